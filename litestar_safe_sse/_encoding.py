@@ -1,0 +1,214 @@
+"""What a body yields, as bytes on the wire.
+
+Sections cited are those of https://html.spec.whatwg.org/multipage/server-sent-events.html: 9.2.5 tells how a
+stream is parsed, 9.2.6 how its fields are interpreted. Everything here returns a whole block (an event, or a
+comment or a field on its own, with the empty line that ends it) or raises: there is never half of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from msgspec import UNSET
+from msgspec.json import Encoder as JSONEncoder
+
+from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse.config import check_separator, check_text, lone_surrogate
+from litestar_safe_sse.exceptions import InvalidFieldError
+
+Converter = Callable[[Any], "SSEMessage | tuple[SSEMessage, str]"]
+
+
+class Encoder:
+    """Turns the items of one stream into blocks.
+
+    Args:
+        separator: What ends a line.
+        event: The event type of events that have none.
+        id: The ID of events that have none.
+        retry: The reconnection time sent with events that have none.
+        enc_hook: As in `msgspec.json.Encoder`: turns an object that msgspec doesn't know into one it does.
+        converters: What turns an item of a type, or of a subclass, into a message, alone or with the
+            separator to use for it. The first class in the item's method resolution order that has one wins.
+
+    Raises:
+        InvalidFieldError: A default can't be sent.
+    """
+
+    __slots__ = ("_converters", "_defaults", "_head", "_json", "_separator", "_tail")
+
+    def __init__(
+        self,
+        *,
+        separator: str = "\r\n",
+        event: str | None = None,
+        id: str | int | None = None,
+        retry: int | None = None,
+        enc_hook: Callable[[Any], Any] | None = None,
+        converters: Mapping[type, Converter] = MappingProxyType({}),
+    ) -> None:
+        check_separator("separator", separator)
+        defaults = SSEMessage("", event, id, retry)
+        self._separator = separator
+        self._defaults = defaults
+        # What surrounds the text of an event that is nothing but data, as _block would write it.
+        id_line = "" if defaults.id is None else f"id: {defaults.id}{separator}"
+        event_line = "" if defaults.event is None else f"event: {defaults.event}{separator}"
+        retry_line = "" if defaults.retry is None else f"retry: {defaults.retry}{separator}"
+        self._head = f"{id_line}{event_line}data: "
+        self._tail = f"{separator}{retry_line}{separator}"
+        self._json = JSONEncoder(enc_hook=enc_hook)
+        self._converters: dict[type, Converter] = {
+            SSEMessage: _itself,
+            dict: _from_fields,
+            type(None): _refuse_none,
+            **converters,
+        }
+
+    def encode(self, item: object) -> bytes:
+        """Return the block for `item`.
+
+        A `str` or bytes-like item is the text of an event's data; a `dict` holds the fields of a message, and
+        maybe `sep`; an `SSEMessage` speaks for itself. Any other object is data, sent as JSON, in which nan
+        and infinity are `null`. The stream's defaults complete events only, and a block without data is none.
+
+        Raises:
+            InvalidFieldError: The item can't be sent.
+        """
+        if type(item) is str:
+            block = self._event(item)
+        elif type(item) is SSEMessage:
+            block = self._block(item, self._separator)
+        else:
+            block = self._other(item)
+        try:
+            return block.encode()
+        except UnicodeEncodeError as error:  # in the data: the other fields were checked when they were given
+            raise lone_surrogate("data", error) from error
+
+    def _event(self, text: str) -> str:
+        if "\n" in text or "\r" in text:
+            text = _continued("data", text, self._separator)
+        return f"{self._head}{text}{self._tail}"
+
+    def _other(self, item: object) -> str:
+        for kind in type(item).__mro__:
+            if kind in self._converters:
+                converted = self._converters[kind](item)
+                if isinstance(converted, SSEMessage):
+                    return self._block(converted, self._separator)
+                message, separator = converted
+                check_separator("sep", separator)
+                return self._block(message, separator)
+        return self._event(self._text(item))
+
+    def _block(self, message: SSEMessage, separator: str) -> str:
+        data, event, id, retry = message.data, message.event, message.id, message.retry
+        comment = message.comment
+        if event is None and id is None and retry is None and comment is None and separator == self._separator:
+            return self._event(self._text(data))
+        text = None if data is UNSET else self._text(data)
+        if text is None and event is not None:
+            text = ""  # 9.2.6: what has no data line is not dispatched
+        if text is not None:
+            defaults = self._defaults
+            event = defaults.event if event is None else event
+            id = defaults.id if id is None else id
+            retry = defaults.retry if retry is None else retry
+        block = ""
+        if comment is not None:
+            block = _lines("", comment, separator)
+        if id is not None:
+            block += f"id: {id}{separator}"
+        if event is not None:
+            block += f"event: {event}{separator}"
+        if text is not None:
+            block += _lines("data", text, separator)
+        if retry is not None:
+            block += f"retry: {retry}{separator}"
+        return block + separator
+
+    def _text(self, data: object) -> str:
+        if isinstance(data, str):
+            return str.__str__(data)  # a member of a str Enum prints as its name
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            try:
+                return bytes(data).decode()
+            except UnicodeDecodeError as error:
+                raise InvalidFieldError("data", f"{error}; give UTF-8") from error
+        if isinstance(data, int) and not isinstance(data, bool):
+            data = int(data)  # msgspec knows no subclass of int
+        try:
+            return self._json.encode(data).decode()
+        except Exception as error:
+            raise InvalidFieldError(
+                "data",
+                f"a {type(data).__qualname__} that JSON can't hold ({error});"
+                " give what msgspec encodes, or an encoder for its type",
+            ) from error
+
+
+def encode_comment(text: str, separator: str) -> bytes:
+    """Return the block that holds `text` as a comment.
+
+    Raises:
+        InvalidFieldError: The text or the separator can't be sent.
+    """
+    check_separator("separator", separator)
+    return (_lines("", check_text("comment", text), separator) + separator).encode()
+
+
+def decode_last_event_id(raw: bytes, max_length: int) -> str:
+    """Return the ID that the bytes of a `Last-Event-ID` header hold.
+
+    Raises:
+        InvalidFieldError: No client that obeys the standard sends it, or it has more than `max_length` bytes.
+    """
+    field = "Last-Event-ID"
+    if len(raw) > max_length:
+        raise InvalidFieldError(field, f"{len(raw)} bytes; give at most {max_length}")
+    if any(byte in raw for byte in b"\0\r\n"):
+        raise InvalidFieldError(field, "a NUL or a line break; give an ID as a stream can send it")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidFieldError(field, f"{error}; give UTF-8") from error
+
+
+def _lines(name: str, text: str, separator: str) -> str:
+    if "\n" in text or "\r" in text:
+        text = _continued(name, text, separator)
+    return f"{name}: {text}{separator}"
+
+
+def _continued(name: str, text: str, separator: str) -> str:
+    # 9.2.5: CRLF, LF and CR end a line, and nothing else does, so str.splitlines() would break too often.
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", f"{separator}{name}: ")
+
+
+def _itself(message: SSEMessage) -> SSEMessage:
+    return message
+
+
+def _from_fields(item: dict[Any, Any]) -> SSEMessage | tuple[SSEMessage, str]:
+    fields = item.copy()
+    separator = fields.pop("sep", None)
+    for name in fields:
+        if name not in SSEMessage.__struct_fields__:
+            raise InvalidFieldError(
+                f"{name}",
+                f"no field of an event; give any of {', '.join(SSEMessage.__struct_fields__)} and sep,"
+                " or send the dict itself as JSON with SSEMessage(data=...)",
+            )
+    message = SSEMessage(**fields)
+    return message if separator is None else (message, separator)
+
+
+def _refuse_none(item: None) -> NoReturn:
+    raise InvalidFieldError(
+        "data",
+        "None is no event; yield SSEMessage(data=None) for null, SSEMessage(comment=...) for a comment,"
+        " or nothing at all",
+    )

@@ -1,0 +1,78 @@
+"""The event a body yields when it wants more than data.
+
+Field names and their limits are those of https://html.spec.whatwg.org/multipage/server-sent-events.html.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET, Struct
+from msgspec.structs import force_setattr
+
+from litestar_safe_sse.config import check_integer, check_text
+from litestar_safe_sse.exceptions import InvalidFieldError
+
+__all__ = ("SSEMessage",)
+
+
+class SSEMessage(Struct, frozen=True, repr_omit_defaults=True):
+    r"""One block of an event stream: an event, or a comment, an id or a retry on its own.
+
+    The fields are checked when a message is made, except for `data`, which is checked when it is encoded.
+    Nothing is stripped: that would make one ID of two.
+
+    Args:
+        data: What the event carries. Text (`str`, or bytes that hold UTF-8) is sent as it is, on as many
+            lines as it has; anything else as JSON, so that `None` is `null`. Left out (`msgspec.UNSET`),
+            there is no data, and clients dispatch nothing.
+        event: The event type, on one line; `""` is the client's default, `message`. Given without data, the
+            event carries the empty string.
+        id: The client's new last event ID, on one line and without NUL; `""` resets it.
+        retry: The client's new reconnection time, in milliseconds.
+        comment: Text that clients ignore.
+
+    Raises:
+        InvalidFieldError: A field can't carry its value, or every field was left out.
+    """
+
+    data: Any = UNSET
+    event: str | None = None
+    id: str | int | None = None
+    retry: int | None = None
+    comment: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.event is not None:
+            force_setattr(self, "event", _line("event", self.event))
+        if self.id is not None:
+            force_setattr(self, "id", _event_id(self.id))
+        if self.retry is not None:
+            check_integer("retry", self.retry, minimum=0)
+            force_setattr(self, "retry", int(self.retry))
+        if self.comment is not None:
+            force_setattr(self, "comment", check_text("comment", self.comment))
+        elif self.data is UNSET and self.event is None and self.id is None and self.retry is None:
+            raise InvalidFieldError("data", "an empty message; give data, event, id, retry or comment")
+
+
+def _line(field: str, value: object) -> str:
+    text = check_text(field, value)
+    if "\n" in text or "\r" in text:
+        raise InvalidFieldError(
+            field, "a line break, after which the rest would be read as other fields; give one line"
+        )
+    return text
+
+
+def _event_id(value: object) -> str | int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            str(int(value))
+        except ValueError as error:  # past Python's limit of digits
+            raise InvalidFieldError("id", f"{error}; give a str") from error
+        return int(value)
+    text = _line("id", value)
+    if "\0" in text:  # 9.2.6: the field is ignored, so the client would resume from an older event
+        raise InvalidFieldError("id", "a NUL, for which clients ignore the id; give one without")
+    return text

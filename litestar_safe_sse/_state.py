@@ -1,0 +1,108 @@
+"""What a stream is doing, and why it ended: values and transitions, no I/O."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from litestar_safe_sse.exceptions import SSEError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ("CloseReason", "Lifecycle", "StreamState")
+
+
+class CloseReason(str, Enum):
+    """Why a stream ended. Each stream has exactly one; the first cause wins."""
+
+    COMPLETED = "completed"
+    """The body came to its end."""
+    CLIENT_DISCONNECTED = "client_disconnected"
+    """The client left, by whichever sign came first: ``receive()``, a failed ``send()``, a cancellation."""
+    SEND_TIMEOUT = "send_timeout"
+    """The client stayed, but took no bytes for ``send_timeout`` seconds."""
+    MAX_LIFETIME = "max_lifetime"
+    """The stream had been open for ``max_lifetime`` seconds."""
+    SHUTDOWN = "shutdown"
+    """The server was told to stop."""
+    REVOKED = "revoked"
+    """The application withdrew the client's right to the stream."""
+    CLOSED = "closed"
+    """The application closed the stream."""
+    ERROR = "error"
+    """The body, the handler or the connection raised an exception."""
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def client_gone(self) -> bool:
+        """Whether nothing more can reach the client, so that nothing more is sent."""
+        return self in (CloseReason.CLIENT_DISCONNECTED, CloseReason.SEND_TIMEOUT)
+
+    @property
+    def allows_farewell(self) -> bool:
+        """Whether a body that asked for it is given a grace in which the client still listens."""
+        return self in (CloseReason.SHUTDOWN, CloseReason.MAX_LIFETIME)
+
+
+class StreamState(str, Enum):
+    """Where a stream stands in its life."""
+
+    NEW = "new"
+    """The handler is at work; no body has been started."""
+    OPEN = "open"
+    """The body runs and its events are sent."""
+    CLOSING = "closing"
+    """A stop is under way; a body that asked may still say farewell."""
+    ENDING = "ending"
+    """The body has been told to end: one cancellation, or ``aclose()`` where it is parked at a ``yield``."""
+    CLEANING = "cleaning"
+    """The body has ended; the registered cleanups run."""
+    CLOSED = "closed"
+    """Everything has been given back."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+_MOVES: Mapping[StreamState, frozenset[StreamState]] = {
+    StreamState.NEW: frozenset({StreamState.OPEN, StreamState.ENDING}),
+    StreamState.OPEN: frozenset({StreamState.CLOSING, StreamState.ENDING}),
+    StreamState.CLOSING: frozenset({StreamState.ENDING}),
+    StreamState.ENDING: frozenset({StreamState.CLEANING}),
+    StreamState.CLEANING: frozenset({StreamState.CLOSED}),
+    StreamState.CLOSED: frozenset(),
+}
+
+
+class Lifecycle:
+    """The state of one stream and the reason it ends for."""
+
+    __slots__ = ("reason", "state")
+
+    def __init__(self) -> None:
+        self.state = StreamState.NEW
+        self.reason: CloseReason | None = None
+
+    def move(self, to: StreamState) -> None:
+        """Moves to another state.
+
+        Raises:
+            SSEError: If the move is not among those that a stream can make.
+        """
+        if to not in _MOVES[self.state]:
+            raise SSEError(f"a stream cannot go from {self.state} to {to}")
+        self.state = to
+
+    def settle(self, reason: CloseReason) -> bool:
+        """Records why the stream ends, unless that is settled already.
+
+        Returns:
+            Whether this was the first cause.
+        """
+        if self.reason is not None:
+            return False
+        self.reason = reason
+        return True

@@ -1,0 +1,165 @@
+"""The settings of the plugin, and the checks that a stream's own settings share with them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from litestar_safe_sse.exceptions import InvalidFieldError
+
+__all__ = ("SafeSSEConfig",)
+
+SEPARATORS = ("\r\n", "\n", "\r")
+"""What ends a line: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream"""
+
+_MAX_INTEGER = 2**63 - 1
+_T = TypeVar("_T")
+
+
+def check_duration(field: str, value: object, *, optional: bool = False, zero: bool = False) -> None:
+    """Raise `InvalidFieldError` unless `value` is a finite number of seconds.
+
+    Args:
+        field: The name to give in the error.
+        value: What to check.
+        optional: Whether `None` will do.
+        zero: Whether 0 will do.
+    """
+    if value is None and optional:
+        return
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # The upper bound turns away nan and infinity, and an int that no float can hold.
+        valid = 0 < value <= sys.float_info.max or (zero and value == 0)
+        if valid:
+            return
+    raise _refusal(field, value, f"a finite number of seconds, {'0 or more' if zero else 'above 0'}", optional)
+
+
+def check_integer(field: str, value: object, *, minimum: int, optional: bool = False) -> None:
+    """Raise `InvalidFieldError` unless `value` is an int from `minimum` up, within 64 bits.
+
+    Args:
+        field: The name to give in the error.
+        value: What to check.
+        minimum: The least that will do.
+        optional: Whether `None` will do.
+    """
+    if value is None and optional:
+        return
+    if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= _MAX_INTEGER:
+        return
+    raise _refusal(field, value, f"an int from {minimum} to {_MAX_INTEGER}", optional)
+
+
+def check_text(field: str, value: object) -> str:
+    """Return `value` as a plain str; raise `InvalidFieldError` unless it is a str that UTF-8 can encode."""
+    if not isinstance(value, str):
+        raise _refusal(field, value, "a str")
+    text = value if type(value) is str else str.__str__(value)  # a member of a str Enum prints as its name
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise lone_surrogate(field, error) from error
+    return text
+
+
+def lone_surrogate(field: str, error: UnicodeEncodeError) -> InvalidFieldError:
+    """Return the error for a `field` whose text UTF-8 can't encode."""
+    found = f"U+{ord(error.object[error.start]):04X}"
+    return InvalidFieldError(field, f"{found} is a lone surrogate, which UTF-8 can't encode; give text without it")
+
+
+def check_separator(field: str, value: object) -> None:
+    r"""Raise `InvalidFieldError` unless `value` is `"\r\n"`, `"\n"` or `"\r"`."""
+    if value not in SEPARATORS:
+        raise _refusal(field, value, r"'\r\n', '\n' or '\r'")
+
+
+def _refusal(field: str, value: object, allowed: str, optional: bool = False) -> InvalidFieldError:
+    try:
+        shown = f"{type(value).__name__} {value!r:.40}"
+    except ValueError:  # an int past Python's limit of digits has no repr
+        shown = f"such an {type(value).__name__}"
+    return InvalidFieldError(field, f"{shown} won't do; give {allowed}{', or None' if optional else ''}")
+
+
+def _refusing_unknown_settings(cls: type[_T]) -> type[_T]:
+    init = cls.__init__
+    allowed = inspect.signature(cls).parameters
+
+    @functools.wraps(init)  # so that help() and the documentation show the fields
+    def checked(self: _T, **settings: Any) -> None:
+        for name in settings:
+            if name not in allowed:
+                raise InvalidFieldError(name, f"no such setting; give any of {', '.join(allowed)}")
+        init(self, **settings)
+
+    cls.__init__ = checked  # type: ignore[method-assign, assignment]
+    return cls
+
+
+@_refusing_unknown_settings
+@dataclass(frozen=True, kw_only=True)
+class SafeSSEConfig:
+    r"""The settings of one application's streams; a response may override some of them for its own.
+
+    Args:
+        ping_interval: Seconds of silence after which a heartbeat (a comment) is sent; `None` for no
+            heartbeats. The default is the standard's advice against proxies that drop idle connections
+            (WHATWG HTML, section 9.2.7). On a server that learns of a lost client only when something is
+            sent, it bounds the time until that stream is cleaned up.
+        send_timeout: Seconds that a client which doesn't read may block one `send` before its stream is
+            ended; `None` for no limit.
+        max_lifetime: Seconds after which a stream is ended, for its client to reconnect; `None` for no limit.
+        cleanup_timeout: Seconds that an ending body, or a cleanup, may take before it is given up. The
+            default and that of `shutdown_grace` add up to less than the 10 seconds `docker stop` waits.
+        shutdown_grace: Seconds that a body which asked for it may go on saying farewell once the server
+            shuts down; 0 for none.
+        retry: Milliseconds that clients wait before they reconnect (the standard's reconnection time), sent
+            by streams that set none; `None` leaves it to the client.
+        buffer_size: Bytes that a body may run ahead of the socket. The default is the high-water mark of an
+            asyncio transport.
+        slice_timeout: Seconds of one slice of `StreamContext.iterate`: how often a body that waits for its
+            source looks up to see whether it should stop.
+        retry_after: Seconds told in `Retry-After` with the 503 that refuses a stream.
+        max_streams: Streams that may be open at once, more being refused with a 503; `None` for no limit.
+        max_last_event_id: Bytes that an incoming `Last-Event-ID` may have.
+        separator: What ends a line: `"\r\n"`, as in Litestar, or `"\n"`, or `"\r"`.
+        ping_comment: The text of a heartbeat.
+
+    Raises:
+        InvalidFieldError: A setting is unknown, or its value won't do.
+    """
+
+    ping_interval: float | None = 15.0
+    send_timeout: float | None = 30.0
+    max_lifetime: float | None = None
+    cleanup_timeout: float = 5.0
+    shutdown_grace: float = 2.0
+    retry: int | None = None
+    buffer_size: int = 65536
+    slice_timeout: float = 1.0
+    retry_after: float = 1.0
+    max_streams: int | None = None
+    max_last_event_id: int = 1024
+    separator: str = "\r\n"
+    ping_comment: str = "ping"
+
+    def __post_init__(self) -> None:
+        check_duration("ping_interval", self.ping_interval, optional=True)
+        check_duration("send_timeout", self.send_timeout, optional=True)
+        check_duration("max_lifetime", self.max_lifetime, optional=True)
+        check_duration("cleanup_timeout", self.cleanup_timeout)
+        check_duration("shutdown_grace", self.shutdown_grace, zero=True)
+        check_integer("retry", self.retry, minimum=0, optional=True)
+        check_integer("buffer_size", self.buffer_size, minimum=1)
+        check_duration("slice_timeout", self.slice_timeout)
+        check_duration("retry_after", self.retry_after, zero=True)
+        check_integer("max_streams", self.max_streams, minimum=1, optional=True)
+        check_integer("max_last_event_id", self.max_last_event_id, minimum=1)
+        check_separator("separator", self.separator)
+        check_text("ping_comment", self.ping_comment)

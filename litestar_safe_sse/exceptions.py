@@ -1,0 +1,70 @@
+"""The errors this package raises; every one is an `SSEError`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = (
+    "CleanupError",
+    "InvalidFieldError",
+    "MissingPluginError",
+    "OutsideRequestError",
+    "SSEError",
+    "StreamClosedError",
+)
+
+
+class SSEError(Exception):
+    """Base of every error raised by this package."""
+
+
+class InvalidFieldError(SSEError, ValueError):
+    """A value that its field can't carry; nothing of the event or setting it belongs to has been used.
+
+    Attributes:
+        field: The name of the field or setting.
+        reason: What is wrong with the value, and what to give instead.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"invalid {self.field}: {self.reason}"
+
+
+class StreamClosedError(SSEError, RuntimeError):
+    """Something was asked of a stream that has ended."""
+
+
+class CleanupError(SSEError):
+    """Cleanups of one stream that failed; those that succeeded had their turn all the same.
+
+    Args:
+        failures: The name of each failed cleanup with its exception, in the order they failed.
+
+    Attributes:
+        exceptions: Every failure, in the order they failed.
+    """
+
+    def __init__(self, failures: Sequence[tuple[str, BaseException]]) -> None:
+        self.failures = tuple(failures)
+        super().__init__(self.failures)
+
+    @property
+    def exceptions(self) -> tuple[BaseException, ...]:
+        return tuple(exception for _, exception in self.failures)
+
+    def __str__(self) -> str:
+        count = "1 cleanup" if len(self.failures) == 1 else f"{len(self.failures)} cleanups"
+        return f"{count} failed: " + "; ".join(f"{name}: {exception!r}" for name, exception in self.failures)
+
+
+class MissingPluginError(SSEError, RuntimeError):
+    """The application has no `SafeSSEPlugin`."""
+
+
+class OutsideRequestError(SSEError, RuntimeError):
+    """Something that belongs to a request was asked for where there is none."""

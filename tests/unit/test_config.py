@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import pickle
+from enum import IntEnum
+from typing import Any
+
+import pytest
+
+from litestar_safe_sse.config import (
+    SafeSSEConfig,
+    check_duration,
+    check_integer,
+    check_separator,
+    check_text,
+)
+from litestar_safe_sse.exceptions import InvalidFieldError
+
+DURATIONS = {
+    # name: (None will do, 0 will do)
+    "ping_interval": (True, False),
+    "send_timeout": (True, False),
+    "max_lifetime": (True, False),
+    "cleanup_timeout": (False, False),
+    "shutdown_grace": (False, True),
+    "slice_timeout": (False, False),
+    "retry_after": (False, True),
+}
+INTEGERS = {
+    # name: (None will do, least)
+    "retry": (True, 0),
+    "buffer_size": (False, 1),
+    "max_streams": (True, 1),
+    "max_last_event_id": (False, 1),
+}
+NO_DURATION = [True, "1", b"1", 1j, math.nan, math.inf, -math.inf, -1, -0.5, 10**400, 10**5000, [1]]
+NO_INTEGER = [True, "1", 1.0, math.nan, -1, 2**63, 10**5000, [1]]
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    """The settings nobody gives are those of the documentation."""
+    assert dataclasses.asdict(SafeSSEConfig()) == {
+        "ping_interval": 15.0,
+        "send_timeout": 30.0,
+        "max_lifetime": None,
+        "cleanup_timeout": 5.0,
+        "shutdown_grace": 2.0,
+        "retry": None,
+        "buffer_size": 65536,
+        "slice_timeout": 1.0,
+        "retry_after": 1.0,
+        "max_streams": None,
+        "max_last_event_id": 1024,
+        "separator": "\r\n",
+        "ping_comment": "ping",
+    }
+
+
+def test_every_setting_is_documented() -> None:
+    """The docstring has a line for each setting."""
+    documented = inspect.getdoc(SafeSSEConfig)
+    assert documented is not None
+    for field in dataclasses.fields(SafeSSEConfig):
+        assert f"    {field.name}: " in documented
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize("value", [0.001, 1, 2.5, 1e308])
+def test_duration_takes_any_finite_number_above_zero(name: str, value: float) -> None:
+    """A duration is kept as it was given, int or float."""
+    assert getattr(SafeSSEConfig(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize("value", NO_DURATION, ids=lambda value: type(value).__name__)
+def test_duration_refuses_what_is_no_finite_number(name: str, value: Any) -> None:
+    """A setting in seconds refuses other types, bool, nan, infinity and less than nothing, and names itself."""
+    with pytest.raises(InvalidFieldError, match=f"invalid {name}: .*; give a finite number of seconds") as raised:
+        SafeSSEConfig(**{name: value})
+    assert raised.value.field == name
+
+
+@pytest.mark.parametrize(("name", "takes"), DURATIONS.items())
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_duration_of_zero_is_taken_only_where_it_means_something(
+    name: str, takes: tuple[bool, bool], zero: float
+) -> None:
+    """No time at all is a grace or a hint, but no interval and no deadline."""
+    if takes[1]:
+        assert getattr(SafeSSEConfig(**{name: zero}), name) == 0
+    else:
+        with pytest.raises(InvalidFieldError, match=f"invalid {name}: .*, above 0"):
+            SafeSSEConfig(**{name: zero})
+
+
+@pytest.mark.parametrize(("name", "takes"), (DURATIONS | INTEGERS).items())
+def test_none_is_taken_only_where_it_means_no_limit(name: str, takes: tuple[bool, int]) -> None:
+    """`None` switches off what can be switched off, and an error tells where it can."""
+    if takes[0]:
+        assert getattr(SafeSSEConfig(**{name: None}), name) is None
+        with pytest.raises(InvalidFieldError, match=r", or None$"):
+            SafeSSEConfig(**{name: "x"})
+    else:
+        with pytest.raises(InvalidFieldError, match=f"invalid {name}: NoneType None won't do"):
+            SafeSSEConfig(**{name: None})
+
+
+@pytest.mark.parametrize(("name", "takes"), INTEGERS.items())
+def test_integer_takes_its_least_and_its_most(name: str, takes: tuple[bool, int]) -> None:
+    """A count may be anything from its least value up to 64 bits."""
+    for value in (takes[1], 2**63 - 1):
+        assert getattr(SafeSSEConfig(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(("name", "takes"), INTEGERS.items())
+def test_integer_refuses_what_is_below_its_least(name: str, takes: tuple[bool, int]) -> None:
+    """A count below its least value is refused, and the error tells the least."""
+    with pytest.raises(InvalidFieldError, match=f"invalid {name}: int .* give an int from {takes[1]} to"):
+        SafeSSEConfig(**{name: takes[1] - 1})
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("value", NO_INTEGER, ids=lambda value: type(value).__name__)
+def test_integer_refuses_what_is_no_int(name: str, value: Any) -> None:
+    """A count refuses other types, bool, and what needs more than 64 bits, and names itself."""
+    with pytest.raises(InvalidFieldError, match=f"invalid {name}: .*; give an int from") as raised:
+        SafeSSEConfig(**{name: value})
+    assert raised.value.field == name
+
+
+@pytest.mark.parametrize("separator", ["\r", "\n", "\r\n"])
+def test_separator_takes_the_line_ends_of_the_standard(separator: str) -> None:
+    """CR, LF and CRLF end a line."""
+    assert SafeSSEConfig(separator=separator).separator == separator
+
+
+@pytest.mark.parametrize("separator", ["", "X", "\n\r", "\n\n", "\u2028", b"\n", None, []])
+def test_separator_refuses_all_else(separator: Any) -> None:
+    """What doesn't end a line in the standard separates nothing."""
+    with pytest.raises(InvalidFieldError, match=r"invalid separator: .*give '\\r\\n', '\\n' or '\\r'"):
+        SafeSSEConfig(separator=separator)
+
+
+@pytest.mark.parametrize("comment", ["", "ping", "é\u2028", "two\nlines"])
+def test_ping_comment_takes_any_text(comment: str) -> None:
+    """A heartbeat may say anything."""
+    assert SafeSSEConfig(ping_comment=comment).ping_comment == comment
+
+
+@pytest.mark.parametrize(
+    ("comment", "remedy"), [(b"ping", "give a str"), (None, "a str"), ("\ud800", "U.D800 is a lone")]
+)
+def test_ping_comment_refuses_what_is_no_text(comment: Any, remedy: str) -> None:
+    """A heartbeat that UTF-8 can't encode is refused at start-up, not at the first silence."""
+    with pytest.raises(InvalidFieldError, match=f"invalid ping_comment: .*{remedy}"):
+        SafeSSEConfig(ping_comment=comment)
+
+
+def test_unknown_setting_is_refused_with_the_known_ones() -> None:
+    """A misspelt setting is named, and so are all that exist."""
+    with pytest.raises(InvalidFieldError) as raised:
+        SafeSSEConfig(ping_intervall=1)
+    assert raised.value.field == "ping_intervall"
+    assert all(field.name in raised.value.reason for field in dataclasses.fields(SafeSSEConfig))
+
+
+def test_unknown_setting_is_refused_when_replacing() -> None:
+    """`dataclasses.replace` is held to the same names and the same limits."""
+    config = SafeSSEConfig()
+    with pytest.raises(InvalidFieldError, match="invalid ping: no such setting"):
+        dataclasses.replace(config, ping=1)
+    with pytest.raises(InvalidFieldError, match="invalid retry: int -1"):
+        dataclasses.replace(config, retry=-1)
+    assert dataclasses.replace(config, retry=5) == SafeSSEConfig(retry=5)
+
+
+def test_settings_are_given_by_name() -> None:
+    """Nobody has to know the order of the settings."""
+    with pytest.raises(TypeError, match="positional"):
+        SafeSSEConfig(15.0)
+
+
+def test_signature_shows_the_settings() -> None:
+    """`help()` and the documentation show every setting with its default."""
+    parameters = inspect.signature(SafeSSEConfig).parameters
+    assert list(parameters) == [field.name for field in dataclasses.fields(SafeSSEConfig)]
+    assert parameters["ping_interval"].default == 15.0
+
+
+def test_config_is_frozen() -> None:
+    """Settings that were checked stay as they are."""
+    config = SafeSSEConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.retry = -1
+
+
+def test_config_survives_pickling() -> None:
+    """A configuration can be handed to a worker process."""
+    config = SafeSSEConfig(retry=5, separator="\n")
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_error_shows_the_start_of_a_long_value() -> None:
+    """An error never carries more than the start of what was given."""
+    with pytest.raises(InvalidFieldError) as raised:
+        check_integer("retry", "x" * 1000, minimum=0)
+    assert raised.value.reason.startswith("str 'xxx")
+    assert len(raised.value.reason) < 120
+
+
+def test_checks_let_through_what_they_are_told_to() -> None:
+    """The checks that responses share with the configuration accept exactly what their arguments allow."""
+    check_duration("d", None, optional=True)
+    check_duration("d", 0, zero=True)
+    check_duration("d", 0.5)
+    check_integer("i", None, minimum=1, optional=True)
+    check_integer("i", IntEnum("Count", ["ONE"])["ONE"], minimum=1)
+    check_separator("s", "\r")
+    with pytest.raises(InvalidFieldError, match="invalid d: "):
+        check_duration("d", 0)
+
+
+def test_check_text_returns_plain_text() -> None:
+    """Text of a subclass is checked and returned as the plain text it holds."""
+
+    class Loud(str):
+        def __str__(self) -> str:
+            return self.upper()
+
+        def __format__(self, spec: str) -> str:
+            return self.upper()
+
+    text = check_text("t", Loud("é"))
+    assert (type(text), text) == (str, "é")
