@@ -1,0 +1,151 @@
+"""The cleanup registry of one stream: what was opened for it, given back last in first out.
+
+It keeps the ledger and the report. The shield and the deadlines are its caller's: each cleanup is run through an
+``attempt``, in a task that nobody else can cancel (``_pump.py``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from litestar_safe_sse._tasks import Interrupted
+from litestar_safe_sse.exceptions import CleanupError, StreamClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from types import TracebackType
+
+    Exit = Callable[[BaseException | None], Awaitable[object]]
+    Attempt = Callable[[Coroutine[Any, Any, object]], Awaitable[BaseException | None]]
+
+__all__ = ("CleanupRegistry",)
+
+T = TypeVar("T")
+
+
+class Cleanup(NamedTuple):
+    name: str
+    run: Exit
+
+
+class CleanupRegistry:
+    """What a stream has to give back.
+
+    A context manager is left with the exception that ended the body, so that a transaction rolls back; after a stop
+    it is left as a cancelled ``async with`` block would be.
+    """
+
+    __slots__ = ("_closed", "_failures", "_stack", "running")
+
+    def __init__(self) -> None:
+        self._stack: list[Cleanup] = []
+        self._failures: list[tuple[str, BaseException]] = []
+        self._closed = False
+        self.running: str | None = None
+        """The name of the cleanup under way."""
+
+    def __len__(self) -> int:
+        return len(self._stack)
+
+    async def enter_async_context(self, manager: AbstractAsyncContextManager[T]) -> T:
+        """Enters an async context manager; it is left when the stream has ended."""
+        self._check_open()
+        value = await manager.__aenter__()
+
+        async def leave(error: BaseException | None) -> object:
+            return await manager.__aexit__(*_exc_info(error))
+
+        self._push(_name(manager), leave)
+        return value
+
+    def enter_context(self, manager: AbstractContextManager[T]) -> T:
+        """Enters a context manager; it is left when the stream has ended."""
+        self._check_open()
+        value = manager.__enter__()
+
+        async def leave(error: BaseException | None) -> object:
+            return manager.__exit__(*_exc_info(error))
+
+        self._push(_name(manager), leave)
+        return value
+
+    def push_async_callback(self, callback: Callable[..., Awaitable[object]], *args: Any, **kwargs: Any) -> None:
+        """Registers a coroutine function to be called when the stream has ended."""
+        self._check_open()
+
+        async def call(_: BaseException | None) -> None:
+            await callback(*args, **kwargs)
+
+        self._push(_name(callback), call)
+
+    def callback(self, callback: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        """Registers a function to be called when the stream has ended."""
+        self._check_open()
+
+        async def call(_: BaseException | None) -> None:
+            result = callback(*args, **kwargs)
+            if inspect.isawaitable(result):  # a coroutine function here would else never run
+                await result
+
+        self._push(_name(callback), call)
+
+    async def unwind(self, error: BaseException | None, attempt: Attempt) -> None:
+        """Runs what is left, last in first out; a failure doesn't stop the rest.
+
+        A cleanup is taken off before it runs, so none can run twice, and a second call goes on where one that got
+        stuck was left behind.
+        """
+        while self._stack:
+            name, run = self._stack.pop()
+            self.running = name
+            outcome = await attempt(_leave(run, error))
+            if isinstance(outcome, _Suppressed):
+                error = None
+            elif outcome is not None and outcome is not error:
+                self.fail(name, outcome)
+        self.running = None
+
+    def fail(self, name: str, failure: BaseException) -> None:
+        """Adds a failure to the report."""
+        if isinstance(failure, Interrupted):
+            failure = TimeoutError("was not done in time and was cancelled")
+        self._failures.append((name, failure))
+
+    def close(self) -> CleanupError | None:
+        """Ends the registry.
+
+        Returns:
+            All failures together, or ``None``.
+        """
+        self._closed = True
+        return CleanupError(self._failures) if self._failures else None
+
+    def _push(self, name: str, run: Exit) -> None:
+        self._stack.append(Cleanup(name, run))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StreamClosedError("the stream has ended and cleaned up; register cleanups while it is open")
+
+
+class _Suppressed(BaseException):
+    """An ``__exit__`` returned true: managers further out see no exception, as in ``contextlib.ExitStack``."""
+
+
+async def _leave(run: Exit, error: BaseException | None) -> None:
+    suppressed = await run(error)
+    if error is not None and suppressed:
+        raise _Suppressed
+
+
+def _exc_info(
+    error: BaseException | None,
+) -> tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]:
+    return (None, None, None) if error is None else (type(error), error, error.__traceback__)
+
+
+def _name(cleanup: object) -> str:
+    named = cleanup if hasattr(cleanup, "__qualname__") else getattr(cleanup, "func", type(cleanup))
+    return str(getattr(named, "__qualname__", named))

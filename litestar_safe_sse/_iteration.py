@@ -1,0 +1,221 @@
+"""Bodies of every kind as one: an async iterator that is advanced and closed by its owner."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import threading
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from litestar_safe_sse.exceptions import InvalidFieldError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from litestar_safe_sse._tasks import Runtime
+
+__all__ = ("ThreadedIterator", "aclose", "aiterate", "check_content")
+
+# One event each, although some of them can be iterated over.
+_SINGLE = (str, bytes, bytearray, memoryview, Mapping)
+# Advancing these never blocks, so they need no thread.
+_IN_MEMORY = (list, tuple, set, frozenset, deque, range)
+
+_AHEAD = 64
+"""Items that a sync body may be ahead of the stream."""
+
+
+def check_content(content: object) -> None:
+    """Raises ``InvalidFieldError`` for what can be no body."""
+    if content is None:
+        raise InvalidFieldError("content", "None is no body; give an iterable, a callable that returns one, or an item")
+    if inspect.iscoroutine(content):
+        content.close()  # or Python would warn that it was never awaited
+        raise InvalidFieldError("content", "a coroutine is no body; give an async generator, or await it first")
+    if inspect.isclass(content):
+        raise InvalidFieldError("content", f"the class {content.__qualname__} is no body; give an instance of it")
+
+
+async def aiterate(content: object, runtime: Runtime, name: str) -> AsyncIterator[object]:
+    """Makes an async iterator of a body.
+
+    Args:
+        content: An async or sync iterable or iterator, a callable that returns one, or a single item.
+        runtime: The running event loop.
+        name: What the body is called in a thread's name.
+
+    Returns:
+        An iterator that one task has to advance and to give to :func:`aclose`.
+    """
+    if callable(content) and not isinstance(content, (AsyncIterable, AsyncIterator, Iterable)):
+        content = content()
+        if inspect.isawaitable(content):
+            content = await content
+        check_content(content)
+    if isinstance(content, AsyncIterable):
+        return content.__aiter__()
+    if hasattr(content, "__anext__"):
+        return content  # type: ignore[return-value]
+    if isinstance(content, _IN_MEMORY):
+        return _InMemoryIterator(iter(content))
+    if isinstance(content, Iterable) and not isinstance(content, _SINGLE):
+        return ThreadedIterator(content, runtime, name)
+    return _InMemoryIterator(iter((content,)))
+
+
+async def aclose(body: object) -> None:
+    """Closes an iterator, or a body that was never started, if it can be closed."""
+    close: Callable[[], Any] | None = getattr(body, "aclose", None)
+    if close is None and isinstance(body, Iterator):
+        close = getattr(body, "close", None)
+    if close is None:
+        return
+    result = close()
+    if inspect.isawaitable(result):
+        await result
+
+
+class _InMemoryIterator:
+    __slots__ = ("_iterator",)
+
+    def __init__(self, iterator: Iterator[object]) -> None:
+        self._iterator = iterator
+
+    def __aiter__(self) -> _InMemoryIterator:
+        return self
+
+    async def __anext__(self) -> object:
+        for item in self._iterator:
+            return item
+        raise StopAsyncIteration
+
+
+class ThreadedIterator:
+    """A sync iterable that is iterated over, and closed, by one thread of its own.
+
+    One thread for its whole life, since drivers such as sqlite3 want to be closed where they were opened. A daemon
+    thread, since one that is blocked for good must not keep the process from exiting. It runs ahead by at most 64
+    items, so that it need not wake the event loop for each.
+    """
+
+    __slots__ = (
+        "_abandoned",
+        "_changed",
+        "_closing",
+        "_ended",
+        "_error",
+        "_items",
+        "_iterable",
+        "_loop_waits",
+        "_runtime",
+        "_thread",
+        "_wake",
+    )
+
+    def __init__(self, iterable: Iterable[object], runtime: Runtime, name: str) -> None:
+        self._iterable: Iterable[object] | None = iterable
+        self._runtime = runtime
+        self._wake = runtime.wake()
+        self._items: deque[object] = deque()
+        self._error: BaseException | None = None
+        self._closing = False
+        self._ended = False
+        self._loop_waits = False
+        # Guards everything above; held for a few instructions only, by either side.
+        self._changed = threading.Condition(threading.Lock())
+        context = contextvars.copy_context()
+        self._thread: threading.Thread | None = threading.Thread(
+            target=context.run, args=(self._work,), name=f"SSE body of {name}", daemon=True
+        )
+
+    def __aiter__(self) -> ThreadedIterator:
+        return self
+
+    async def __anext__(self) -> object:
+        self._start()
+        while True:
+            with self._changed:
+                if self._items:
+                    item = self._items.popleft()
+                    if len(self._items) == _AHEAD - 1:
+                        self._changed.notify()
+                    return item
+                if self._ended:
+                    break
+                self._loop_waits = True
+            await self._wake.wait()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Waits for the thread to come back from the step it is in, and to close the iterator.
+
+        Raises:
+            Exception: What closing it raised.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._start()
+        while True:
+            with self._changed:
+                if self._ended:
+                    break
+                self._loop_waits = True
+            await self._wake.wait()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _start(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.start()
+
+    def _work(self) -> None:
+        iterator: object = self._iterable
+        self._iterable = None
+        error: BaseException | None = None
+        try:
+            if not self._closing:
+                iterator = iter(iterator)  # type: ignore[call-overload]
+                for item in iterator:  # type: ignore[attr-defined]
+                    if not self._hand_over(item):
+                        break
+        except BaseException as exc:
+            error = exc
+        try:
+            if isinstance(iterator, Iterator) and (close := getattr(iterator, "close", None)) is not None:
+                close()
+        except BaseException as exc:
+            error = error or exc
+        with self._changed:
+            self._error = error
+            self._ended = True
+        self._wake_loop()
+
+    def _hand_over(self, item: object) -> bool:
+        with self._changed:
+            if not self._closing:
+                self._items.append(item)
+                wake = self._loop_waits
+                self._loop_waits = False
+                if not wake:
+                    self._changed.wait_for(lambda: self._closing or len(self._items) < _AHEAD)
+            else:
+                wake = False
+            going_on = not self._closing
+        if wake:
+            self._wake_loop()
+        return going_on
+
+    def _wake_loop(self) -> None:
+        try:
+            self._runtime.call_threadsafe(self._wake.set)
+        except RuntimeError:
+            # The loop is gone, and with it everyone who could wait for this thread.
+            self._closing = True

@@ -1,0 +1,669 @@
+"""The stream: one owner of the body, one writer, one receive loop.
+
+The laws, and where each is kept:
+
+1. *One owner.* A body is entered, advanced and closed by one task, in one context (``_own``). Contexts that a handler
+   enters are entered and left by that same task.
+2. *One cancellation.* A body that waits gets one cancellation; one that is parked at its ``yield`` is closed
+   (``_interrupt``). When its time is up it is cancelled again, then left behind and reported (``_insist``).
+3. *Cleanups run exactly once*, after the body, in the owner's task, which the cancellations of others cannot reach.
+4. *One reason.* ``Lifecycle.settle`` takes the first cause only.
+5. *Shutdown is ours*: ``close(SHUTDOWN)`` comes from ``_registry.py``, and ``limit`` bounds the rest.
+6. *Nothing is unbounded.* Bytes: ``_buffer.py``. Time: each state that can last has a deadline, kept by one timer.
+7. *The server may lie.* ``receive()``, a failed or blocked ``send()``, and a cancellation each end the stream; a
+   heartbeat makes sure that there is a ``send()``.
+8. *No side effects on import.*
+9. *The fast path stays fast.* An event costs its encoding and an append to a list.
+
+Three tasks take part. The *request task* belongs to the server; it writes, and waits until all is done, whatever
+cancellations reach it. The *owner* holds the body. The *listener* waits in ``receive()``. A stop flows from any of
+them through ``close()``: cause, reason, body ended, cleanups, done.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import anyio
+
+from litestar_safe_sse import _asyncgens
+from litestar_safe_sse._buffer import Buffer
+from litestar_safe_sse._cleanup import CleanupRegistry
+from litestar_safe_sse._doorway import Doorway
+from litestar_safe_sse._encoding import encode_comment
+from litestar_safe_sse._iteration import aclose, aiterate
+from litestar_safe_sse._state import CloseReason, Lifecycle, StreamState
+from litestar_safe_sse._tasks import Interrupted, persist
+from litestar_safe_sse.exceptions import SSEError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from litestar_safe_sse._tasks import OwnedTask, Runtime, Timer
+    from litestar_safe_sse.config import SafeSSEConfig
+
+    Message = Mapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+
+__all__ = ("Stream", "StreamStatistics")
+
+T = TypeVar("T")
+
+_INSISTENCE = 0.1
+"""Seconds that a body or cleanup has after its second cancellation, before it is left behind."""
+
+_REPEATED_ENDS = 16
+"""How often a server may say that the request body has ended before it is no longer believed."""
+
+
+@dataclass(frozen=True)
+class StreamStatistics:
+    """One stream at one moment.
+
+    Attributes:
+        id: The stream's identifier.
+        handler: The name of the handler.
+        state: What the stream is doing.
+        close_reason: Why it ended or is ending; ``None`` while it is open.
+        age: Seconds since it was made.
+        events: Events and comments, heartbeats included, that were yielded or made.
+        bytes_pending: Bytes that wait for the writer.
+        heartbeats: Heartbeats among them.
+        cleanups: Registered cleanups that have not run yet.
+    """
+
+    id: str
+    handler: str
+    state: StreamState
+    close_reason: CloseReason | None
+    age: float
+    events: int
+    bytes_pending: int
+    heartbeats: int
+    cleanups: int
+
+
+class Source(Protocol):
+    """What a body draws from, in a task of its own."""
+
+    async def aclose(self) -> None: ...
+
+
+class _LeftBehind(BaseException):
+    """Ends an owner that comes back after a successor has taken over."""
+
+
+class Stream:
+    """One stream, from the handler's first use of its context until everything is given back.
+
+    Args:
+        runtime: The running event loop.
+        config: The settings in force for this stream.
+        handler: The handler's name, for the log.
+        logger: The application's logger.
+        on_closed: Called once, when the stream has ended and cleaned up.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_advancing",
+        "_asked",
+        "_body",
+        "_buffer",
+        "_closed",
+        "_closing",
+        "_content",
+        "_deadline",
+        "_doorway",
+        "_encode",
+        "_ending",
+        "_heartbeats",
+        "_insisted",
+        "_latest",
+        "_life",
+        "_listener",
+        "_listener_done",
+        "_logger",
+        "_made",
+        "_on_closed",
+        "_orphans",
+        "_owner",
+        "_parked",
+        "_sending",
+        "_sent_at",
+        "_sources",
+        "_started",
+        "_timer",
+        "_timer_at",
+        "_writing",
+        "cleanups",
+        "config",
+        "error",
+        "handler",
+        "id",
+        "runtime",
+    )
+
+    def __init__(
+        self,
+        *,
+        runtime: Runtime,
+        config: SafeSSEConfig,
+        handler: str,
+        logger: Any,
+        on_closed: Callable[[Stream], None],
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.handler = handler
+        self.config = config
+        self.runtime = runtime
+        self.cleanups = CleanupRegistry()
+        self.error: BaseException | None = None
+        """What the body, or the connection, raised."""
+        self._logger = logger
+        self._on_closed = on_closed
+        self._made = monotonic()
+        self._life = Lifecycle()
+        self._closing: anyio.Event | None = None
+        self._closed = anyio.Event()
+        self._asked = False
+        self._ending = False
+        # The owner and the body
+        self._owner: OwnedTask | None = None
+        self._started = False
+        self._doorway: Doorway | None = None
+        self._content: object = None
+        self._encode: Callable[[object], bytes] | None = None
+        self._body: object = None
+        self._orphans: list[AsyncGenerator[Any, Any]] = []
+        self._sources: dict[Source, Callable[[], None]] = {}
+        self._advancing = False
+        self._parked = False
+        self._insisted = False
+        # The writer and the listener
+        self._buffer = Buffer(runtime, config.buffer_size)
+        self._writing: anyio.CancelScope | None = None
+        self._sending = False
+        self._sent_at = math.inf
+        self._heartbeats = 0
+        self._listener: OwnedTask | None = None
+        self._listener_done: anyio.Event | None = None
+        # The timer
+        self._deadline = math.inf
+        self._latest = math.inf
+        self._timer: Timer | None = None
+        self._timer_at = math.inf
+
+    # What goes on
+
+    @property
+    def state(self) -> StreamState:
+        return self._life.state
+
+    @property
+    def close_reason(self) -> CloseReason | None:
+        return self._life.reason
+
+    def statistics(self) -> StreamStatistics:
+        return StreamStatistics(
+            id=self.id,
+            handler=self.handler,
+            state=self.state,
+            close_reason=self.close_reason,
+            age=monotonic() - self._made,
+            events=self._buffer.events,
+            bytes_pending=self._buffer.pending,
+            heartbeats=self._heartbeats,
+            cleanups=len(self.cleanups),
+        )
+
+    async def flush(self) -> None:
+        await self._buffer.flush()
+
+    def configure(self, config: SafeSSEConfig) -> None:
+        """Puts other settings in force; called before the response begins."""
+        self.config = config
+        self._buffer.limit = config.buffer_size
+
+    # Ending
+
+    @property
+    def closing(self) -> bool:
+        self._asked = True
+        return self._life.reason is not None
+
+    async def wait_closing(self) -> None:
+        self._asked = True
+        if self._closing is None:
+            self._closing = anyio.Event()
+            if self._life.reason is not None:
+                self._closing.set()
+        await self._closing.wait()
+
+    def close(self, reason: CloseReason) -> None:
+        """Asks the stream to end; the first reason stays. Returns at once, and may be called at any time."""
+        first = self._settle(reason)
+        if reason.client_gone:
+            self._hang_up()
+        farewell = reason.allows_farewell and self._asked and self.config.shutdown_grace > 0
+        if self.state is StreamState.OPEN and first and farewell:
+            self._life.move(StreamState.CLOSING)
+            self._set_deadline(self.config.shutdown_grace)
+        elif self.state is StreamState.OPEN or (self.state is StreamState.CLOSING and not reason.allows_farewell):
+            self._end()
+            self._interrupt()
+
+    async def aclose(self, reason: CloseReason = CloseReason.CLOSED) -> None:
+        """Ends the stream and waits until it has cleaned up; called by the body or a cleanup, it does not wait."""
+        self.close(reason)
+        if self.state is not StreamState.NEW and not (self._owner is not None and self._owner.is_current()):
+            await self._closed.wait()
+
+    async def discard(self, reason: CloseReason) -> None:
+        """Makes sure that a stream has ended, also one that no response has taken."""
+        self._settle(reason)
+        if self.state is StreamState.NEW:
+            self._end()
+            self._start_owner()
+        await persist(self._closed)
+
+    def limit(self, at: float) -> None:
+        """Bounds all that is still to come, by a time of the monotonic clock."""
+        self._latest = min(self._latest, at)
+        if self._ending and self._deadline > self._latest:
+            self._deadline = self._latest
+            self._arm(self._latest)
+
+    def _settle(self, reason: CloseReason) -> bool:
+        first = self._life.settle(reason)
+        if first:
+            if self._closing is not None:
+                self._closing.set()
+            for tell in self._sources.values():
+                tell()
+        return first
+
+    def _fail(self, failure: BaseException) -> None:
+        if self._life.reason is None:
+            self.error = failure
+        self.close(CloseReason.ERROR)
+
+    def _end(self) -> None:
+        self._life.move(StreamState.ENDING)
+        self._ending = True
+        self._set_deadline(self.config.cleanup_timeout)
+        self._buffer.release()
+
+    def _interrupt(self) -> None:
+        """Delivers the one cancellation to a body that waits; one that is parked is closed instead."""
+        if self._owner is None or not self._advancing or self._parked:
+            return
+        if self._owner.is_current():  # it would otherwise hit the next `await`, be it in a `finally`
+            self.runtime.call_soon(self._interrupt)
+        else:
+            self._owner.cancel()
+
+    # The request task writes the response
+
+    async def serve(
+        self,
+        content: object,
+        encode: Callable[[object], bytes],
+        start: Message,
+        receive: Receive,
+        send: Send,
+        *,
+        preamble: bytes = b"",
+    ) -> None:
+        """Sends the response, and returns when the stream has ended and cleaned up.
+
+        Args:
+            content: The body.
+            encode: Makes the bytes of one event.
+            start: The ``http.response.start`` message.
+            receive: The ASGI ``receive``.
+            send: The ASGI ``send``.
+            preamble: Bytes to send ahead of the first event.
+
+        Raises:
+            BaseException: What the body raised, what ``send()`` or ``receive()`` raised other than an ``OSError``, or
+                the cancellation of this task; in each case after the cleanups.
+        """
+        self._content, self._encode = content, encode
+        try:
+            with anyio.CancelScope() as self._writing:
+                self._open(receive)
+                await self._write(start, preamble, send)
+        except OSError:
+            self.close(CloseReason.CLIENT_DISCONNECTED)
+        except Exception as exc:
+            self._fail(exc)
+        except BaseException:
+            # A server that cancels has given the client up; of a shutdown we have heard before (_registry.py).
+            self.close(CloseReason.CLIENT_DISCONNECTED)
+            raise
+        finally:
+            self._writing = None
+            self._buffer.drop()
+            self._start_owner()
+            try:
+                await persist(self._closed)
+            finally:
+                await self._stop_listening()
+        if self.error is not None:
+            error, self.error = self.error, None
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
+
+    def _open(self, receive: Receive) -> None:
+        if self._life.reason is not None:  # the handler closed it
+            self._end()
+        else:
+            self._life.move(StreamState.OPEN)
+            if self.config.max_lifetime is not None:
+                self._set_deadline(self.config.max_lifetime)
+        self._listener_done = anyio.Event()
+        self._listener = self.runtime.spawn(lambda task: self._listen(task, receive), f"SSE listener of {self.handler}")
+        self._sent_at = monotonic()
+        self._arm(self._look_after_connection(self._sent_at))
+
+    async def _write(self, start: Message, preamble: bytes, send: Send) -> None:
+        await self._send(send, start)
+        # At once, even if empty: Daphne keeps the headers back until the first body message.
+        await self._send(send, {"type": "http.response.body", "body": preamble, "more_body": True})
+        await self.runtime.turn()  # the listener looks first: the body of a client that has left is not started
+        self._start_owner()
+        while True:
+            chunk = self._buffer.take()
+            if chunk:
+                await self._send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+                self._buffer.mark_written()
+            elif self.state in (StreamState.CLEANING, StreamState.CLOSED):
+                break
+            else:
+                await self._buffer.wait()
+        if self.error is None:  # else the missing end tells the client that events are missing
+            await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, message: Message) -> None:
+        self._sent_at = monotonic()
+        self._sending = True
+        await send(message)
+        self._sending = False
+
+    def _hang_up(self) -> None:
+        """Sends nothing more."""
+        if self._writing is not None:
+            self._writing.cancel()
+        self._buffer.drop()
+
+    # The listener waits for the client to leave
+
+    async def _listen(self, task: OwnedTask, receive: Receive) -> None:
+        failure = await task.attempt(self._receive(receive))
+        if failure is None or isinstance(failure, OSError):
+            self.close(CloseReason.CLIENT_DISCONNECTED)
+        elif isinstance(failure, Exception):
+            self._fail(failure)
+            self._hang_up()
+        if self._listener_done is not None:
+            self._listener_done.set()
+
+    async def _receive(self, receive: Receive) -> None:
+        ends = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            ends += not message.get("more_body", False)
+            if ends > _REPEATED_ENDS:
+                raise SSEError("receive() keeps repeating that the request's body has ended")
+            if ends > 1:
+                await self.runtime.turn()
+
+    async def _stop_listening(self) -> None:
+        """Cancels the listener, but does not wait for a ``receive()`` that refuses."""
+        listener, self._listener = self._listener, None
+        if listener is not None and self._listener_done is not None and not self._listener_done.is_set():
+            listener.cancel()
+            with anyio.move_on_after(_INSISTENCE, shield=True):
+                await self._listener_done.wait()
+
+    # The owner holds the body, ends it and cleans up
+
+    async def enter_async_context(self, manager: AbstractAsyncContextManager[T]) -> T:
+        """Enters a context in the task that will leave it, where that can be."""
+        entering = self.cleanups.enter_async_context(manager)
+        if self.state is not StreamState.NEW or not self.runtime.can_hold_contexts:
+            return await entering
+        if self._doorway is None:
+            self._doorway = Doorway(self.runtime)
+            self._spawn_owner(self._own)
+        return await self._doorway.enter(entering)
+
+    def _start_owner(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        if self._doorway is not None:
+            self._doorway.shut()
+        else:
+            self._spawn_owner(self._own)
+
+    def _spawn_owner(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]]) -> None:
+        async def run(task: OwnedTask) -> None:
+            _asyncgens.adopt_in_this_context(self)
+            try:
+                await work(task)
+            except _LeftBehind:
+                return
+
+        _asyncgens.install()
+        self._owner = self.runtime.spawn(run, f"SSE body of {self.handler}")
+
+    async def _own(self, task: OwnedTask) -> None:
+        if self._doorway is not None:
+            await self._doorway.serve(task, task.attempt)
+            self._doorway = None
+        if not self._ending:
+            self._advancing = True
+            outcome = await self._attempt(task, self._advance())
+            self._advancing = False
+            self._body_done(outcome)
+        outcome = await self._attempt(task, self._close_body())
+        if outcome is not None:
+            self.cleanups.fail("the body", outcome)
+        await self._clean(task)
+
+    async def _attempt(self, task: OwnedTask, work: Coroutine[Any, Any, object]) -> BaseException | None:
+        outcome = await task.attempt(work)
+        if self._owner is not task:
+            raise _LeftBehind
+        return outcome
+
+    async def _advance(self) -> None:
+        encode, put = self._encode, self._buffer.put
+        assert encode is not None
+        body = self._body = await aiterate(self._content, self.runtime, self.handler)
+        async for item in body:
+            while put(encode(item)) and not self._ending:
+                cancelled = await self._pause()
+                if cancelled is None:
+                    break
+                try:
+                    item = await cast("AsyncGenerator[object, None]", body).athrow(cancelled)
+                except StopAsyncIteration:
+                    return
+            if self._ending:
+                return
+
+    async def _pause(self) -> BaseException | None:
+        """Waits, parked at the body's ``yield``, until it may go on.
+
+        Returns:
+            A cancellation that is for the body to see there: that of a timeout, scope or task group around its yield.
+        """
+        self._parked = True
+        try:
+            await self._buffer.pause()
+        except anyio.get_cancelled_exc_class() as cancelled:
+            return cancelled
+        finally:
+            self._parked = False
+        return None
+
+    def _body_done(self, failure: BaseException | None) -> None:
+        if failure is None:
+            self._settle(CloseReason.COMPLETED)
+        elif self._settle(CloseReason.ERROR):
+            self.error = _as_error(failure)
+        elif not isinstance(failure, Interrupted):
+            self.cleanups.fail("the body", failure)
+        if not self._ending:
+            self._end()
+
+    async def _close_body(self) -> None:
+        body = self._content if self._body is None else self._body
+        self._body = self._content = None
+        try:
+            await aclose(body)
+        finally:
+            del body  # so that the generators it holds are let go, and adopted
+            for source in tuple(self._sources):
+                await source.aclose()
+            while self._orphans:
+                await self._orphans.pop().aclose()
+
+    def attach(self, source: Source, tell: Callable[[], None]) -> None:
+        """Has a source of the body ended with it, and told when the stream begins to close."""
+        self._asked = True
+        self._sources[source] = tell
+
+    def detach(self, source: Source) -> None:
+        self._sources.pop(source, None)
+
+    def adopt(self, generator: AsyncGenerator[Any, Any]) -> bool:
+        """Keeps an async generator that the body left half-way, for the owner to close."""
+        if not self._ending or self._owner is None or not self._owner.is_current():
+            return False
+        self._orphans.append(generator)
+        return True
+
+    async def _clean(self, task: OwnedTask) -> None:
+        self._life.move(StreamState.CLEANING)
+        self._buffer.finish()
+        if self._writing is not None:  # what the body left is still sent, but not at any price
+            self._writing.deadline = anyio.current_time() + self._within(self.config.cleanup_timeout)
+        await self._unwind(task)
+
+    async def _unwind(self, task: OwnedTask) -> None:
+        async def attempt(work: Coroutine[Any, Any, object]) -> BaseException | None:
+            self._insisted = False
+            self._set_deadline(self.config.cleanup_timeout)
+            return await self._attempt(task, work)
+
+        error = self.error
+        if error is None and self.close_reason is not CloseReason.COMPLETED:
+            error = self.runtime.stray_cancellation()
+        await self.cleanups.unwind(error, attempt)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._life.move(StreamState.CLOSED)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._owner = None
+        report = self.cleanups.close()
+        if report is not None:
+            self._logger.warning("SSE stream %s of %s: %s", self.id, self.handler, report)
+        self._logger.debug(
+            "SSE stream %s of %s closed: %s, %d events, %.3f s",
+            self.id,
+            self.handler,
+            self.close_reason,
+            self._buffer.events,
+            monotonic() - self._made,
+        )
+        self._on_closed(self)
+        self._closed.set()
+
+    def _insist(self) -> None:
+        """Cancels once more what has used up its time; what still does not end is left behind."""
+        if self._owner is not None and not self._insisted:
+            self._insisted = True
+            self._owner.cancel()
+            self._deadline = monotonic() + _INSISTENCE
+            return
+        name = self.cleanups.running or "the body"
+        self.cleanups.fail(name, TimeoutError("did not end though cancelled twice, and was left behind"))
+        self._advancing = False
+        self._spawn_owner(self._clean if self.state is StreamState.ENDING else self._unwind)
+
+    # The timer: heartbeats, and the one deadline that each state has
+
+    def _within(self, seconds: float) -> float:
+        return max(min(seconds, self._latest - monotonic()), _INSISTENCE)
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._deadline = monotonic() + (self._within(seconds) if self._ending else seconds)
+        self._arm(self._deadline)
+
+    def _arm(self, at: float) -> None:
+        if at < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = at
+            self._timer = self.runtime.call_later(max(0.0, at - monotonic()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        now = monotonic()
+        if now >= self._deadline:
+            self._deadline = math.inf
+            self._on_deadline()
+        if self.state is not StreamState.CLOSED:
+            self._arm(min(self._look_after_connection(now), self._deadline))
+
+    def _on_deadline(self) -> None:
+        if self.state is StreamState.OPEN:
+            self.close(CloseReason.MAX_LIFETIME)
+        elif self.state is StreamState.CLOSING:
+            self._end()
+            self._interrupt()
+        else:
+            self._insist()
+
+    def _look_after_connection(self, now: float) -> float:
+        """Notices a ``send()`` that is blocked, and sends the heartbeat that is due; tells when to look again."""
+        if self._writing is None or self.state in (StreamState.CLEANING, StreamState.CLOSED):
+            return math.inf
+        send_timeout = self.config.send_timeout or math.inf
+        if self._sending:
+            blocked_until = self._sent_at + send_timeout
+            if now < blocked_until:
+                return blocked_until
+            self.close(CloseReason.SEND_TIMEOUT)
+            return math.inf
+        interval = self.config.ping_interval or math.inf
+        if now >= self._sent_at + interval:
+            self._heartbeats += 1
+            self._sent_at = now
+            self._buffer.put(encode_comment(self.config.ping_comment, self.config.separator))
+        return min(self._sent_at + interval, now + send_timeout)
+
+
+def _as_error(failure: BaseException) -> BaseException:
+    if isinstance(failure, Exception):
+        return failure
+    error = SSEError(f"the body ended itself by {failure!r}")
+    error.__cause__ = failure
+    return error

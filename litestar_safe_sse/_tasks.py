@@ -1,0 +1,212 @@
+"""What asyncio and trio do differently: a task of our own, a wake-up, a timer.
+
+A stream's body must not be reachable by the cancellations of others: servers cancel the request task (twice, if need
+be), and ``asyncio.run`` ends by cancelling every task that ``asyncio.all_tasks()`` knows. So a task that owns a body
+stands outside the request's cancel scopes and outside that list; the request task waits for it instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable
+
+__all__ = ("Interrupted", "OwnedTask", "Runtime", "Timer", "Wake", "carry", "current_runtime", "persist")
+
+
+class Interrupted(BaseException):
+    """Tells that an attempt ended because its task was cancelled by its owner."""
+
+
+class Wake(Protocol):
+    """A wake-up for one waiter. What it waits for is checked by the waiter, before and after."""
+
+    def set(self) -> None: ...
+
+    async def wait(self) -> None: ...
+
+
+class Timer(Protocol):
+    """A call that is still to come."""
+
+    def cancel(self) -> None: ...
+
+
+class OwnedTask(Protocol):
+    """A task that only its creator cancels."""
+
+    def cancel(self) -> None:
+        """Delivers one cancellation (on trio: cancels the attempt under way, for good)."""
+
+    def is_current(self) -> bool:
+        """Whether the caller runs in this task."""
+        ...
+
+    async def attempt(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
+        """Runs a coroutine in this task.
+
+        Returns:
+            ``None`` if it finished, ``Interrupted`` if it ended by :meth:`cancel`, or else what it raised.
+        """
+
+
+class Runtime(Protocol):
+    """One running event loop."""
+
+    @property
+    def key(self) -> Hashable: ...
+
+    @property
+    def can_hold_contexts(self) -> bool:
+        """Whether a context entered in one attempt of a task may be left in another."""
+        ...
+
+    def spawn(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str) -> OwnedTask: ...
+
+    def wake(self) -> Wake: ...
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer: ...
+
+    def call_soon(self, callback: Callable[[], object]) -> None: ...
+
+    def call_threadsafe(self, callback: Callable[[], object], /) -> object:
+        """Calls back in the loop's thread.
+
+        Raises:
+            RuntimeError: If the loop is gone.
+        """
+
+    async def turn(self) -> None:
+        """Lets everything else that is ready run once."""
+
+    def stray_cancellation(self) -> BaseException | None:
+        """What a context manager is left with whose block was cancelled, or ``None`` if it cannot be made."""
+
+
+def current_runtime() -> Runtime:
+    """The runtime of the event loop that is running."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        from litestar_safe_sse._tasks_trio import TrioRuntime
+
+        return TrioRuntime()
+    return AsyncioRuntime(loop)
+
+
+async def persist(event: anyio.Event) -> None:
+    """Waits for an event through every cancellation, native ones included; raises the first only afterwards."""
+    cancelled: BaseException | None = None
+    try:
+        with anyio.CancelScope(shield=True):
+            while not event.is_set():
+                try:
+                    await event.wait()
+                except asyncio.CancelledError as exc:
+                    cancelled = cancelled or exc
+        if cancelled is not None:
+            raise cancelled
+    finally:
+        del cancelled  # its traceback holds this frame
+
+
+def carry(before: contextvars.Context, after: contextvars.Context) -> None:
+    """Sets in the current context what became different between two snapshots of another one."""
+    for var, value in after.items():
+        if var not in before or before[var] is not value:
+            var.set(value)
+
+
+class AsyncioRuntime:
+    """asyncio and uvloop."""
+
+    __slots__ = ("_loop", "key")
+
+    can_hold_contexts = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.key: Hashable = loop
+
+    def spawn(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str) -> OwnedTask:
+        return AsyncioTask(self._loop, work, name)
+
+    def wake(self) -> Wake:
+        return AsyncioWake(self._loop)
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        return self._loop.call_later(delay, callback)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self._loop.call_soon(callback)
+
+    def call_threadsafe(self, callback: Callable[[], object], /) -> object:
+        return self._loop.call_soon_threadsafe(callback)
+
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
+
+    def stray_cancellation(self) -> BaseException | None:
+        return asyncio.CancelledError()
+
+
+class AsyncioWake:
+    __slots__ = ("_loop", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def wait(self) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+
+class AsyncioTask:
+    __slots__ = ("_cancelled", "_loop", "_task")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Callable[[OwnedTask], Coroutine[Any, Any, None]],
+        name: str,
+    ) -> None:
+        self._loop = loop
+        self._cancelled = False
+        # Not by the loop's task factory: an eager one would run the body before the response has begun.
+        self._task = asyncio.Task(work(self), loop=loop, name=name)
+        # https://docs.python.org/3/library/asyncio-extending.html#task-lifetime-support
+        asyncio._unregister_task(self._task)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._task.cancel() and sys.version_info >= (3, 11):
+            # Once delivered, the request is spent: a timeout inside a `finally` must not take it for its own.
+            self._loop.call_soon(self._task.uncancel)
+
+    def is_current(self) -> bool:
+        return asyncio.current_task() is self._task
+
+    async def attempt(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
+        self._cancelled = False
+        try:
+            await work
+        except asyncio.CancelledError as exc:
+            return Interrupted() if self._cancelled else exc
+        except BaseException as exc:
+            return exc
+        return None

@@ -1,0 +1,110 @@
+"""The same on trio, whose cancellations are level-triggered; imported only where trio runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from litestar_safe_sse._tasks import Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable
+
+    from litestar_safe_sse._tasks import OwnedTask, Timer, Wake
+
+__all__ = ("TrioRuntime",)
+
+
+class TrioRuntime:
+    """trio."""
+
+    __slots__ = ("_token", "key")
+
+    # A scope or nursery has to be left inside the scope of the attempt that entered it.
+    can_hold_contexts = False
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self.key: Hashable = self._token
+
+    def spawn(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str) -> OwnedTask:
+        return TrioTask(work, name)
+
+    def wake(self) -> Wake:
+        return TrioWake()
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        return TrioTimer(delay, callback)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self._token.run_sync_soon(callback)
+
+    def call_threadsafe(self, callback: Callable[[], object], /) -> None:
+        self._token.run_sync_soon(callback)
+
+    async def turn(self) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def stray_cancellation(self) -> BaseException | None:
+        return None
+
+
+class TrioWake:
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event: trio.Event | None = None
+
+    def set(self) -> None:
+        if self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> None:
+        self._event = trio.Event()
+        try:
+            await self._event.wait()
+        finally:
+            self._event = None
+
+
+class TrioTask:
+    __slots__ = ("_scope", "_task")
+
+    def __init__(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str) -> None:
+        self._scope: trio.CancelScope | None = None
+        self._task = trio.lowlevel.spawn_system_task(work, self, name=name)
+
+    def cancel(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def is_current(self) -> bool:
+        return trio.lowlevel.current_task() is self._task
+
+    async def attempt(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
+        try:
+            # The end of trio.run() cancels system tasks; what is owned here still gets its time.
+            with trio.CancelScope(shield=True) as self._scope:
+                await work
+        except BaseException as exc:
+            return exc
+        finally:
+            scope, self._scope = self._scope, None
+        return Interrupted() if scope is not None and scope.cancelled_caught else None
+
+
+class TrioTimer:
+    __slots__ = ("_scope",)
+
+    def __init__(self, delay: float, callback: Callable[[], object]) -> None:
+        self._scope = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(self._run, delay, callback, name="SSE timer")
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+    async def _run(self, delay: float, callback: Callable[[], object]) -> None:
+        with self._scope:
+            await trio.sleep(delay)
+            callback()
