@@ -1,0 +1,40 @@
+"""Server-Sent Events for Litestar that can be cancelled and always clean up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._state import CloseReason, StreamState
+from litestar_safe_sse.config import SafeSSEConfig
+from litestar_safe_sse.exceptions import (
+    CleanupError,
+    InvalidFieldError,
+    MissingPluginError,
+    OutsideRequestError,
+    SSEError,
+    StreamClosedError,
+)
+from litestar_safe_sse.plugin import SafeSSEPlugin
+from litestar_safe_sse.response import SafeServerSentEvent
+
+if TYPE_CHECKING:
+    from litestar_safe_sse.context import StreamContext
+else:
+    from litestar_safe_sse.plugin import InjectedStreamContext as StreamContext
+
+__all__ = (
+    "CleanupError",
+    "CloseReason",
+    "InvalidFieldError",
+    "MissingPluginError",
+    "OutsideRequestError",
+    "SSEError",
+    "SSEMessage",
+    "SafeSSEConfig",
+    "SafeSSEPlugin",
+    "SafeServerSentEvent",
+    "StreamClosedError",
+    "StreamContext",
+    "StreamState",
+)

@@ -1,0 +1,200 @@
+"""The live streams of one application: admission, and the drain at shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from litestar_safe_sse import _asyncgens
+from litestar_safe_sse._pump import Stream
+from litestar_safe_sse._shutdown import ShutdownWatch
+from litestar_safe_sse._state import CloseReason
+from litestar_safe_sse._tasks import Runtime, current_runtime, persist
+from litestar_safe_sse.exceptions import SSEError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Mapping
+
+    from litestar_safe_sse.config import SafeSSEConfig
+
+__all__ = ("RegistryStatistics", "StreamRefusedError", "StreamRegistry")
+
+_MARGIN = 0.5
+"""Seconds beyond grace and cleanup after which a drain no longer waits: what has been left behind by then, stays."""
+
+
+class StreamRefusedError(SSEError):
+    """A stream was not admitted."""
+
+
+@dataclass(frozen=True)
+class RegistryStatistics:
+    """The streams of one application in one process, at one moment.
+
+    Attributes:
+        open: Streams that have not cleaned up yet.
+        opened: Streams ever admitted.
+        refused: Streams not admitted, because of a shutdown or of ``max_streams``.
+        closed: How many ended for which reason.
+        draining: Whether a shutdown is under way in any event loop.
+    """
+
+    open: int
+    opened: int
+    refused: int
+    closed: Mapping[CloseReason, int]
+    draining: bool
+
+
+class _Loop:
+    """The streams of one event loop, which a shutdown ends together."""
+
+    def __init__(self, runtime: Runtime, watch: ShutdownWatch) -> None:
+        self.runtime = runtime
+        self.watch = watch
+        self.streams: dict[str, Stream] = {}
+        self.draining = False
+        self.empty: anyio.Event | None = None
+
+
+class StreamRegistry:
+    """The live streams of one application.
+
+    It can be counted and iterated over; both look at this process only. Streams of several event loops may be in it,
+    but each is to be closed in its own.
+
+    Args:
+        config: The application's settings.
+    """
+
+    def __init__(self, config: SafeSSEConfig) -> None:
+        self.config = config
+        self.logger: Any = None
+        self._loops: dict[Hashable, _Loop] = {}
+        self._opened = 0
+        self._refused = 0
+        self._closed: Counter[CloseReason] = Counter()
+
+    def __len__(self) -> int:
+        return sum(len(loop.streams) for loop in tuple(self._loops.values()))
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter([stream for loop in tuple(self._loops.values()) for stream in tuple(loop.streams.values())])
+
+    def statistics(self) -> RegistryStatistics:
+        """Counts, as a value to assert on."""
+        return RegistryStatistics(
+            open=len(self),
+            opened=self._opened,
+            refused=self._refused,
+            closed=dict(self._closed),
+            draining=any(loop.draining for loop in tuple(self._loops.values())),
+        )
+
+    async def aclose_all(self, reason: CloseReason = CloseReason.CLOSED) -> None:
+        """Ends the streams of this event loop, and waits until they have cleaned up.
+
+        Args:
+            reason: The reason they end for.
+        """
+        loop = self._here()
+        for stream in tuple(loop.streams.values()):
+            stream.close(reason)
+        for stream in tuple(loop.streams.values()):
+            await stream.aclose(reason)
+
+    def admit(self, handler: str) -> Stream:
+        """Makes a stream.
+
+        Args:
+            handler: The name of the handler it belongs to.
+
+        Raises:
+            StreamRefusedError: If a shutdown is under way or ``max_streams`` are open.
+        """
+        loop = self._here()
+        full = self.config.max_streams is not None and len(self) >= self.config.max_streams
+        if loop.draining or full:
+            self._refused += 1
+            raise StreamRefusedError("the server is shutting down" if loop.draining else "too many streams are open")
+        stream = Stream(
+            runtime=loop.runtime,
+            config=self.config,
+            handler=handler,
+            logger=self.logger,
+            on_closed=self._forget(loop),
+        )
+        loop.streams[stream.id] = stream
+        self._opened += 1
+        return stream
+
+    # Shutdown
+
+    def start(self) -> None:
+        """Begins to watch for a shutdown. Called when the application starts, and by the first stream at the latest."""
+        key = current_runtime().key
+        if (loop := self._loops.pop(key, None)) is not None and not loop.draining:
+            self._loops[key] = loop
+        self._here()
+
+    def begin_drain(self) -> None:
+        """Tells every stream of this event loop that the server is shutting down. Returns at once."""
+        loop = self._here()
+        if loop.draining:
+            return
+        loop.draining = True
+        latest = monotonic() + self.config.shutdown_grace + self.config.cleanup_timeout
+        for stream in tuple(loop.streams.values()):
+            stream.limit(latest)
+            stream.close(CloseReason.SHUTDOWN)
+
+    async def drain(self) -> None:
+        """Ends every stream of this event loop, and waits until they have cleaned up, but not without bound."""
+        loop = self._here()
+        self.begin_drain()
+        try:
+            if loop.streams:
+                loop.empty = anyio.Event()
+                patience = self.config.shutdown_grace + self.config.cleanup_timeout + _MARGIN
+                overdue = loop.runtime.call_later(patience, loop.empty.set)
+                try:
+                    await persist(loop.empty)
+                finally:
+                    overdue.cancel()
+            for stream in tuple(loop.streams.values()):
+                self.logger.warning(
+                    "SSE stream %s of %s had not ended when the server shut down", stream.id, stream.handler
+                )
+        finally:
+            loop.watch.uninstall()
+            _asyncgens.uninstall()
+            self._loops.pop(loop.runtime.key, None)
+
+    def _here(self) -> _Loop:
+        runtime = current_runtime()
+        loop = self._loops.get(runtime.key)
+        if loop is None:
+            loop = self._loops[runtime.key] = _Loop(runtime, ShutdownWatch(self.begin_drain, self.logger))
+            loop.watch.install()
+            self._drop_closed_loops()
+        return loop
+
+    def _drop_closed_loops(self) -> None:
+        for key in tuple(self._loops):
+            if isinstance(key, asyncio.AbstractEventLoop) and key.is_closed():
+                del self._loops[key]
+
+    def _forget(self, loop: _Loop) -> Callable[[Stream], None]:
+        def forget(stream: Stream) -> None:
+            loop.streams.pop(stream.id, None)
+            if stream.close_reason is not None:
+                self._closed[stream.close_reason] += 1
+            if loop.empty is not None and not loop.streams:
+                loop.empty.set()
+
+        return forget

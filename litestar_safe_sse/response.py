@@ -1,0 +1,272 @@
+"""The response: what a handler returns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from litestar.exceptions import ServiceUnavailableException
+from litestar.response import Response
+from litestar.response.base import ASGIResponse
+from litestar.response.sse import ServerSentEventMessage
+from litestar.serialization import default_serializer, get_serializer
+from msgspec import UNSET
+
+from litestar_safe_sse._encoding import Encoder, encode_comment
+from litestar_safe_sse._iteration import check_content
+from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._registry import StreamRefusedError
+from litestar_safe_sse._state import CloseReason
+from litestar_safe_sse.config import SafeSSEConfig
+from litestar_safe_sse.exceptions import MissingPluginError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from litestar import Request
+    from litestar.app import Litestar
+    from litestar.background_tasks import BackgroundTask, BackgroundTasks
+    from litestar.datastructures import Cookie
+    from litestar.enums import MediaType
+    from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
+
+    from litestar_safe_sse._pump import Stream
+    from litestar_safe_sse._registry import StreamRegistry
+
+__all__ = ("SafeServerSentEvent",)
+
+SLOT = "_litestar_safe_sse"
+"""The key of the request's slot in the ``state`` of its scope, which survives a middleware's copy of the scope."""
+
+
+class Slot:
+    """What one request has of the plugin: the registry, and its stream once there is one."""
+
+    __slots__ = ("registry", "stream")
+
+    def __init__(self, registry: StreamRegistry) -> None:
+        self.registry = registry
+        self.stream: Stream | None = None
+
+    @staticmethod
+    def of(scope: Scope) -> Slot:
+        """The slot of a request.
+
+        Raises:
+            MissingPluginError: If there is none, since the application has no plugin.
+        """
+        slot = scope["state"].get(SLOT)
+        if slot is None:
+            raise MissingPluginError(
+                "SafeServerSentEvent needs its plugin: register it with Litestar(..., plugins=[SafeSSEPlugin()])"
+            )
+        return slot  # type: ignore[no-any-return]
+
+    def admit(self, scope: Scope) -> Stream:
+        """The request's stream, made if there is none yet.
+
+        Raises:
+            ServiceUnavailableException: If it is refused.
+        """
+        if self.stream is None:
+            try:
+                self.stream = self.registry.admit(str(scope["route_handler"]))
+            except StreamRefusedError as refusal:
+                raise unavailable(str(refusal), self.registry.config) from refusal
+        return self.stream
+
+
+def unavailable(detail: str, config: SafeSSEConfig) -> ServiceUnavailableException:
+    """The 503 that tells a client when to try again (RFC 9110, section 10.2.3)."""
+    return ServiceUnavailableException(detail=detail, headers={"Retry-After": str(round(config.retry_after + 0.499))})
+
+
+class SafeServerSentEvent(Response[Any]):
+    """A Server-Sent Events response that can be cancelled and always cleans up.
+
+    A drop-in for ``litestar.response.ServerSentEvent``: the parameters it shares with it mean the same.
+
+    Args:
+        content: The body: an async or sync iterable or iterator, a callable that returns one, or a single item. Items
+            are ``str``, ``bytes``, ``int``, a ``dict`` of fields, ``SSEMessage``, Litestar's
+            ``ServerSentEventMessage``, or anything else that msgspec encodes, which is sent as JSON.
+        background: Background tasks, run once after the stream has ended and cleaned up, however it ended.
+        cookies: Cookies to set.
+        encoding: The encoding of the response's headers. Events are always UTF-8 (WHATWG HTML, section 9.2.5).
+        headers: Headers to send.
+        event_type: The type of events that carry none.
+        event_id: The ID of events that carry none.
+        retry_duration: The reconnection time of events that carry none, in milliseconds.
+        comment_message: A comment, sent once at the beginning.
+        status_code: The status code; Litestar's default for the method unless given.
+        ping_interval: Seconds without an event after which a heartbeat is sent.
+        send_timeout: Seconds after which a client that takes no bytes is given up.
+        max_lifetime: Seconds after which the stream is ended, for the client to reconnect.
+        cleanup_timeout: Seconds that the body, and each cleanup, may take to end.
+        shutdown_grace: Seconds that a body which asked for it may go on when the server shuts down.
+        buffer_size: Bytes that the body may run ahead of the socket.
+        separator: The line separator.
+        type_encoders: Types mapped to functions that make something of them that msgspec encodes.
+
+    The parameters from ``ping_interval`` to ``separator`` default to the plugin's configuration.
+
+    Raises:
+        InvalidFieldError: If a parameter has a value that cannot be sent or used.
+    """
+
+    def __init__(
+        self,
+        content: Any,
+        *,
+        background: BackgroundTask | BackgroundTasks | None = None,
+        cookies: ResponseCookies | None = None,
+        encoding: str = "utf-8",
+        headers: ResponseHeaders | None = None,
+        event_type: str | None = None,
+        event_id: int | str | None = None,
+        retry_duration: int | None = None,
+        comment_message: str | None = None,
+        status_code: int | None = None,
+        ping_interval: float | None = None,
+        send_timeout: float | None = None,
+        max_lifetime: float | None = None,
+        cleanup_timeout: float | None = None,
+        shutdown_grace: float | None = None,
+        buffer_size: int | None = None,
+        separator: str | None = None,
+        type_encoders: TypeEncodersMap | None = None,
+    ) -> None:
+        check_content(content)
+        if comment_message is not None:
+            encode_comment(comment_message, "\n")
+        Encoder(event=event_type, id=event_id, retry=retry_duration)
+        overrides: dict[str, Any] = {
+            "ping_interval": ping_interval,
+            "send_timeout": send_timeout,
+            "max_lifetime": max_lifetime,
+            "cleanup_timeout": cleanup_timeout,
+            "shutdown_grace": shutdown_grace,
+            "buffer_size": buffer_size,
+            "separator": separator,
+        }
+        self.overrides = {name: value for name, value in overrides.items() if value is not None}
+        if self.overrides:
+            SafeSSEConfig(**self.overrides)
+        self.event_type = event_type
+        self.event_id = event_id
+        self.retry_duration = retry_duration
+        self.comment_message = comment_message
+        super().__init__(
+            content=content,
+            background=background,
+            cookies=cookies,
+            encoding=encoding,
+            headers=headers,
+            media_type="text/event-stream",
+            status_code=status_code,
+            type_encoders=type_encoders,
+        )
+        self.headers.setdefault("Cache-Control", "no-cache, no-transform")
+        self.headers.setdefault("X-Accel-Buffering", "no")
+
+    def to_asgi_response(
+        self,
+        app: Litestar | None,
+        request: Request[Any, Any, Any],
+        *,
+        background: BackgroundTask | BackgroundTasks | None = None,
+        cookies: Iterable[Cookie] | None = None,
+        encoded_headers: Iterable[tuple[bytes, bytes]] | None = None,
+        headers: dict[str, str] | None = None,
+        is_head_response: bool = False,
+        media_type: MediaType | str | None = None,
+        status_code: int | None = None,
+        type_encoders: TypeEncodersMap | None = None,
+    ) -> ASGIResponse:
+        """Makes the ASGI response; called by Litestar.
+
+        Raises:
+            MissingPluginError: If the application has no plugin.
+            ServiceUnavailableException: If the stream is refused: a shutdown is under way, or too many are open.
+        """
+        slot = Slot.of(request.scope)
+        is_head_response = is_head_response or request.method == "HEAD"
+        stream = None if is_head_response else slot.admit(request.scope)
+        if stream is not None and stream.close_reason is CloseReason.SHUTDOWN:
+            raise unavailable("the server is shutting down", stream.config)
+        if stream is not None and self.overrides:
+            stream.configure(replace(stream.config, **self.overrides))
+        return SafeSSEResponse(
+            content=self.content,
+            encode=self._encoder(stream.config if stream else slot.registry.config, type_encoders),
+            preamble=self._preamble(stream.config if stream else slot.registry.config),
+            stream=stream,
+            background=self.background or background,
+            cookies=[*self.cookies, *(cookies or ())],
+            encoding=self.encoding,
+            headers={**(headers or {}), **self.headers},
+            is_head_response=is_head_response,
+            media_type=self.media_type,
+            status_code=self.status_code or status_code or 200,
+        )
+
+    def _encoder(self, config: SafeSSEConfig, type_encoders: TypeEncodersMap | None) -> Callable[[object], bytes]:
+        encoders = {**(type_encoders or {}), **self.response_type_encoders}
+        return Encoder(
+            separator=config.separator,
+            event=self.event_type,
+            id=self.event_id,
+            retry=self.retry_duration,
+            enc_hook=get_serializer(encoders) if encoders else default_serializer,
+            converters={ServerSentEventMessage: from_litestar},
+        ).encode
+
+
+    def _preamble(self, config: SafeSSEConfig) -> bytes:
+        """What is sent ahead of the first event."""
+        retry = config.retry if self.retry_duration is None else None
+        if retry is None and self.comment_message is None:
+            return b""
+        return Encoder(separator=config.separator).encode(SSEMessage(retry=retry, comment=self.comment_message))
+
+
+class SafeSSEResponse(ASGIResponse):
+    """The ASGI side of a ``SafeServerSentEvent``."""
+
+    __slots__ = ("content", "encode", "preamble", "stream")
+
+    _should_set_content_length = False
+
+    def __init__(
+        self,
+        *,
+        content: Any,
+        encode: Callable[[object], bytes],
+        preamble: bytes,
+        stream: Stream | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if stream is None:  # to HEAD, the headers that GET would have had (RFC 9110, section 9.3.2)
+            self.headers.setdefault("content-type", "text/event-stream; charset=utf-8")
+        self.content = content
+        self.encode = encode
+        self.preamble = preamble
+        self.stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the response; returns when the stream has ended and cleaned up."""
+        if self.stream is None:
+            await super().__call__(scope, receive, send)
+            return
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()}
+        try:
+            await self.stream.serve(self.content, self.encode, start, receive, send, preamble=self.preamble)  # type: ignore[arg-type]
+        finally:
+            await self.after_response()
+
+
+def from_litestar(message: ServerSentEventMessage) -> tuple[SSEMessage, str]:
+    """Makes our message of Litestar's, where ``None`` as data means that there is none."""
+    data = UNSET if message.data is None else message.data
+    return SSEMessage(data, message.event, message.id, message.retry, message.comment), message.sep

@@ -1,0 +1,367 @@
+"""Each way in which a stream can end: one reason, one cleanup, after the body."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from driver import Connection, Probe, Server
+
+from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
+
+pytestmark = pytest.mark.anyio
+
+
+async def waiting(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+    try:
+        probe.note("began")
+        yield "one"
+        await anyio.sleep_forever()
+    finally:
+        with anyio.CancelScope(shield=True):  # on trio a cancelled body cannot await without
+            await anyio.sleep(0.001)
+        probe.note("finally")
+
+
+async def parked(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+    try:
+        probe.note("began")
+        while True:
+            yield "x" * 1000
+    finally:
+        await anyio.sleep(0.001)
+        probe.note("finally")
+
+
+async def short(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+    try:
+        probe.note("began")
+        yield "one"
+        await anyio.sleep(0.001)
+        yield "two"
+    finally:
+        await anyio.sleep(0.001)
+        probe.note("finally")
+
+
+def check(server: Server, reason: CloseReason) -> None:
+    assert server.probe.events == ["began", "finally", "cleanup"]
+    assert server.probe.reason is reason
+    assert server.plugin.streams.statistics().closed == {reason: 1}
+
+
+async def test_a_body_that_ends_completes_the_response() -> None:
+    """A body that comes to its end ends the response, and the stream as COMPLETED."""
+    server, connection = Server(short), Connection()
+    await server.run(connection)
+    check(server, CloseReason.COMPLETED)
+    assert connection.complete
+    assert connection.body == b"data: one\r\n\r\ndata: two\r\n\r\n"
+
+
+@pytest.mark.parametrize("body", [waiting, parked])
+async def test_a_client_that_leaves_ends_the_stream(body: Any) -> None:
+    """A client that leaves ends the stream as CLIENT_DISCONNECTED, and nothing more is sent."""
+    server, connection = Server(body), Connection()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: b"data" in got.body)
+        connection.leave()
+    check(server, CloseReason.CLIENT_DISCONNECTED)
+    assert not connection.complete
+
+
+async def test_a_client_that_left_before_the_response_never_starts_the_body() -> None:
+    """A client known to have left before the response began never starts the body; its cleanups run."""
+    server, connection = Server(waiting), Connection()
+    connection.leave()
+    await server.run(connection)
+    assert server.probe.events == ["cleanup"]
+    assert server.probe.reason is CloseReason.CLIENT_DISCONNECTED
+
+
+@pytest.mark.parametrize("reason", [CloseReason.CLOSED, CloseReason.REVOKED])
+async def test_the_application_closes_a_stream(reason: CloseReason) -> None:
+    """``aclose()`` from outside ends the stream for its reason, and returns when it has cleaned up."""
+    server, connection = Server(waiting), Connection()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: b"one" in got.body)
+        assert server.probe.stream is not None
+        await server.probe.stream.aclose(reason)
+        assert server.probe.events == ["began", "finally", "cleanup"]
+    check(server, reason)
+    assert connection.complete
+
+
+async def test_a_body_closes_its_own_stream() -> None:
+    """``aclose()`` called by the body does not wait for itself; the body ends at its next yield, uncancelled."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        try:
+            probe.note("began")
+            await stream.aclose()
+            yield "last"
+            probe.note("went on")
+        finally:
+            await anyio.sleep(0.001)
+            probe.note("finally")
+
+    server, connection = Server(body), Connection()
+    await server.run(connection)
+    check(server, CloseReason.CLOSED)
+    assert b"last" in connection.body
+
+
+async def test_all_streams_are_closed_at_once() -> None:
+    """``aclose_all()`` ends every stream and waits for their cleanups."""
+    server = Server(waiting)
+    connections = [Connection() for _ in range(10)]
+
+    async def run(connection: Connection) -> None:
+        await server.app(connection.scope, connection.receive, connection.send)  # type: ignore[arg-type]
+
+    async with anyio.create_task_group() as tasks:
+        for connection in connections:
+            tasks.start_soon(run, connection)
+        for connection in connections:
+            await connection.until(lambda got: b"one" in got.body)
+        assert len(server.plugin.streams) == 10
+        await server.plugin.streams.aclose_all(CloseReason.REVOKED)
+        assert len(server.plugin.streams) == 0
+    assert server.plugin.streams.statistics().closed == {CloseReason.REVOKED: 10}
+    assert server.probe.events.count("cleanup") == server.probe.events.count("finally") == 10
+
+
+async def test_a_lifetime_ends_a_stream() -> None:
+    """A stream is ended when ``max_lifetime`` is over."""
+    server, connection = Server(waiting, max_lifetime=0.05), Connection()
+    await server.run(connection)
+    check(server, CloseReason.MAX_LIFETIME)
+    assert connection.complete
+
+
+@pytest.mark.parametrize("body", [waiting, parked])
+async def test_a_client_that_stops_reading_is_given_up(body: Any) -> None:
+    """A ``send()`` that is blocked for ``send_timeout`` ends the stream as SEND_TIMEOUT."""
+    server, connection = Server(body, send_timeout=0.05), Connection()
+
+    async def send(message: dict[str, Any]) -> None:
+        await connection.send(message)
+        if message.get("body"):
+            await anyio.sleep_forever()
+
+    await server.run(connection, send=send)
+    check(server, CloseReason.SEND_TIMEOUT)
+    assert not connection.complete
+
+
+async def test_a_send_timeout_shorter_than_the_ping_interval_is_kept() -> None:
+    """``send_timeout`` is kept to although no heartbeat is due for long."""
+    server, connection = Server(waiting, send_timeout=0.05, ping_interval=1000.0), Connection()
+
+    async def send(message: dict[str, Any]) -> None:
+        if message.get("body"):
+            await anyio.sleep_forever()
+
+    await server.run(connection, send=send)
+    check(server, CloseReason.SEND_TIMEOUT)
+
+
+@pytest.mark.parametrize("error", [OSError, BrokenPipeError, ConnectionResetError])
+async def test_a_send_that_fails_means_that_the_client_left(error: type[OSError]) -> None:
+    """An ``OSError`` of ``send()`` (ASGI 2.4) ends the stream as CLIENT_DISCONNECTED, and is not raised."""
+    server, connection = Server(waiting), Connection()
+
+    async def send(message: dict[str, Any]) -> None:
+        if message.get("body"):
+            raise error
+
+    await server.run(connection, send=send)
+    check(server, CloseReason.CLIENT_DISCONNECTED)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_the_heartbeat_finds_a_client_that_nobody_told_of(silent: bool) -> None:
+    """On a server that notices only when something is sent, a client's leaving is known within a ping interval."""
+    server, connection = Server(waiting, ping_interval=0.1), Connection()
+    left = anyio.Event()
+
+    async def send(message: dict[str, Any]) -> None:
+        if left.is_set():
+            connection.leave()  # receive() tells, now that something has been sent
+            if not silent:
+                raise OSError
+            return
+        await connection.send(message)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: server.run(connection, send=send))
+        await connection.until(lambda got: b"one" in got.body)
+        left.set()
+        with anyio.fail_after(0.1 + 0.25):
+            await server.probe.until("cleanup")
+    check(server, CloseReason.CLIENT_DISCONNECTED)
+
+
+async def test_heartbeats_are_comments_at_their_interval() -> None:
+    """An idle stream sends a comment each ``ping_interval``."""
+    server, connection = Server(waiting, ping_interval=0.02), Connection()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: got.body.count(b": ping\r\n\r\n") >= 3)
+        assert server.probe.stream is not None
+        assert server.probe.stream.statistics().heartbeats >= 3
+        connection.leave()
+    check(server, CloseReason.CLIENT_DISCONNECTED)
+
+
+async def test_a_busy_stream_sends_no_heartbeats() -> None:
+    """A stream that sends events more often than ``ping_interval`` needs no heartbeat."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        probe.note("began")
+        for _ in range(20):
+            yield "x"
+            await anyio.sleep(0.01)
+        probe.note("finally")
+
+    server, connection = Server(body, ping_interval=0.1), Connection()
+    await server.run(connection)
+    assert b"ping" not in connection.body
+
+
+@pytest.mark.parametrize("failing", ["before", "between"])
+async def test_a_body_that_fails_ends_the_stream_and_the_error_is_raised(failing: str) -> None:
+    """A body's error is raised after the cleanup; what it had yielded is sent, and the end is missing."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        try:
+            probe.note("began")
+            if failing == "between":
+                yield "one"
+            raise LookupError("no such thing")
+        finally:
+            await anyio.sleep(0.001)
+            probe.note("finally")
+
+    server, connection = Server(body), Connection()
+    with pytest.raises(Exception, match="after response started") as caught:
+        await server.run(connection)
+    error: BaseException | None = caught.value
+    while error is not None and not isinstance(error, LookupError):
+        error = error.__cause__
+    assert error is not None
+    check(server, CloseReason.ERROR)
+    assert (b"one" in connection.body) is (failing == "between")
+    assert not connection.complete
+
+
+async def test_an_item_that_cannot_be_sent_ends_the_stream_as_an_error() -> None:
+    """An item that cannot be encoded ends the stream as ERROR, and nothing of it is sent."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[Any]:
+        try:
+            probe.note("began")
+            yield "good"
+            yield {"data": "bad", "event": "a\nb"}
+        finally:
+            await anyio.sleep(0.001)
+            probe.note("finally")
+
+    server, connection = Server(body), Connection()
+    with pytest.raises(Exception, match="after response started"):
+        await server.run(connection)
+    check(server, CloseReason.ERROR)
+    assert connection.body == b"data: good\r\n\r\n"
+
+
+async def test_a_lifespan_shutdown_ends_the_streams_first() -> None:
+    """At shutdown the streams end as SHUTDOWN, before the application's own hooks run."""
+    server, connection = Server(waiting), Connection()
+    server.app.on_shutdown.append(lambda: server.probe.note("on_shutdown"))
+    async with anyio.create_task_group() as tasks, server.app.lifespan():
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: b"one" in got.body)
+    assert server.probe.events == ["began", "finally", "cleanup", "on_shutdown"]
+    assert server.probe.reason is CloseReason.SHUTDOWN
+    assert connection.complete
+
+
+async def test_a_body_that_asks_may_say_farewell() -> None:
+    """A body that looks at ``closing`` has ``shutdown_grace`` to end by itself."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        try:
+            probe.note("began")
+            yield "one"
+            await stream.wait_closing()
+            yield "farewell"
+        finally:
+            probe.note("finally")
+
+    server, connection = Server(body), Connection()
+    async with anyio.create_task_group() as tasks, server.app.lifespan():
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: b"one" in got.body)
+    check(server, CloseReason.SHUTDOWN)
+    assert connection.body.endswith(b"data: farewell\r\n\r\n")
+    assert connection.complete
+
+
+async def test_the_grace_ends() -> None:
+    """A body that asked for a grace and does not end in it is ended."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        try:
+            probe.note("began")
+            yield "one"
+            await stream.wait_closing()
+            await anyio.sleep_forever()
+        finally:
+            probe.note("finally")
+
+    server, connection = Server(body, SafeSSEConfig(shutdown_grace=0.05)), Connection()
+    async with anyio.create_task_group() as tasks, server.app.lifespan():
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: b"one" in got.body)
+    check(server, CloseReason.SHUTDOWN)
+
+
+async def test_a_client_that_leaves_during_the_grace_ends_it() -> None:
+    """In the grace a client's leaving ends the body at once, and the reason stays SHUTDOWN."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        try:
+            probe.note("began")
+            yield "one"
+            await stream.wait_closing()
+            probe.note("told")
+            await anyio.sleep_forever()
+        finally:
+            probe.note("finally")
+
+    server, connection = Server(body, SafeSSEConfig(shutdown_grace=9.0)), Connection()
+    async with anyio.create_task_group() as tasks, server.app.lifespan():
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: b"one" in got.body)
+        server.plugin.streams.begin_drain()
+        await server.probe.until("told")
+        connection.leave()
+        with anyio.fail_after(2):
+            await server.probe.until("cleanup")
+    assert server.probe.reason is CloseReason.SHUTDOWN
+
+
+async def test_streams_are_refused_while_draining() -> None:
+    """Once a shutdown has begun, a new stream is answered 503 with Retry-After."""
+    server = Server(waiting)
+    async with server.app.lifespan():
+        server.plugin.streams.begin_drain()
+        connection = Connection()
+        await server.run(connection)
+    assert connection.status == 503
+    assert dict(connection.messages[0]["headers"])[b"retry-after"] == b"1"
+    assert server.probe.events == []
