@@ -35,6 +35,7 @@ from litestar_safe_sse._buffer import Buffer
 from litestar_safe_sse._cleanup import CleanupRegistry
 from litestar_safe_sse._doorway import Doorway
 from litestar_safe_sse._encoding import encode_comment
+from litestar_safe_sse._flow import FlowControl, find_flow_control
 from litestar_safe_sse._iteration import aclose, aiterate
 from litestar_safe_sse._state import CloseReason, Lifecycle, StreamState
 from litestar_safe_sse._tasks import Interrupted, persist
@@ -123,6 +124,7 @@ class Stream:
         "_doorway",
         "_encode",
         "_ending",
+        "_flow",
         "_heartbeats",
         "_insisted",
         "_latest",
@@ -189,6 +191,7 @@ class Stream:
         # The writer and the listener
         self._buffer = Buffer(runtime, config.buffer_size)
         self._writing: anyio.CancelScope | None = None
+        self._flow: FlowControl | None = None
         self._sending = False
         self._sent_at = math.inf
         self._heartbeats = 0
@@ -350,6 +353,9 @@ class Stream:
             raise
         finally:
             self._writing = None
+            if self._flow is not None:
+                self._flow.close()
+                self._flow = None
             self._buffer.drop()
             self._start_owner()
             try:
@@ -376,6 +382,7 @@ class Stream:
         self._arm(self._look_after_connection(self._sent_at))
 
     async def _write(self, start: Message, preamble: bytes, send: Send) -> None:
+        self._flow = find_flow_control(send, self.runtime, self._buffer.limit)
         await self._send(send, start)
         # At once, even if empty: Daphne keeps the headers back until the first body message.
         await self._send(send, {"type": "http.response.body", "body": preamble, "more_body": True})
@@ -390,6 +397,9 @@ class Stream:
                 break
             else:
                 await self._buffer.wait()
+        if self._flow is not None:
+            self._flow.close()
+            self._flow = None
         if self.error is None:  # else the missing end tells the client that events are missing
             await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -397,6 +407,8 @@ class Stream:
         self._sent_at = monotonic()
         self._sending = True
         await send(message)
+        if self._flow is not None:
+            await self._flow.drain()
         self._sending = False
 
     def _hang_up(self) -> None:

@@ -1,0 +1,132 @@
+"""Flow control for the servers whose ``send()`` never waits for a client that reads slowly.
+
+Daphne, and Hypercorn over HTTP/2, take all they are given and buffer it without bound. Both know how much is waiting,
+so there the writer asks them. They are found behind the ``send`` of the request, through the wrappers that middleware
+puts around it; where they are not, ``send()`` is all the flow control there is.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from litestar_safe_sse._tasks import Runtime
+
+__all__ = ("FlowControl", "find_flow_control")
+
+_DEPTH = 32
+"""Wrappers around ``send`` that are looked behind."""
+
+
+class FlowControl:
+    """Waits, after a ``send()``, until the client has taken enough. Without a server that needs it, never."""
+
+    async def drain(self) -> None:
+        """Waits until the server may be given more."""
+
+    def close(self) -> None:
+        """Gives the server back as it was, ahead of the end of the response."""
+
+
+class DaphneFlowControl(FlowControl):
+    """Twisted tells a request's producer when to pause: ``twisted.web.http.Request.registerProducer``."""
+
+    def __init__(self, request: Any, runtime: Runtime) -> None:
+        self._request = request
+        self._paused = False
+        self._resumed = runtime.wake()
+        request.registerProducer(self, True)
+
+    def pauseProducing(self) -> None:  # noqa: N802 - Twisted's IPushProducer
+        self._paused = True
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        self._paused = False
+        self._resumed.set()
+
+    def stopProducing(self) -> None:  # noqa: N802
+        self.resumeProducing()
+
+    async def drain(self) -> None:
+        while self._paused:
+            await self._resumed.wait()
+
+    def close(self) -> None:
+        request, self._request = self._request, None
+        if request is not None and getattr(request, "channel", None) is not None:
+            request.unregisterProducer()
+
+
+class HypercornFlowControl(FlowControl):
+    """The buffer of an HTTP/2 stream pauses its writer by an event that its reader sets again at once."""
+
+    def __init__(self, buffers: dict[int, Any], stream_id: int, limit: int) -> None:
+        self._buffers = buffers
+        self._stream_id = stream_id
+        self._limit = limit
+
+    async def drain(self) -> None:
+        buffer = self._buffers.get(self._stream_id)
+        if buffer is not None and len(buffer.buffer) > self._limit:
+            await buffer.drain()
+
+
+def find_flow_control(send: Callable[..., Awaitable[None]], runtime: Runtime, limit: int) -> FlowControl | None:
+    """Finds the flow control of a server that needs it.
+
+    Args:
+        send: The ASGI ``send`` of the request, wrapped or not.
+        runtime: The running event loop.
+        limit: Bytes that the server may hold back, on those that only tell how much it is.
+
+    Returns:
+        The flow control, or ``None`` where ``send()`` itself waits.
+    """
+    if "daphne.server" not in sys.modules and "hypercorn.protocol.h2" not in sys.modules:
+        return None
+    for origin in _behind(send):
+        if isinstance(origin, functools.partial) and _is_from(origin.func, "daphne.server"):
+            request = origin.args[0]
+            if hasattr(request, "registerProducer"):
+                return DaphneFlowControl(request, runtime)
+        elif _is_from(origin, "hypercorn.protocol.http_stream"):
+            stream = origin.__self__
+            buffers = getattr(getattr(stream.send, "__self__", None), "stream_buffers", None)
+            if isinstance(buffers, dict):
+                return HypercornFlowControl(buffers, stream.stream_id, limit)
+    return None
+
+
+def _is_from(method: object, module: str) -> bool:
+    return type(getattr(method, "__self__", None)).__module__ == module
+
+
+def _behind(send: object) -> Iterator[Any]:
+    """What a ``send`` calls in the end, by way of closures, partials and methods of objects that hold a ``send``."""
+    layer = [send]
+    for _ in range(_DEPTH):
+        if not layer:
+            return
+        yield from layer
+        layer = [inner for outer in layer for inner in _inner(outer)]
+
+
+def _inner(outer: object) -> Iterator[object]:
+    if isinstance(outer, functools.partial):
+        yield outer.func
+        return
+    owner = getattr(outer, "__self__", None)
+    if owner is not None:
+        inner = getattr(owner, "send", None)
+        if callable(inner) and inner is not outer:
+            yield inner
+    for cell in getattr(outer, "__closure__", None) or ():
+        try:
+            if callable(cell.cell_contents):
+                yield cell.cell_contents
+        except ValueError:  # an empty cell
+            continue
