@@ -1,0 +1,125 @@
+"""The drain: bounded, per event loop, and over before the pools are closed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from driver import BOUND, Connection, Probe, Server
+
+from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
+
+pytestmark = pytest.mark.anyio
+
+
+async def waiting(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+    try:
+        yield "one"
+        await anyio.sleep_forever()
+    finally:
+        probe.note("finally")
+
+
+async def test_a_drain_waits_no_longer_than_grace_and_cleanup(
+    anyio_backend: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bodies and cleanups that hang are cut short together: all of them within grace plus one ``cleanup_timeout``."""
+
+    async def hangs(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        for number in range(3):
+            stream.push_async_callback(hang, number)
+        stream.push_async_callback(probe.cleanup)
+        try:
+            assert not stream.closing
+            yield "one"
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=anyio_backend[0] != "trio"):  # trio can leave no task behind
+                await anyio.sleep_forever()
+
+    async def hang(number: int) -> None:
+        hung.append(number)
+        await anyio.sleep_forever()
+
+    hung: list[int] = []
+    grace, cleanup = 0.2, 0.5
+    server = Server(hangs, SafeSSEConfig(shutdown_grace=grace, cleanup_timeout=cleanup))
+    connection = Connection()
+    async with anyio.create_task_group() as tasks:
+        async with server.app.lifespan():
+            tasks.start_soon(server.run, connection)
+            await connection.until(lambda got: b"one" in got.body)
+            began = time.monotonic()
+        took = time.monotonic() - began
+    assert took < grace + cleanup + 1.0
+    assert hung == [2, 1, 0]
+    assert server.probe.events.count("cleanup") == 2  # the handler's own, and the body's
+    assert "hang: TimeoutError" in caplog.text
+
+
+async def test_a_second_lifespan_serves_again() -> None:
+    """An application that is started again, in the same loop, admits streams again."""
+    server = Server(waiting)
+    for _ in range(2):
+        connection = Connection()
+        async with anyio.create_task_group() as tasks, server.app.lifespan():
+            tasks.start_soon(server.run, connection)
+            await connection.until(lambda got: b"one" in got.body)
+        assert connection.status == 200
+    assert server.plugin.streams.statistics().closed == {CloseReason.SHUTDOWN: 2}
+
+
+async def test_each_event_loop_is_drained_by_itself(anyio_backend: Any) -> None:
+    """A shutdown in one event loop leaves the streams of another alone."""
+    server = Server(waiting)
+    connection = Connection()
+    failures: list[BaseException] = []
+
+    async def elsewhere() -> None:
+        other = Connection()
+        async with anyio.create_task_group() as tasks, server.app.lifespan():
+            tasks.start_soon(lambda: server.app(other.scope, other.receive, other.send))  # type: ignore[arg-type]
+            await other.until(lambda got: b"one" in got.body)
+            assert len(server.plugin.streams) == 2
+
+    def run() -> None:
+        try:
+            anyio.run(elsewhere, backend=anyio_backend[0])
+        except BaseException as exc:
+            failures.append(exc)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: b"one" in got.body)
+        thread = threading.Thread(target=run)
+        thread.start()
+        await anyio.to_thread.run_sync(thread.join, BOUND)
+        assert not failures
+        assert len(server.plugin.streams) == 1
+        connection.leave()
+    assert server.plugin.streams.statistics().closed == {
+        CloseReason.SHUTDOWN: 1,
+        CloseReason.CLIENT_DISCONNECTED: 1,
+    }
+
+
+async def test_streams_beyond_the_limit_are_refused() -> None:
+    """Beyond ``max_streams`` a request is answered 503, and admitted again once there is room."""
+    server = Server(waiting, SafeSSEConfig(max_streams=1, retry_after=7))
+    first, second, third = Connection(), Connection(), Connection()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run, first)
+        await first.until(lambda got: b"one" in got.body)
+        with anyio.fail_after(BOUND):
+            await server.app(second.scope, second.receive, second.send)  # type: ignore[arg-type]
+        assert second.status == 503
+        assert dict(second.messages[0]["headers"])[b"retry-after"] == b"7"
+        first.leave()
+    third.leave()
+    await server.run(third)
+    assert third.status == 200
+    assert server.plugin.streams.statistics().refused == 1
