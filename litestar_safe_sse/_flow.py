@@ -89,12 +89,12 @@ def find_flow_control(send: Callable[..., Awaitable[None]], runtime: Runtime, li
     if "daphne.server" not in sys.modules and "hypercorn.protocol.h2" not in sys.modules:
         return None
     for origin in _behind(send):
+        stream = getattr(origin, "__self__", None)
         if isinstance(origin, functools.partial) and _is_from(origin.func, "daphne.server"):
             request = origin.args[0]
             if hasattr(request, "registerProducer"):
                 return DaphneFlowControl(request, runtime)
-        elif _is_from(origin, "hypercorn.protocol.http_stream"):
-            stream = origin.__self__
+        elif stream is not None and _is_from(origin, "hypercorn.protocol.http_stream"):
             buffers = getattr(getattr(stream.send, "__self__", None), "stream_buffers", None)
             if isinstance(buffers, dict):
                 return HypercornFlowControl(buffers, stream.stream_id, limit)

@@ -141,6 +141,8 @@ class Stream:
         "_sent_at",
         "_sources",
         "_started",
+        "_strays",
+        "_strays_gone",
         "_timer",
         "_timer_at",
         "_writing",
@@ -185,6 +187,8 @@ class Stream:
         self._body: object = None
         self._orphans: list[AsyncGenerator[Any, Any]] = []
         self._sources: dict[Source, Callable[[], None]] = {}
+        self._strays: set[OwnedTask] = set()
+        self._strays_gone = runtime.wake()
         self._advancing = False
         self._parked = False
         self._insisted = False
@@ -229,9 +233,15 @@ class Stream:
     async def flush(self) -> None:
         await self._buffer.flush()
 
-    def configure(self, config: SafeSSEConfig) -> None:
-        """Puts other settings in force; called before the response begins."""
-        self.config = config
+    def accept(self, content: object, encode: Callable[[object], bytes], config: SafeSSEConfig) -> None:
+        """Takes over a body, which is closed from now on even if it is never started.
+
+        Args:
+            content: The body.
+            encode: Makes the bytes of one event.
+            config: The settings in force for this stream.
+        """
+        self._content, self._encode, self.config = content, encode, config
         self._buffer.limit = config.buffer_size
 
     # Ending
@@ -314,31 +324,19 @@ class Stream:
 
     # The request task writes the response
 
-    async def serve(
-        self,
-        content: object,
-        encode: Callable[[object], bytes],
-        start: Message,
-        receive: Receive,
-        send: Send,
-        *,
-        preamble: bytes = b"",
-    ) -> None:
+    async def serve(self, start: Message, preamble: bytes, receive: Receive, send: Send) -> None:
         """Sends the response, and returns when the stream has ended and cleaned up.
 
         Args:
-            content: The body.
-            encode: Makes the bytes of one event.
             start: The ``http.response.start`` message.
+            preamble: Bytes to send ahead of the first event.
             receive: The ASGI ``receive``.
             send: The ASGI ``send``.
-            preamble: Bytes to send ahead of the first event.
 
         Raises:
             BaseException: What the body raised, what ``send()`` or ``receive()`` raised other than an ``OSError``, or
                 the cancellation of this task; in each case after the cleanups.
         """
-        self._content, self._encode = content, encode
         try:
             with anyio.CancelScope() as self._writing:
                 self._open(receive)
@@ -347,27 +345,36 @@ class Stream:
             self.close(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:
             self._fail(exc)
+        except GeneratorExit:  # the loop is gone, and nothing can be awaited any more
+            raise
         except BaseException:
             # A server that cancels has given the client up; of a shutdown we have heard before (_registry.py).
             self.close(CloseReason.CLIENT_DISCONNECTED)
+            await self._join()
             raise
-        finally:
-            self._writing = None
-            if self._flow is not None:
-                self._flow.close()
-                self._flow = None
-            self._buffer.drop()
-            self._start_owner()
-            try:
-                await persist(self._closed)
-            finally:
-                await self._stop_listening()
+        await self._join()
         if self.error is not None:
             error, self.error = self.error, None
             try:
                 raise error
             finally:
                 del error  # its traceback holds this frame
+
+    async def _join(self) -> None:
+        """Waits for everyone else, whatever cancellations arrive."""
+        self._writing = None
+        self._release_flow()
+        self._buffer.drop()
+        self._start_owner()
+        try:
+            await persist(self._closed)
+        finally:
+            await self._stop_listening()
+
+    def _release_flow(self) -> None:
+        if self._flow is not None:
+            self._flow.close()
+            self._flow = None
 
     def _open(self, receive: Receive) -> None:
         if self._life.reason is not None:  # the handler closed it
@@ -397,9 +404,7 @@ class Stream:
                 break
             else:
                 await self._buffer.wait()
-        if self._flow is not None:
-            self._flow.close()
-            self._flow = None
+        self._release_flow()
         if self.error is None:  # else the missing end tells the client that events are missing
             await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -553,6 +558,8 @@ class Stream:
                 await source.aclose()
             while self._orphans:
                 await self._orphans.pop().aclose()
+            while self._strays:
+                await self._strays_gone.wait()
 
     def attach(self, source: Source, tell: Callable[[], None]) -> None:
         """Has a source of the body ended with it, and told when the stream begins to close."""
@@ -563,10 +570,22 @@ class Stream:
         self._sources.pop(source, None)
 
     def adopt(self, generator: AsyncGenerator[Any, Any]) -> bool:
-        """Keeps an async generator that the body left half-way, for the owner to close."""
-        if not self._ending or self._owner is None or not self._owner.is_current():
+        """Closes an async generator that the body left half-way: in the owner, or at once if the body goes on."""
+        if self._owner is None or not self._owner.is_current():
             return False
-        self._orphans.append(generator)
+        if self._ending:
+            self._orphans.append(generator)
+            return True
+
+        async def close(task: OwnedTask) -> None:
+            failure = await task.attempt(generator.aclose())
+            if failure is not None:
+                self.cleanups.fail("a generator of the body", failure)
+            self._strays.discard(task)
+            if not self._strays:
+                self._strays_gone.set()
+
+        self._strays.add(self.runtime.spawn(close, f"SSE body of {self.handler}"))
         return True
 
     async def _clean(self, task: OwnedTask) -> None:
@@ -674,7 +693,7 @@ class Stream:
 
 
 def _as_error(failure: BaseException) -> BaseException:
-    if isinstance(failure, Exception):
+    if isinstance(failure, (Exception, KeyboardInterrupt, SystemExit)):
         return failure
     error = SSEError(f"the body ended itself by {failure!r}")
     error.__cause__ = failure

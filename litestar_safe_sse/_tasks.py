@@ -207,6 +207,8 @@ class AsyncioTask:
             await work
         except asyncio.CancelledError as exc:
             return Interrupted() if self._cancelled else exc
+        except GeneratorExit:  # the loop is gone
+            raise
         except BaseException as exc:
             return exc
         return None

@@ -87,6 +87,8 @@ class TrioTask:
             # The end of trio.run() cancels system tasks; what is owned here still gets its time.
             with trio.CancelScope(shield=True) as self._scope:
                 await work
+        except GeneratorExit:  # the loop is gone
+            raise
         except BaseException as exc:
             return exc
         finally:

@@ -39,6 +39,10 @@ SLOT = "_litestar_safe_sse"
 """The key of the request's slot in the ``state`` of its scope, which survives a middleware's copy of the scope."""
 
 
+HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+"""What keeps proxies from holding events back. No ``Connection``: HTTP/2 forbids it, and HTTP/1.1 needs none."""
+
+
 class Slot:
     """What one request has of the plugin: the registry, and its stream once there is one."""
 
@@ -166,8 +170,10 @@ class SafeServerSentEvent(Response[Any]):
             status_code=status_code,
             type_encoders=type_encoders,
         )
-        self.headers.setdefault("Cache-Control", "no-cache, no-transform")
-        self.headers.setdefault("X-Accel-Buffering", "no")
+        given = {name.lower() for name in self.headers}
+        for name, value in HEADERS.items():
+            if name.lower() not in given:
+                self.headers[name] = value
 
     def to_asgi_response(
         self,
@@ -192,14 +198,15 @@ class SafeServerSentEvent(Response[Any]):
         slot = Slot.of(request.scope)
         is_head_response = is_head_response or request.method == "HEAD"
         stream = None if is_head_response else slot.admit(request.scope)
-        if stream is not None and stream.close_reason is CloseReason.SHUTDOWN:
-            raise unavailable("the server is shutting down", stream.config)
-        if stream is not None and self.overrides:
-            stream.configure(replace(stream.config, **self.overrides))
+        config = slot.registry.config
+        if stream is not None:
+            if stream.close_reason is CloseReason.SHUTDOWN:
+                raise unavailable("the server is shutting down", config)
+            if self.overrides:
+                config = replace(config, **self.overrides)
+            stream.accept(self.content, self._encoder(config, type_encoders), config)
         return SafeSSEResponse(
-            content=self.content,
-            encode=self._encoder(stream.config if stream else slot.registry.config, type_encoders),
-            preamble=self._preamble(stream.config if stream else slot.registry.config),
+            preamble=self._preamble(config),
             stream=stream,
             background=self.background or background,
             cookies=[*self.cookies, *(cookies or ())],
@@ -221,7 +228,6 @@ class SafeServerSentEvent(Response[Any]):
             converters={ServerSentEventMessage: from_litestar},
         ).encode
 
-
     def _preamble(self, config: SafeSSEConfig) -> bytes:
         """What is sent ahead of the first event."""
         retry = config.retry if self.retry_duration is None else None
@@ -233,15 +239,13 @@ class SafeServerSentEvent(Response[Any]):
 class SafeSSEResponse(ASGIResponse):
     """The ASGI side of a ``SafeServerSentEvent``."""
 
-    __slots__ = ("content", "encode", "preamble", "stream")
+    __slots__ = ("preamble", "stream")
 
     _should_set_content_length = False
 
     def __init__(
         self,
         *,
-        content: Any,
-        encode: Callable[[object], bytes],
         preamble: bytes,
         stream: Stream | None,
         **kwargs: Any,
@@ -249,8 +253,6 @@ class SafeSSEResponse(ASGIResponse):
         super().__init__(**kwargs)
         if stream is None:  # to HEAD, the headers that GET would have had (RFC 9110, section 9.3.2)
             self.headers.setdefault("content-type", "text/event-stream; charset=utf-8")
-        self.content = content
-        self.encode = encode
         self.preamble = preamble
         self.stream = stream
 
@@ -261,9 +263,11 @@ class SafeSSEResponse(ASGIResponse):
             return
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()}
         try:
-            await self.stream.serve(self.content, self.encode, start, receive, send, preamble=self.preamble)  # type: ignore[arg-type]
-        finally:
+            await self.stream.serve(start, self.preamble, receive, send)  # type: ignore[arg-type]
+        except Exception:
             await self.after_response()
+            raise
+        await self.after_response()
 
 
 def from_litestar(message: ServerSentEventMessage) -> tuple[SSEMessage, str]:

@@ -218,6 +218,31 @@ async def test_a_body_of_any_kind_is_cleaned_up_when_its_client_leaves(body: Any
     assert variable.get() == "outside"
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_generator_that_a_body_leaves_half_way_is_closed(goes_on: bool) -> None:
+    """What a body breaks off is closed at once if the body goes on, and ahead of the cleanups in any case."""
+
+    async def inner(probe: Probe) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "one"
+        finally:
+            await rest(probe)
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        async for item in inner(probe):
+            yield item
+            break
+        if goes_on:
+            await probe.until("finally")
+            yield "two"
+
+    server, connection = Server(body), Connection()
+    await server.run(connection)
+    assert server.probe.events == ["finally", "cleanup"]
+    assert server.probe.reason is CloseReason.COMPLETED
+
+
 @on_asyncio
 async def test_a_body_may_swallow_its_cancellation() -> None:
     """A body that catches its cancellation may yield once more; it is closed there, and not cancelled again."""
