@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from time import monotonic
@@ -26,6 +27,9 @@ __all__ = ("RegistryStatistics", "StreamRefusedError", "StreamRegistry")
 
 _MARGIN = 0.5
 """Seconds beyond grace and cleanup after which a drain no longer waits: what has been left behind by then, stays."""
+
+_APPLICATION_SHUTDOWN = 3.0
+"""Seconds that the application's own shutdown may take after the drain, where that is ours to bound."""
 
 
 class StreamRefusedError(SSEError):
@@ -54,9 +58,10 @@ class RegistryStatistics:
 class _Loop:
     """The streams of one event loop, which a shutdown ends together."""
 
-    def __init__(self, runtime: Runtime, watch: ShutdownWatch) -> None:
+    def __init__(self, runtime: Runtime, watch: ShutdownWatch, logger: Any) -> None:
         self.runtime = runtime
         self.watch = watch
+        self.logger = logger
         self.streams: dict[str, Stream] = {}
         self.draining = False
         self.empty: anyio.Event | None = None
@@ -75,6 +80,7 @@ class StreamRegistry:
     def __init__(self, config: SafeSSEConfig) -> None:
         self.config = config
         self.logger: Any = None
+        """The application's logger, once it is known."""
         self._loops: dict[Hashable, _Loop] = {}
         self._opened = 0
         self._refused = 0
@@ -126,7 +132,7 @@ class StreamRegistry:
             runtime=loop.runtime,
             config=self.config,
             handler=handler,
-            logger=self.logger,
+            logger=loop.logger,
             on_closed=self._forget(loop),
         )
         loop.streams[stream.id] = stream
@@ -137,9 +143,9 @@ class StreamRegistry:
 
     def start(self) -> None:
         """Begins to watch for a shutdown. Called when the application starts, and by the first stream at the latest."""
-        key = current_runtime().key
-        if (loop := self._loops.pop(key, None)) is not None and not loop.draining:
-            self._loops[key] = loop
+        loop = self._loops.get(current_runtime().key)
+        if loop is not None and loop.draining:  # of a lifespan whose shutdown failed
+            self.stop()
         self._here()
 
     def begin_drain(self) -> None:
@@ -157,30 +163,35 @@ class StreamRegistry:
         """Ends every stream of this event loop, and waits until they have cleaned up, but not without bound."""
         loop = self._here()
         self.begin_drain()
-        try:
-            if loop.streams:
-                loop.empty = anyio.Event()
-                patience = self.config.shutdown_grace + self.config.cleanup_timeout + _MARGIN
-                overdue = loop.runtime.call_later(patience, loop.empty.set)
-                try:
-                    await persist(loop.empty)
-                finally:
-                    overdue.cancel()
-            for stream in tuple(loop.streams.values()):
-                self.logger.warning(
-                    "SSE stream %s of %s had not ended when the server shut down", stream.id, stream.handler
-                )
-        finally:
+        if loop.streams:
+            loop.empty = anyio.Event()
+            patience = self.config.shutdown_grace + self.config.cleanup_timeout + _MARGIN
+            overdue = loop.runtime.call_later(patience, loop.empty.set)
+            try:
+                await persist(loop.empty)
+            finally:
+                overdue.cancel()
+        for stream in tuple(loop.streams.values()):
+            loop.logger.warning(
+                "SSE stream %s of %s had not ended when the server shut down", stream.id, stream.handler
+            )
+
+    def stop(self) -> None:
+        """Undoes what :meth:`start` did. Called when the application has shut down."""
+        loop = self._loops.pop(current_runtime().key, None)
+        if loop is not None:
             loop.watch.uninstall()
             _asyncgens.uninstall()
-            self._loops.pop(loop.runtime.key, None)
 
     def _here(self) -> _Loop:
         runtime = current_runtime()
         loop = self._loops.get(runtime.key)
         if loop is None:
-            loop = self._loops[runtime.key] = _Loop(runtime, ShutdownWatch(self.begin_drain, self.logger))
-            loop.watch.install()
+            logger = self.logger or logging.getLogger("litestar_safe_sse")
+            patience = self.config.shutdown_grace + self.config.cleanup_timeout + _APPLICATION_SHUTDOWN
+            watch = ShutdownWatch(self.begin_drain, logger, patience=patience)
+            loop = self._loops[runtime.key] = _Loop(runtime, watch, logger)
+            watch.install()
             self._drop_closed_loops()
         return loop
 

@@ -74,6 +74,7 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
         app_config.middleware.insert(0, DefineMiddleware(StreamGuard, registry=self.streams))
         app_config.after_exception.append(end_stream_of_failed_handler)
         app_config.lifespan.append(self._lifespan)
+        app_config.on_shutdown.append(self.streams.stop)  # after the hooks of the application
         return app_config
 
     def receive_route(self, route: BaseRoute) -> None:
@@ -105,10 +106,10 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
 
         @asynccontextmanager
         async def drain(_: Litestar) -> AsyncGenerator[None, None]:
+            managers.remove(drain)  # each lifespan adds its own
             try:
                 yield
             finally:
-                managers.remove(drain)
                 await self.streams.drain()
 
         managers.append(drain)  # Litestar.lifespan() is iterating over this list now, and comes to this last
