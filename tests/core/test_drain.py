@@ -92,7 +92,7 @@ async def test_each_event_loop_is_drained_by_itself(anyio_backend: Any) -> None:
         except BaseException as exc:
             failures.append(exc)
 
-    async with server.app.lifespan(), anyio.create_task_group() as tasks:
+    async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run, connection)
         await connection.until(lambda got: b"one" in got.body)
         thread = threading.Thread(target=run)
