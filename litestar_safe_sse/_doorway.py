@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from litestar_safe_sse._tasks import carry
+from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -95,5 +96,10 @@ class Doorway:
             self._current = None
             visit.done.set()
         self._owner = None
+        while self._waiting:
+            visit = self._waiting.popleft()
+            visit.work.close()
+            visit.failure = StreamClosedError("the handler has returned; enter contexts before it does")
+            visit.done.set()
         if self._handler is not None:
             carry(self._begun, self._handler)

@@ -166,7 +166,10 @@ class ThreadedIterator:
                 if self._ended:
                     break
                 self._loop_waits = True
-            await self._wake.wait()
+            try:
+                await self._wake.wait()
+            except BaseException as exc:
+                raise TimeoutError("its thread is blocked, and was left behind") from exc
         if self._error is not None:
             error, self._error = self._error, None
             raise error

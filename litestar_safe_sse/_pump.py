@@ -22,6 +22,7 @@ them through ``close()``: cause, reason, body ended, cleanups, done.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from litestar_safe_sse._flow import FlowControl, find_flow_control
 from litestar_safe_sse._iteration import aclose, aiterate
 from litestar_safe_sse._state import CloseReason, Lifecycle, StreamState
 from litestar_safe_sse._tasks import Interrupted, persist
-from litestar_safe_sse.exceptions import SSEError
+from litestar_safe_sse.exceptions import SSEError, StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
@@ -278,13 +279,15 @@ class Stream:
         if self.state is not StreamState.NEW and not (self._owner is not None and self._owner.is_current()):
             await self._closed.wait()
 
-    async def discard(self, reason: CloseReason) -> None:
+    async def discard(self, reason: CloseReason, failure: Exception | None = None) -> None:
         """Makes sure that a stream has ended, also one that no response has taken."""
-        self._settle(reason)
+        if self._settle(reason):
+            self.error = failure
         if self.state is StreamState.NEW:
             self._end()
             self._start_owner()
         await persist(self._closed)
+        self.error = None
 
     def limit(self, at: float) -> None:
         """Bounds all that is still to come, by a time of the monotonic clock."""
@@ -337,6 +340,8 @@ class Stream:
             BaseException: What the body raised, what ``send()`` or ``receive()`` raised other than an ``OSError``, or
                 the cancellation of this task; in each case after the cleanups.
         """
+        if self.state is not StreamState.NEW:
+            raise StreamClosedError("the stream has been answered with already; make a response for each request")
         try:
             with anyio.CancelScope() as self._writing:
                 self._open(receive)
@@ -614,18 +619,20 @@ class Stream:
             self._timer = None
         self._owner = None
         report = self.cleanups.close()
-        if report is not None:
-            self._logger.warning("SSE stream %s of %s: %s", self.id, self.handler, report)
-        self._logger.debug(
-            "SSE stream %s of %s closed: %s, %d events, %.3f s",
-            self.id,
-            self.handler,
-            self.close_reason,
-            self._buffer.events,
-            monotonic() - self._made,
-        )
-        self._on_closed(self)
-        self._closed.set()
+        try:
+            self._log(report)
+        finally:
+            self._on_closed(self)
+            self._closed.set()
+
+    def _log(self, report: Any) -> None:
+        with contextlib.suppress(Exception):  # a logger that fails must not hold up those who wait for the end
+            name = f"SSE stream {self.id} of {self.handler}"
+            if report is not None:
+                self._logger.warning(f"{name}: {report}")
+            self._logger.debug(
+                f"{name} closed: {self.close_reason}, {self._buffer.events} events, {monotonic() - self._made:.3f} s"
+            )
 
     def _insist(self) -> None:
         """Cancels once more what has used up its time; what still does not end is left behind."""

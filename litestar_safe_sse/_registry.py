@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -187,18 +186,20 @@ class StreamRegistry:
         runtime = current_runtime()
         loop = self._loops.get(runtime.key)
         if loop is None:
+            self._forget_gone_loops()  # first: their links are then on top of the chain
             logger = self.logger or logging.getLogger("litestar_safe_sse")
             patience = self.config.shutdown_grace + self.config.cleanup_timeout + _APPLICATION_SHUTDOWN
             watch = ShutdownWatch(self.begin_drain, logger, patience=patience)
             loop = self._loops[runtime.key] = _Loop(runtime, watch, logger)
             watch.install()
-            self._drop_closed_loops()
         return loop
 
-    def _drop_closed_loops(self) -> None:
-        for key in tuple(self._loops):
-            if isinstance(key, asyncio.AbstractEventLoop) and key.is_closed():
+    def _forget_gone_loops(self) -> None:
+        """Undoes what was done for loops that ended without telling, as without a lifespan."""
+        for key, loop in tuple(self._loops.items()):
+            if loop.runtime.is_gone():
                 del self._loops[key]
+                loop.watch.uninstall()
 
     def _forget(self, loop: _Loop) -> Callable[[Stream], None]:
         def forget(stream: Stream) -> None:

@@ -17,7 +17,7 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
 
-__all__ = ("Interrupted", "OwnedTask", "Runtime", "Timer", "Wake", "carry", "current_runtime", "persist")
+__all__ = ("Interrupted", "OwnedTask", "Runtime", "Timer", "Wake", "carry", "current_runtime", "persist", "run_apart")
 
 
 class Interrupted(BaseException):
@@ -82,11 +82,16 @@ class Runtime(Protocol):
             RuntimeError: If the loop is gone.
         """
 
+    def is_gone(self) -> bool:
+        """Whether the loop has ended."""
+        ...
+
     async def turn(self) -> None:
         """Lets everything else that is ready run once."""
 
-    def stray_cancellation(self) -> BaseException | None:
-        """What a context manager is left with whose block was cancelled, or ``None`` if it cannot be made."""
+    def stray_cancellation(self) -> BaseException:
+        """What a context manager is left with whose block was cancelled."""
+        ...
 
 
 def current_runtime() -> Runtime:
@@ -114,6 +119,37 @@ async def persist(event: anyio.Event) -> None:
             raise cancelled
     finally:
         del cancelled  # its traceback holds this frame
+
+
+async def run_apart(
+    work: Coroutine[Any, Any, object], runtime: Runtime, *, limit: float, name: str
+) -> BaseException | None:
+    """Runs a coroutine where the cancellations of the calling task do not reach it, and waits for it.
+
+    Args:
+        work: The coroutine.
+        runtime: The running event loop.
+        limit: Seconds after which it is cancelled, and, if that does not help, left behind.
+        name: The task's name.
+
+    Returns:
+        What it raised, ``Interrupted`` if it was cancelled, or ``None``.
+    """
+    done = anyio.Event()
+    outcome: list[BaseException | None] = []
+
+    async def run(task: OwnedTask) -> None:
+        outcome.append(await task.attempt(work))
+        done.set()
+
+    task = runtime.spawn(run, name)
+    timers = [runtime.call_later(limit, task.cancel), runtime.call_later(limit + 0.1, done.set)]
+    try:
+        await persist(done)
+    finally:
+        for timer in timers:
+            timer.cancel()
+    return outcome[0] if outcome else Interrupted()
 
 
 def carry(before: contextvars.Context, after: contextvars.Context) -> None:
@@ -149,10 +185,13 @@ class AsyncioRuntime:
     def call_threadsafe(self, callback: Callable[[], object], /) -> object:
         return self._loop.call_soon_threadsafe(callback)
 
+    def is_gone(self) -> bool:
+        return self._loop.is_closed()
+
     async def turn(self) -> None:
         await asyncio.sleep(0)
 
-    def stray_cancellation(self) -> BaseException | None:
+    def stray_cancellation(self) -> BaseException:
         return asyncio.CancelledError()
 
 

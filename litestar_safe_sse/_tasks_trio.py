@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from litestar_safe_sse._tasks import Interrupted
+from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
@@ -43,11 +44,18 @@ class TrioRuntime:
     def call_threadsafe(self, callback: Callable[[], object], /) -> None:
         self._token.run_sync_soon(callback)
 
+    def is_gone(self) -> bool:
+        try:
+            self._token.run_sync_soon(_nothing)
+        except trio.RunFinishedError:
+            return True
+        return False
+
     async def turn(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def stray_cancellation(self) -> BaseException | None:
-        return None
+    def stray_cancellation(self) -> BaseException:
+        return StreamClosedError("the stream was stopped")  # a trio.Cancelled cannot be made
 
 
 class TrioWake:
@@ -110,3 +118,6 @@ class TrioTimer:
         with self._scope:
             await trio.sleep(delay)
             callback()
+
+
+def _nothing() -> None: ...

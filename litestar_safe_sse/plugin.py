@@ -10,7 +10,8 @@ from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.exceptions import ClientException, ImproperlyConfiguredException
 from litestar.middleware import DefineMiddleware
-from litestar.plugins import InitPlugin, ReceiveRoutePlugin
+from litestar.plugins.base import InitPlugin, ReceiveRoutePlugin
+from litestar.routes import HTTPRoute, WebSocketRoute
 from litestar.types import Scope
 
 from litestar_safe_sse._encoding import decode_last_event_id
@@ -19,13 +20,14 @@ from litestar_safe_sse._state import CloseReason
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.context import StreamContext
 from litestar_safe_sse.exceptions import InvalidFieldError, OutsideRequestError
-from litestar_safe_sse.response import SLOT, SafeServerSentEvent, Slot
+from litestar_safe_sse.response import SLOT, SafeServerSentEvent, Slot, end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from litestar import Litestar, Request
     from litestar.config.app import AppConfig
+    from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
     from litestar.routes import BaseRoute
     from litestar.types import ASGIApp, Receive, Send
 
@@ -78,42 +80,42 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
         return app_config
 
     def receive_route(self, route: BaseRoute) -> None:
-        """Refuses a handler whose own parameter ``stream`` is something else; called by Litestar."""
-        for handler in getattr(route, "route_handlers", ()):
-            field = handler.parsed_fn_signature.parameters.get(KEY)
-            if field is not None and not field.is_subclass_of(StreamContext):
-                raise ImproperlyConfiguredException(
-                    f"the parameter {KEY!r} of {handler} would be given a StreamContext; rename the parameter (a query "
-                    "parameter can keep its name on the wire, as an alias)"
-                )
+        """Refuses handlers that cannot work; called by Litestar.
+
+        Raises:
+            ImproperlyConfiguredException: If a parameter ``stream`` is something else, or a stream is to be cached.
+        """
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                check_parameters(handler)
+                check_cache(handler)
+        elif isinstance(route, WebSocketRoute):
+            check_parameters(route.route_handler)
 
     @asynccontextmanager
     async def _lifespan(self, app: Litestar) -> AsyncGenerator[None, None]:
         self.streams.logger = logger_of(app)
         self.streams.start()
-        drain = self._drain_first(app)
-        try:
-            yield
-        finally:
-            if drain is None:
-                await self.streams.drain()
-
-    def _drain_first(self, app: Litestar) -> Any:
-        """Adds the drain behind whatever else has a lifespan, so that it is left first: pools are still open then."""
-        managers = getattr(app, "_lifespan_managers", None)
-        if not isinstance(managers, list):
-            return None
+        drained = False
 
         @asynccontextmanager
         async def drain(_: Litestar) -> AsyncGenerator[None, None]:
-            managers.remove(drain)  # each lifespan adds its own
+            nonlocal drained
             try:
                 yield
             finally:
+                drained = True
                 await self.streams.drain()
 
-        managers.append(drain)  # Litestar.lifespan() is iterating over this list now, and comes to this last
-        return drain
+        managers = getattr(app, "_lifespan_managers", [])
+        # Litestar.lifespan() is iterating over this list now: what is added is entered last, so it is left first.
+        managers.append(drain)
+        try:
+            yield
+        finally:
+            managers.remove(drain)
+            if not drained:  # the start failed on the way there
+                await self.streams.drain()
 
 
 class StreamGuard:
@@ -130,11 +132,11 @@ class StreamGuard:
             return
         if self.registry.logger is None:  # a server that runs no lifespan
             self.registry.logger = logger_of(scope["litestar_app"])
-        slot = scope["state"][SLOT] = Slot(self.registry)
+        slot = scope["state"][SLOT] = Slot(self.registry, receive, send)
         try:
             await self.app(scope, receive, send)
-        except Exception:
-            await end(slot, CloseReason.ERROR)
+        except Exception as exc:
+            await end(slot, CloseReason.ERROR, exc)
             raise
         except BaseException:
             await end(slot, CloseReason.CLIENT_DISCONNECTED)
@@ -143,17 +145,32 @@ class StreamGuard:
             await end(slot, CloseReason.COMPLETED)
 
 
-async def end(slot: Slot, reason: CloseReason) -> None:
-    """Ends the stream of a request, if it has one that still lives."""
-    if slot.stream is not None:
-        await slot.stream.discard(reason)
+def check_parameters(handler: BaseRouteHandler) -> None:
+    """Refuses a parameter ``stream``, of a handler or of a dependency, that would be given a ``StreamContext``."""
+    providers = handler.resolve_dependencies()
+    if KEY not in providers or providers[KEY].dependency is not provide_stream:
+        return
+    takers: tuple[BaseRouteHandler | Provide, ...] = (handler, *providers.values())
+    for taker in takers:
+        field = taker.parsed_fn_signature.parameters.get(KEY)
+        if field is not None and not field.is_subclass_of(StreamContext):
+            raise ImproperlyConfiguredException(
+                f"the parameter {KEY!r} of {handler}, or of a dependency of it, would be given a StreamContext; rename "
+                "the parameter (a query parameter can keep its name on the wire, as an alias)"
+            )
+
+
+def check_cache(handler: HTTPRouteHandler) -> None:
+    """Refuses to cache a stream: Litestar would keep every event, and replay a stream that was cut as a whole one."""
+    if handler.cache and handler.parsed_fn_signature.return_type.is_subclass_of(SafeServerSentEvent):
+        raise ImproperlyConfiguredException(f"{handler} returns a stream, which cannot be cached; remove `cache`")
 
 
 async def end_stream_of_failed_handler(exc: Exception, scope: Scope) -> None:
     """Ends the stream of a handler that raised, before the error response is sent."""
     slot = scope["state"].get(SLOT)
     if slot is not None:
-        await end(slot, CloseReason.ERROR)
+        await end(slot, CloseReason.ERROR, exc)
 
 
 def provide_stream(scope: Scope) -> StreamContext:
@@ -169,7 +186,7 @@ def provide_stream(scope: Scope) -> StreamContext:
     slot = Slot.of(scope)
     last_event_id = last_event_id_of(scope, slot.registry.config.max_last_event_id)
     request_class: type[Request[Any, Any, Any]] = scope["route_handler"].resolve_request_class()  # type: ignore[union-attr]
-    return StreamContext(slot.admit(scope), request_class(scope), last_event_id)
+    return StreamContext(slot.admit(scope), request_class(scope, slot.receive, slot.send), last_event_id)
 
 
 def last_event_id_of(scope: Scope, max_length: int) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from litestar.exceptions import ServiceUnavailableException
+import anyio
+from litestar.exceptions import ImproperlyConfiguredException, ServiceUnavailableException
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
 from litestar.response.sse import ServerSentEventMessage
@@ -13,15 +15,16 @@ from litestar.serialization import default_serializer, get_serializer
 from msgspec import UNSET
 
 from litestar_safe_sse._encoding import Encoder, encode_comment
-from litestar_safe_sse._iteration import check_content
+from litestar_safe_sse._iteration import aclose, check_content
 from litestar_safe_sse._messages import SSEMessage
 from litestar_safe_sse._registry import StreamRefusedError
-from litestar_safe_sse._state import CloseReason
+from litestar_safe_sse._state import CloseReason, StreamState
+from litestar_safe_sse._tasks import run_apart
 from litestar_safe_sse.config import SafeSSEConfig
-from litestar_safe_sse.exceptions import MissingPluginError
+from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from litestar import Request
     from litestar.app import Litestar
@@ -46,11 +49,15 @@ HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 class Slot:
     """What one request has of the plugin: the registry, and its stream once there is one."""
 
-    __slots__ = ("registry", "stream")
+    __slots__ = ("receive", "registry", "send", "stream", "unused")
 
-    def __init__(self, registry: StreamRegistry) -> None:
+    def __init__(self, registry: StreamRegistry, receive: Receive, send: Send) -> None:
         self.registry = registry
+        self.receive = receive
+        self.send = send
         self.stream: Stream | None = None
+        self.unused: object = None
+        """A body that is not started, since the request was refused; it is closed all the same."""
 
     @staticmethod
     def of(scope: Scope) -> Slot:
@@ -72,7 +79,7 @@ class Slot:
         Raises:
             ServiceUnavailableException: If it is refused.
         """
-        if self.stream is None:
+        if self.stream is None or self.stream.state is StreamState.CLOSED:
             try:
                 self.stream = self.registry.admit(str(scope["route_handler"]))
             except StreamRefusedError as refusal:
@@ -82,7 +89,7 @@ class Slot:
 
 def unavailable(detail: str, config: SafeSSEConfig) -> ServiceUnavailableException:
     """The 503 that tells a client when to try again (RFC 9110, section 10.2.3)."""
-    return ServiceUnavailableException(detail=detail, headers={"Retry-After": str(round(config.retry_after + 0.499))})
+    return ServiceUnavailableException(detail=detail, headers={"Retry-After": str(math.ceil(config.retry_after))})
 
 
 class SafeServerSentEvent(Response[Any]):
@@ -144,6 +151,8 @@ class SafeServerSentEvent(Response[Any]):
         if comment_message is not None:
             encode_comment(comment_message, "\n")
         Encoder(event=event_type, id=event_id, retry=retry_duration)
+        if status_code is not None and (status_code < 200 or status_code in (204, 304)):
+            raise InvalidFieldError("status_code", f"{status_code} allows no body (RFC 9110, section 6.4.1); give 200")
         overrides: dict[str, Any] = {
             "ping_interval": ping_interval,
             "send_timeout": send_timeout,
@@ -170,10 +179,6 @@ class SafeServerSentEvent(Response[Any]):
             status_code=status_code,
             type_encoders=type_encoders,
         )
-        given = {name.lower() for name in self.headers}
-        for name, value in HEADERS.items():
-            if name.lower() not in given:
-                self.headers[name] = value
 
     def to_asgi_response(
         self,
@@ -196,23 +201,23 @@ class SafeServerSentEvent(Response[Any]):
             ServiceUnavailableException: If the stream is refused: a shutdown is under way, or too many are open.
         """
         slot = Slot.of(request.scope)
-        is_head_response = is_head_response or request.method == "HEAD"
-        stream = None if is_head_response else slot.admit(request.scope)
-        config = slot.registry.config
-        if stream is not None:
-            if stream.close_reason is CloseReason.SHUTDOWN:
-                raise unavailable("the server is shutting down", config)
-            if self.overrides:
-                config = replace(config, **self.overrides)
-            stream.accept(self.content, self._encoder(config, type_encoders), config)
+        if getattr(request.route_handler, "cache", False):
+            raise ImproperlyConfiguredException(f"{request.route_handler} returns a stream, which cannot be cached")
+        slot.unused = self.content
+        stream = slot.admit(request.scope)
+        if stream.close_reason is CloseReason.SHUTDOWN:
+            raise unavailable("the server is shutting down", stream.config)
+        slot.unused = None
+        config = replace(stream.config, **self.overrides) if self.overrides else stream.config
+        stream.accept(self.content, self._encoder(config, type_encoders), config)
         return SafeSSEResponse(
             preamble=self._preamble(config),
             stream=stream,
             background=self.background or background,
             cookies=[*self.cookies, *(cookies or ())],
-            encoding=self.encoding,
-            headers={**(headers or {}), **self.headers},
-            is_head_response=is_head_response,
+            encoding="utf-8",
+            headers=merged(HEADERS, headers or {}, self.headers),
+            is_head_response=is_head_response or request.method == "HEAD",
             media_type=self.media_type,
             status_code=self.status_code or status_code or 200,
         )
@@ -243,34 +248,60 @@ class SafeSSEResponse(ASGIResponse):
 
     _should_set_content_length = False
 
-    def __init__(
-        self,
-        *,
-        preamble: bytes,
-        stream: Stream | None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, preamble: bytes, stream: Stream, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if stream is None:  # to HEAD, the headers that GET would have had (RFC 9110, section 9.3.2)
-            self.headers.setdefault("content-type", "text/event-stream; charset=utf-8")
+        # To HEAD too: the headers that GET would have had (RFC 9110, section 9.3.2).
+        self.headers.setdefault("content-type", "text/event-stream; charset=utf-8")
         self.preamble = preamble
         self.stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the response; returns when the stream has ended and cleaned up."""
-        if self.stream is None:
-            await super().__call__(scope, receive, send)
-            return
-        start = {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()}
+        """Sends the response; returns when the stream has ended and cleaned up, and the background tasks are done."""
         try:
-            await self.stream.serve(start, self.preamble, receive, send)  # type: ignore[arg-type]
+            if self.is_head_response:
+                await self._answer_head(send)
+            else:
+                start = {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()}
+                await self.stream.serve(start, self.preamble, receive, send)  # type: ignore[arg-type]
         except Exception:
             await self.after_response()
             raise
+        except GeneratorExit:  # the loop is gone
+            raise
+        except BaseException:  # cancelled: a background task has to await all the same
+            limit = self.stream.config.cleanup_timeout
+            await run_apart(self.after_response(), self.stream.runtime, limit=limit, name="SSE background tasks")
+            raise
         await self.after_response()
+
+    async def _answer_head(self, send: Send) -> None:
+        try:
+            await self.start_response(send)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await self.stream.discard(CloseReason.COMPLETED)
 
 
 def from_litestar(message: ServerSentEventMessage) -> tuple[SSEMessage, str]:
     """Makes our message of Litestar's, where ``None`` as data means that there is none."""
-    data = UNSET if message.data is None else message.data
+    only_others = message.event is None and (message.comment, message.id, message.retry) != (None, None, None)
+    # Its default is "", which after a lone comment, id or retry would have an empty event dispatched.
+    data = UNSET if message.data is None or (message.data == "" and only_others) else message.data
     return SSEMessage(data, message.event, message.id, message.retry, message.comment), message.sep
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The headers of all layers; of those that differ in case only, the last."""
+    named = {name.lower(): (name, value) for layer in layers for name, value in layer.items()}
+    return dict(named.values())
+
+
+async def end(slot: Slot, reason: CloseReason, failure: Exception | None = None) -> None:
+    """Ends what a request has: its stream, if that still lives, and a body that was never started."""
+    unused, slot.unused = slot.unused, None
+    try:
+        with anyio.move_on_after(slot.registry.config.cleanup_timeout, shield=True):
+            await aclose(unused)
+    finally:
+        if slot.stream is not None:
+            await slot.stream.discard(reason, failure)
