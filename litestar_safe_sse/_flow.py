@@ -1,8 +1,11 @@
-"""Flow control for the servers whose ``send()`` never waits for a client that reads slowly.
+"""What ASGI does not offer for a client that reads too slowly: to wait for it, and to drop it.
 
 Daphne, and Hypercorn over HTTP/2, take all they are given and buffer it without bound. Both know how much is waiting,
-so there the writer asks them. They are found behind the ``send`` of the request, through the wrappers that middleware
-puts around it; where they are not, ``send()`` is all the flow control there is.
+so there the writer asks them. Uvicorn and Daphne keep a connection whose client takes nothing, with all that waits
+there, and Uvicorn's shutdown waits for it in turn; so a client that is given up has its connection dropped.
+
+The server is found behind the ``send`` of the request, through the wrappers that middleware puts around it. Where it
+is not, ``send()`` is all the flow control there is.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._tasks import Runtime
 
-__all__ = ("FlowControl", "find_flow_control")
+__all__ = ("FlowControl", "drop_connection", "find_flow_control")
 
 _DEPTH = 32
 """Wrappers around ``send`` that are looked behind."""
@@ -90,19 +93,40 @@ def find_flow_control(send: Callable[..., Awaitable[None]], runtime: Runtime, li
         return None
     for origin in _behind(send):
         stream = getattr(origin, "__self__", None)
-        if isinstance(origin, functools.partial) and _is_from(origin.func, "daphne.server"):
-            request = origin.args[0]
-            if hasattr(request, "registerProducer"):
-                return DaphneFlowControl(request, runtime)
-        elif stream is not None and _is_from(origin, "hypercorn.protocol.http_stream"):
+        if (request := _daphne_request(origin)) is not None:
+            return DaphneFlowControl(request, runtime)
+        if stream is not None and _module_of(origin) == "hypercorn.protocol.http_stream":
             buffers = getattr(getattr(stream.send, "__self__", None), "stream_buffers", None)
             if isinstance(buffers, dict):
                 return HypercornFlowControl(buffers, stream.stream_id, limit)
     return None
 
 
-def _is_from(method: object, module: str) -> bool:
-    return type(getattr(method, "__self__", None)).__module__ == module
+def drop_connection(send: Callable[..., Awaitable[None]]) -> None:
+    """Drops the HTTP/1.1 connection of a client that takes no bytes, with those that wait for it."""
+    for origin in _behind(send):
+        if (request := _daphne_request(origin)) is not None:
+            abort = getattr(getattr(request.channel, "transport", None), "abortConnection", None)
+        elif _module_of(origin) in ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl"):
+            abort = getattr(getattr(origin.__self__, "transport", None), "abort", None)
+        else:
+            continue
+        if abort is not None:
+            abort()
+        return
+
+
+def _daphne_request(origin: Any) -> Any:
+    """The request that a ``send`` of Daphne's is for, as long as it has a channel."""
+    if isinstance(origin, functools.partial) and _module_of(origin.func) == "daphne.server":
+        request = origin.args[0]
+        if getattr(request, "channel", None) is not None and hasattr(request, "registerProducer"):
+            return request
+    return None
+
+
+def _module_of(method: object) -> str:
+    return type(getattr(method, "__self__", None)).__module__
 
 
 def _behind(send: object) -> Iterator[Any]:

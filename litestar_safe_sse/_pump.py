@@ -22,6 +22,7 @@ them through ``close()``: cause, reason, body ended, cleanups, done.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import secrets
@@ -36,7 +37,7 @@ from litestar_safe_sse._buffer import Buffer
 from litestar_safe_sse._cleanup import CleanupRegistry
 from litestar_safe_sse._doorway import Doorway
 from litestar_safe_sse._encoding import encode_comment
-from litestar_safe_sse._flow import FlowControl, find_flow_control
+from litestar_safe_sse._flow import FlowControl, drop_connection, find_flow_control
 from litestar_safe_sse._iteration import aclose, aiterate
 from litestar_safe_sse._state import CloseReason, Lifecycle, StreamState
 from litestar_safe_sse._tasks import Interrupted, persist
@@ -59,6 +60,9 @@ T = TypeVar("T")
 
 _INSISTENCE = 0.1
 """Seconds that a body or cleanup has after its second cancellation, before it is left behind."""
+
+_LAST_WORDS = 0.5
+"""Seconds in which a client has to take what is left when the server shuts down; the process waits for it."""
 
 _REPEATED_ENDS = 16
 """How often a server may say that the request body has ended before it is no longer believed."""
@@ -269,7 +273,10 @@ class Stream:
         if self.state is StreamState.OPEN and first and farewell:
             self._life.move(StreamState.CLOSING)
             self._set_deadline(self.config.shutdown_grace)
-        elif self.state is StreamState.OPEN or (self.state is StreamState.CLOSING and not reason.allows_farewell):
+        elif self.state is StreamState.OPEN or (
+            # A client's leaving does not cut the grace short: the body may be in its `finally` already.
+            self.state is StreamState.CLOSING and not reason.allows_farewell and not reason.client_gone
+        ):
             self._end()
             self._interrupt()
 
@@ -353,11 +360,12 @@ class Stream:
         except GeneratorExit:  # the loop is gone, and nothing can be awaited any more
             raise
         except BaseException:
-            # A server that cancels has given the client up; of a shutdown we have heard before (_registry.py).
+            if self.close_reason is CloseReason.SHUTDOWN:  # of which we hear before the server cancels (_registry.py)
+                await self._write_on(send)
             self.close(CloseReason.CLIENT_DISCONNECTED)
-            await self._join()
+            await self._join(send)
             raise
-        await self._join()
+        await self._join(send)
         if self.error is not None:
             error, self.error = self.error, None
             try:
@@ -365,10 +373,26 @@ class Stream:
             finally:
                 del error  # its traceback holds this frame
 
-    async def _join(self) -> None:
+    async def _write_on(self, send: Send) -> None:
+        """Goes on writing though the server, shutting down, has cancelled the request: the client still listens."""
+        try:
+            with anyio.CancelScope(shield=True) as self._writing:
+                # After a send() that was cut off nobody knows what the client has.
+                while self._started and not self._sending and not self._writing.cancel_called:
+                    with contextlib.suppress(asyncio.CancelledError):
+                        return await self._write_events(send)
+        except OSError:
+            self._hang_up()
+        except Exception as exc:
+            self._fail(exc)
+
+    async def _join(self, send: Send) -> None:
         """Waits for everyone else, whatever cancellations arrive."""
         self._writing = None
         self._release_flow()
+        if self._sending:
+            self._sending = False
+            drop_connection(send)
         self._buffer.drop()
         self._start_owner()
         try:
@@ -400,6 +424,9 @@ class Stream:
         await self._send(send, {"type": "http.response.body", "body": preamble, "more_body": True})
         await self.runtime.turn()  # the listener looks first: the body of a client that has left is not started
         self._start_owner()
+        await self._write_events(send)
+
+    async def _write_events(self, send: Send) -> None:
         while True:
             chunk = self._buffer.take()
             if chunk:
@@ -597,7 +624,10 @@ class Stream:
         self._life.move(StreamState.CLEANING)
         self._buffer.finish()
         if self._writing is not None:  # what the body left is still sent, but not at any price
-            self._writing.deadline = anyio.current_time() + self._within(self.config.cleanup_timeout)
+            patience = self.config.cleanup_timeout
+            if self.close_reason is CloseReason.SHUTDOWN:
+                patience = min(patience, _LAST_WORDS)
+            self._writing.deadline = anyio.current_time() + self._within(patience)
         await self._unwind(task)
 
     async def _unwind(self, task: OwnedTask) -> None:

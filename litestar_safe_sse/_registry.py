@@ -189,7 +189,7 @@ class StreamRegistry:
             self._forget_gone_loops()  # first: their links are then on top of the chain
             logger = self.logger or logging.getLogger("litestar_safe_sse")
             patience = self.config.shutdown_grace + self.config.cleanup_timeout + _APPLICATION_SHUTDOWN
-            watch = ShutdownWatch(self.begin_drain, logger, patience=patience)
+            watch = ShutdownWatch(self.begin_drain, logger, drain=self.drain, patience=patience)
             loop = self._loops[runtime.key] = _Loop(runtime, watch, logger)
             watch.install()
         return loop

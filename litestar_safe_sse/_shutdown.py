@@ -70,16 +70,25 @@ class ShutdownWatch:
     Args:
         on_shutdown: Called at most once between ``install`` and ``uninstall``. It must not block.
         logger: Hears what could not be hooked.
+        drain: Ends everything and returns when that is done; awaited where nothing else keeps the server waiting.
         patience: Seconds that a Hypercorn worker may live on after a SIGTERM that would have killed it at once:
             long enough for the drain and for the application's own shutdown.
     """
 
-    def __init__(self, on_shutdown: Callable[[], None], logger: Logger, *, patience: float = 30.0) -> None:
+    def __init__(
+        self,
+        on_shutdown: Callable[[], None],
+        logger: Logger,
+        *,
+        drain: Callable[[], Awaitable[None]] | None = None,
+        patience: float = 30.0,
+    ) -> None:
         self._on_shutdown = on_shutdown
+        self._drain = drain
         self._logger = logger
         self._patience = patience
         self._bell: _Bell | None = None
-        self._links: list[_Link] = []
+        self._links: list[_Hook] = []
 
     def install(self) -> None:
         """Hooks into the server that runs the current event loop: asyncio's, uvloop's or trio's.
@@ -95,12 +104,14 @@ class ShutdownWatch:
         if "granian.server.mp" in modules:
             calls.append(_ignore_repeated_signals)
         self._bell = bell = _Bell(_current_loop(), calls, self._logger)
-        steps = list(_hook_first_steps(bell))
+        steps: list[_Hook] = list(_hook_first_steps(bell))
         if server == "hypercorn" and not steps:
             steps = list(_hook_trigger(bell))
-        signals = list(_chain_signals(bell))
+        signals: list[_Hook] = list(_chain_signals(bell))
         if server == "hypercorn" and steps:
             signals += _postpone_termination(bell, self._patience)
+        if server == "daphne" and self._drain is not None:
+            steps += _hold_reactor(bell, self._drain)
         self._links = steps + signals
         self._report(server, steps, signals)
 
@@ -113,7 +124,7 @@ class ShutdownWatch:
         while self._links:
             self._links.pop().take_out()
 
-    def _report(self, server: str | None, steps: list[_Link], signals: list[_Link]) -> None:
+    def _report(self, server: str | None, steps: list[_Hook], signals: list[_Hook]) -> None:
         places = ", ".join(str(link.slot) for link in steps + signals) or "nothing"
         self._logger.debug(f"The shutdown of {server or 'an unknown server'} is watched through {places}.")
         # A Granian worker is always told by a signal; the others also know a shutdown without one.
@@ -260,6 +271,14 @@ class _Bell:
         self._calls = []
 
 
+class _Hook(Protocol):
+    """Something put in, to be taken out again."""
+
+    slot: Any
+
+    def take_out(self) -> None: ...
+
+
 class _Signal:
     """Where the handler of a signal is kept."""
 
@@ -321,6 +340,38 @@ class _Link:
         while (link := _link_in(below)) is not None and link.bell.removed:
             below = link.previous
         self.slot.put(below)
+
+
+class _ReactorHold:
+    """Keeps Twisted's reactor, as which Daphne runs, from ending ahead of the drain.
+
+    Daphne has no lifespan, and waits for its requests only until the first of them has ended.
+    """
+
+    slot = "the reactor's shutdown"
+
+    def __init__(self, reactor: Any, bell: _Bell, drain: Callable[[], Awaitable[None]]) -> None:
+        self._reactor = reactor
+        self._bell = bell
+        self._drain = drain
+        # https://docs.twisted.org/en/stable/api/twisted.internet.interfaces.IReactorCore.html
+        self._trigger = reactor.addSystemEventTrigger("before", "shutdown", self._hold)
+
+    def _hold(self) -> Any:
+        self._bell.ring_here()
+        future = asyncio.ensure_future(self._drain())
+        return sys.modules["twisted.internet.defer"].Deferred.fromFuture(future)
+
+    def take_out(self) -> None:
+        # Twisted raises for a trigger that has been pulled.
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            self._reactor.removeSystemEventTrigger(self._trigger)
+
+
+def _hold_reactor(bell: _Bell, drain: Callable[[], Awaitable[None]]) -> Iterator[_ReactorHold]:
+    reactor = sys.modules.get("twisted.internet.reactor")
+    if reactor is not None and bell.loop.name == "asyncio":
+        yield _ReactorHold(reactor, bell, drain)
 
 
 def _link_in(value: Any) -> _Link | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import pytest
-from driver import Connection, Probe, Server
+from driver import BOUND, Connection, Probe, Server
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
 
@@ -330,29 +331,58 @@ async def test_the_grace_ends() -> None:
     check(server, CloseReason.SHUTDOWN)
 
 
-async def test_a_client_that_leaves_during_the_grace_ends_it() -> None:
-    """In the grace a client's leaving ends the body at once, and the reason stays SHUTDOWN."""
+async def test_a_client_that_leaves_during_the_grace_cuts_no_cleanup_short() -> None:
+    """In the grace a client's leaving does not cancel the body, which may be in its ``finally`` already."""
 
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         try:
             probe.note("began")
             yield "one"
             await stream.wait_closing()
-            probe.note("told")
-            await anyio.sleep_forever()
+            yield "farewell"
         finally:
+            connection.leave()
+            await anyio.sleep(0.05)
             probe.note("finally")
 
-    server, connection = Server(body, SafeSSEConfig(shutdown_grace=9.0)), Connection()
+    server, connection = Server(body), Connection()
     async with anyio.create_task_group() as tasks, server.app.lifespan():
         tasks.start_soon(server.run, connection)
         await connection.until(lambda got: b"one" in got.body)
-        server.plugin.streams.begin_drain()
-        await server.probe.until("told")
-        connection.leave()
-        with anyio.fail_after(2):
-            await server.probe.until("cleanup")
+    assert server.probe.events == ["began", "finally", "cleanup"]
     assert server.probe.reason is CloseReason.SHUTDOWN
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"])
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_farewell_gets_through_a_server_that_cancels(times: int) -> None:
+    """A server that cancels its requests when it shuts down does not keep the last events from being sent."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        try:
+            probe.note("began")
+            yield "one"
+            await stream.wait_closing()
+            await anyio.sleep(0.01)
+            yield "farewell"
+        finally:
+            await anyio.sleep(0.01)
+            probe.note("finally")
+
+    server, connection = Server(body), Connection()
+    request = asyncio.ensure_future(server.app(connection.scope, connection.receive, connection.send))  # type: ignore[arg-type]
+    await connection.until(lambda got: b"one" in got.body)
+    server.plugin.streams.begin_drain()
+    for _ in range(times):
+        request.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([request], timeout=BOUND)
+    assert request.cancelled()
+    check(server, CloseReason.SHUTDOWN)
+    assert connection.body.endswith(b"data: farewell\r\n\r\n")
+    assert connection.complete
+    await server.plugin.streams.drain()
+    server.plugin.streams.stop()
 
 
 async def test_streams_are_refused_while_draining() -> None:
