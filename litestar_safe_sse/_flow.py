@@ -1,8 +1,8 @@
 """What ASGI does not offer for a client that reads too slowly: to wait for it, and to drop it.
 
 Daphne, and Hypercorn over HTTP/2, take all they are given and buffer it without bound. Both know how much is waiting,
-so there the writer asks them. Uvicorn and Daphne keep a connection whose client takes nothing, with all that waits
-there, and Uvicorn's shutdown waits for it in turn; so a client that is given up has its connection dropped.
+so there the writer asks them. And servers keep a connection whose client takes nothing, with all the bytes that wait
+there, and wait for it when they shut down; so a client that is given up has its connection dropped.
 
 The server is found behind the ``send`` of the request, through the wrappers that middleware puts around it. Where it
 is not, ``send()`` is all the flow control there is.
@@ -10,23 +10,32 @@ is not, ``send()`` is all the flow control there is.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import socket
+import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from litestar_safe_sse._tasks import Runtime
 
 __all__ = ("FlowControl", "drop_connection", "find_flow_control")
+
+_DESCRIPTORS = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 
 _DEPTH = 32
 """Wrappers around ``send`` that are looked behind."""
 
 
 class FlowControl:
-    """Waits, after a ``send()``, until the client has taken enough. Without a server that needs it, never."""
+    """Waits, after a ``send()``, until the client has taken enough."""
+
+    ends_after_error = False
+    """Whether the server leaves a response open for ever whose application has raised."""
 
     async def drain(self) -> None:
         """Waits until the server may be given more."""
@@ -37,6 +46,8 @@ class FlowControl:
 
 class DaphneFlowControl(FlowControl):
     """Twisted tells a request's producer when to pause: ``twisted.web.http.Request.registerProducer``."""
+
+    ends_after_error = True
 
     def __init__(self, request: Any, runtime: Runtime) -> None:
         self._request = request
@@ -102,18 +113,39 @@ def find_flow_control(send: Callable[..., Awaitable[None]], runtime: Runtime, li
     return None
 
 
-def drop_connection(send: Callable[..., Awaitable[None]]) -> None:
-    """Drops the HTTP/1.1 connection of a client that takes no bytes, with those that wait for it."""
-    for origin in _behind(send):
-        if (request := _daphne_request(origin)) is not None:
-            abort = getattr(getattr(request.channel, "transport", None), "abortConnection", None)
-        elif _module_of(origin) in ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl"):
-            abort = getattr(getattr(origin.__self__, "transport", None), "abort", None)
-        else:
-            continue
-        if abort is not None:
-            abort()
+def drop_connection(send: Callable[..., Awaitable[None]], scope: Mapping[str, Any], *, shared: bool) -> None:
+    """Drops the connection of a client that takes no bytes, with those that wait for it.
+
+    Args:
+        send: The ASGI ``send`` of the request.
+        scope: The ASGI scope of the request.
+        shared: Whether the other streams of an HTTP/2 connection may be lost with it.
+    """
+    if scope.get("http_version", "1.1").startswith("2") and not shared:
         return
+    for origin in _behind(send):
+        if _module_of(origin) in ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl"):
+            abort = getattr(getattr(origin.__self__, "transport", None), "abort", None)
+            if abort is not None:
+                abort()
+                return
+    _shut_socket(scope.get("client"), scope.get("server"))
+
+
+def _shut_socket(client: Sequence[Any] | None, server: Sequence[Any] | None) -> None:
+    """Shuts the socket between two addresses, which belongs to the server, among this process's descriptors."""
+    if not client or not server or not server[1] or not os.path.isdir(_DESCRIPTORS):
+        return
+    wanted = (client[0], int(client[1])), int(server[1])  # Granian tells ports as text
+    for name in os.listdir(_DESCRIPTORS):
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                if connection.family not in (socket.AF_INET, socket.AF_INET6):
+                    continue
+                if (connection.getpeername()[:2], connection.getsockname()[1]) == wanted:
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 def _daphne_request(origin: Any) -> Any:

@@ -132,6 +132,7 @@ class Stream:
         "_flow",
         "_heartbeats",
         "_insisted",
+        "_last_words",
         "_latest",
         "_life",
         "_listener",
@@ -142,6 +143,7 @@ class Stream:
         "_orphans",
         "_owner",
         "_parked",
+        "_request",
         "_sending",
         "_sent_at",
         "_sources",
@@ -201,6 +203,8 @@ class Stream:
         self._buffer = Buffer(runtime, config.buffer_size)
         self._writing: anyio.CancelScope | None = None
         self._flow: FlowControl | None = None
+        self._request: tuple[Send, Message] | None = None
+        self._last_words: Timer | None = None
         self._sending = False
         self._sent_at = math.inf
         self._heartbeats = 0
@@ -334,14 +338,15 @@ class Stream:
 
     # The request task writes the response
 
-    async def serve(self, start: Message, preamble: bytes, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Message, receive: Receive, send: Send, *, start: Message, preamble: bytes) -> None:
         """Sends the response, and returns when the stream has ended and cleaned up.
 
         Args:
-            start: The ``http.response.start`` message.
-            preamble: Bytes to send ahead of the first event.
+            scope: The ASGI scope of the request.
             receive: The ASGI ``receive``.
             send: The ASGI ``send``.
+            start: The ``http.response.start`` message.
+            preamble: Bytes to send ahead of the first event.
 
         Raises:
             BaseException: What the body raised, what ``send()`` or ``receive()`` raised other than an ``OSError``, or
@@ -349,6 +354,7 @@ class Stream:
         """
         if self.state is not StreamState.NEW:
             raise StreamClosedError("the stream has been answered with already; make a response for each request")
+        self._request = send, scope
         try:
             with anyio.CancelScope() as self._writing:
                 self._open(receive)
@@ -363,9 +369,9 @@ class Stream:
             if self.close_reason is CloseReason.SHUTDOWN:  # of which we hear before the server cancels (_registry.py)
                 await self._write_on(send)
             self.close(CloseReason.CLIENT_DISCONNECTED)
-            await self._join(send)
+            await self._join()
             raise
-        await self._join(send)
+        await self._join()
         if self.error is not None:
             error, self.error = self.error, None
             try:
@@ -386,13 +392,14 @@ class Stream:
         except Exception as exc:
             self._fail(exc)
 
-    async def _join(self, send: Send) -> None:
+    async def _join(self) -> None:
         """Waits for everyone else, whatever cancellations arrive."""
-        self._writing = None
+        self._writing = self._request = None
         self._release_flow()
-        if self._sending:
-            self._sending = False
-            drop_connection(send)
+        self._sending = False
+        if self._last_words is not None:
+            self._last_words.cancel()
+            self._last_words = None
         self._buffer.drop()
         self._start_owner()
         try:
@@ -436,8 +443,9 @@ class Stream:
                 break
             else:
                 await self._buffer.wait()
+        ends_after_error = self._flow is not None and self._flow.ends_after_error
         self._release_flow()
-        if self.error is None:  # else the missing end tells the client that events are missing
+        if self.error is None or ends_after_error:  # else the missing end tells the client that events are missing
             await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, message: Message) -> None:
@@ -447,6 +455,12 @@ class Stream:
         if self._flow is not None:
             await self._flow.drain()
         self._sending = False
+
+    def _give_up(self) -> None:
+        """Drops a client that takes nothing: servers hold on to it, and not every ``send()`` can be cancelled."""
+        if self._sending and self._request is not None:
+            drop_connection(*self._request, shared=self.close_reason is CloseReason.SHUTDOWN)
+        self._hang_up()
 
     def _hang_up(self) -> None:
         """Sends nothing more."""
@@ -529,7 +543,7 @@ class Stream:
             self._body_done(outcome)
         outcome = await self._attempt(task, self._close_body())
         if outcome is not None:
-            self.cleanups.fail("the body", outcome)
+            self._report_body(outcome)
         await self._clean(task)
 
     async def _attempt(self, task: OwnedTask, work: Coroutine[Any, Any, object]) -> BaseException | None:
@@ -552,6 +566,9 @@ class Stream:
                 except StopAsyncIteration:
                     return
             if self._ending:
+                self._advancing = False
+                # In this attempt: on trio, the body's scopes and nurseries are inside the attempt's.
+                await aclose(body)
                 return
 
     async def _pause(self) -> BaseException | None:
@@ -574,10 +591,14 @@ class Stream:
             self._settle(CloseReason.COMPLETED)
         elif self._settle(CloseReason.ERROR):
             self.error = _as_error(failure)
-        elif not isinstance(failure, Interrupted):
-            self.cleanups.fail("the body", failure)
+        elif not isinstance(failure, Interrupted) or self._insisted:
+            self._report_body(failure)
         if not self._ending:
             self._end()
+
+    def _report_body(self, failure: BaseException) -> None:
+        if not _is_closed(failure):
+            self.cleanups.fail("the body", failure)
 
     async def _close_body(self) -> None:
         body = self._content if self._body is None else self._body
@@ -627,7 +648,7 @@ class Stream:
             patience = self.config.cleanup_timeout
             if self.close_reason is CloseReason.SHUTDOWN:
                 patience = min(patience, _LAST_WORDS)
-            self._writing.deadline = anyio.current_time() + self._within(patience)
+            self._last_words = self.runtime.call_later(self._within(patience), self._give_up)
         await self._unwind(task)
 
     async def _unwind(self, task: OwnedTask) -> None:
@@ -720,6 +741,7 @@ class Stream:
             if now < blocked_until:
                 return blocked_until
             self.close(CloseReason.SEND_TIMEOUT)
+            self._give_up()
             return math.inf
         interval = self.config.ping_interval or math.inf
         if now >= self._sent_at + interval:
@@ -727,6 +749,12 @@ class Stream:
             self._sent_at = now
             self._buffer.put(encode_comment(self.config.ping_comment, self.config.separator))
         return min(self._sent_at + interval, now + send_timeout)
+
+
+def _is_closed(failure: BaseException) -> bool:
+    """Whether a failure is just the ``GeneratorExit`` of a closed body, as a task group around its yield wraps it."""
+    inner: tuple[BaseException, ...] = getattr(failure, "exceptions", ())
+    return isinstance(failure, GeneratorExit) or (bool(inner) and all(map(_is_closed, inner)))
 
 
 def _as_error(failure: BaseException) -> BaseException:

@@ -262,7 +262,7 @@ class SafeSSEResponse(ASGIResponse):
                 await self._answer_head(send)
             else:
                 start = {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()}
-                await self.stream.serve(start, self.preamble, receive, send)  # type: ignore[arg-type]
+                await self.stream.serve(scope, receive, send, start=start, preamble=self.preamble)  # type: ignore[arg-type]
         except Exception:
             await self.after_response()
             raise

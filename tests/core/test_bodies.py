@@ -210,12 +210,15 @@ def async_factory(probe: Probe, stream: StreamContext) -> Any:
         async_factory,
     ],
 )
-async def test_a_body_of_any_kind_is_cleaned_up_when_its_client_leaves(body: Any) -> None:
+async def test_a_body_of_any_kind_is_cleaned_up_when_its_client_leaves(
+    body: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever a body is and does, its own cleanup is done once, and before the registered one."""
     server = Server(body)
     await leave(server)
     assert server.probe.events == ["finally", "cleanup"]
     assert variable.get() == "outside"
+    assert ("failed" in caplog.text) is (body is raises_in_cleanup)
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

@@ -1,0 +1,47 @@
+"""One server process for each kind and module, and the report that the documentation's tables are made of."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from report import Cell, as_markdown
+from running import FLAVOUR, RunningServer, ServerKind, running
+
+_cells = pytest.StashKey[list[Cell]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_cells] = []
+
+
+@pytest.fixture
+def cells(request: pytest.FixtureRequest) -> list[Cell]:
+    """What the matrices measured; a test appends to it."""
+    return request.config.stash[_cells]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    cells = config.stash[_cells]
+    if not cells:
+        return
+    markdown = as_markdown(cells)
+    terminalreporter.section(f"matrices ({FLAVOUR})")
+    terminalreporter.write_line(markdown)
+    if directory := os.environ.get("SAFE_SSE_REPORT_DIR"):
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f"matrices-{FLAVOUR}.md").write_text(markdown)
+        (target / f"matrices-{FLAVOUR}.json").write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A running server of the kind that the test is parametrised by."""
+    kind: ServerKind = request.param
+    with running(kind, tmp_path_factory.mktemp(kind.name)) as server:
+        yield server

@@ -1,0 +1,209 @@
+"""The application that the matrices visit, in a real server process.
+
+What happens is appended to the file that ``SAFE_SSE_RECORDS`` names, a JSON object a line and a ``write`` each, so
+that it is there however the process ends. ``SAFE_SSE_FLAVOUR=litestar`` serves the same bodies by Litestar's own
+``ServerSentEvent``, for comparison.
+"""
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import psutil
+import sniffio
+from litestar import Litestar, Request, get, post, route
+from litestar.background_tasks import BackgroundTask
+from litestar.di import Provide
+from litestar.enums import HttpMethod
+from litestar.response import ServerSentEvent
+from zoo import CLEANUP_SECONDS, CLEANUP_TIMEOUT, FLOOD_LIMIT, SPECIES, Visit, release
+
+SAFE = os.environ.get("SAFE_SSE_FLAVOUR", "safe") == "safe"
+
+logging.basicConfig(level=logging.INFO)
+
+_records = os.open(os.environ["SAFE_SSE_RECORDS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def record(what: str, key: str = "", **more: Any) -> None:
+    line = {"what": what, "key": key, "at": time.monotonic(), "pid": os.getpid(), **more}
+    os.write(_records, json.dumps(line).encode() + b"\n")
+
+
+if SAFE:
+    from litestar_safe_sse import (
+        CloseReason,
+        SafeServerSentEvent,
+        SafeSSEConfig,
+        SafeSSEPlugin,
+        StreamContext,
+    )
+
+    plugin = SafeSSEPlugin(SafeSSEConfig())
+else:
+
+    class StreamContext:  # type: ignore[no-redef]
+        """What one can do with Litestar alone: clean up in a background task."""
+
+        close_reason = None
+        closing = False
+
+        def __init__(self) -> None:
+            self.stack = AsyncExitStack()
+            self.push_async_callback = self.stack.push_async_callback
+            self.callback = self.stack.callback
+
+        async def wait_closing(self) -> None:
+            await anyio.sleep_forever()
+
+    def SafeServerSentEvent(content: Any, *, stream: StreamContext, **_: Any) -> ServerSentEvent:  # type: ignore[no-redef]  # noqa: N802
+        return ServerSentEvent(content, background=BackgroundTask(stream.stack.aclose))
+
+
+gates: dict[str, list[anyio.Event]] = {}
+"""Handlers that wait until the test lets them go."""
+streams: dict[str, StreamContext] = {}
+visits: dict[str, Visit] = {}
+
+
+def register(stream: StreamContext, key: str) -> None:
+    """Three clean-ups, which should run last in, first out, and be able to wait."""
+
+    def reason() -> str | None:
+        return getattr(stream.close_reason, "name", None)
+
+    async def clean(what: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        record(what, key, reason=reason())
+        streams.pop(key, None)
+        visits.pop(key, None)
+
+    stream.push_async_callback(clean, "registered")
+    stream.callback(lambda: record("registered-sync", key, reason=reason()))
+    stream.push_async_callback(clean, "registered-last")
+
+
+@route("/stream/{name:str}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+async def visit(
+    stream: StreamContext,
+    name: str,
+    key: str,
+    quiet: bool = False,
+    gate: str | None = None,
+    fail: bool = False,
+    own: float = CLEANUP_SECONDS,
+    limit: int = FLOOD_LIMIT,
+    send_timeout: float = 30.0,
+    ping_interval: float = 15.0,
+    max_lifetime: float | None = None,
+) -> ServerSentEvent:
+    record("entered", key)
+    register(stream, key)
+    streams[key] = stream
+    species = SPECIES[name]
+    if gate is not None:
+        opened = anyio.Event()
+        gates.setdefault(gate, []).append(opened)
+        await opened.wait()
+    if fail:
+        raise RuntimeError("on purpose, in a handler")
+    options: dict[str, Any] = {
+        "send_timeout": send_timeout,
+        "ping_interval": ping_interval,
+        "max_lifetime": max_lifetime,
+    }
+    if species.own == CLEANUP_TIMEOUT:
+        options["cleanup_timeout"] = CLEANUP_TIMEOUT
+    if not SAFE:
+        options["stream"] = stream
+
+    def note(what: str) -> None:
+        record(what, key)
+
+    record("returned", key)
+    visits[key] = Visit(key, note, stream, quiet=quiet, own=own, limit=limit)
+    return SafeServerSentEvent(species.make(visits[key]), **options)
+
+
+@post("/gate/{name:str}")
+async def open_gate(name: str) -> None:
+    """Let them go one after another, so that none has to wait for the work of all."""
+    for gate in gates.pop(name):
+        gate.set()
+        await anyio.sleep(0.004)
+
+
+@post("/revoke")
+async def revoke(key: str) -> None:
+    await streams[key].aclose(CloseReason.REVOKED)
+
+
+@get("/progress")
+async def progress() -> dict[str, int]:
+    return {key: visit.yielded for key, visit in visits.items()}
+
+
+@post("/release")
+async def release_threads() -> None:
+    release.now()
+
+
+def task_names() -> list[str]:
+    if sniffio.current_async_library() == "trio":
+        import trio
+
+        return ["trio"] * trio.lowlevel.current_statistics().tasks_living
+    return sorted(task.get_coro().__qualname__ for task in asyncio.all_tasks())
+
+
+@get("/statistics")
+async def statistics(request: Request) -> dict[str, Any]:
+    gc.collect()
+    process = psutil.Process()
+    return {
+        "pid": os.getpid(),
+        "live": len(plugin.streams) if SAFE else len(streams),
+        "tasks": len(task_names()),
+        "task_names": task_names(),
+        "descriptors": process.num_fds(),
+        "threads": threading.active_count(),
+        "rss": process.memory_info().rss,
+    }
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: Litestar) -> AsyncIterator[None]:
+    record("lifespan-entered")
+    yield
+    record("lifespan-left")
+
+
+async def on_startup() -> None:
+    record("startup")
+
+
+async def on_shutdown() -> None:
+    record("on-shutdown")
+
+
+dependencies: dict[str, Callable[..., Any] | Provide] = (
+    {} if SAFE else {"stream": Provide(StreamContext, sync_to_thread=False)}
+)
+app = Litestar(
+    [visit, open_gate, revoke, release_threads, progress, statistics],
+    plugins=[plugin] if SAFE else [],
+    dependencies=dependencies,
+    on_startup=[on_startup],
+    on_shutdown=[on_shutdown],
+    lifespan=[lifespan],
+)
