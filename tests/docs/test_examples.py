@@ -1,0 +1,195 @@
+"""Each example of the documentation, on a real Uvicorn, with clients that stay, leave and are stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from httpx_sse import EventSource, ServerSentEvent
+from uvicorn_process import UvicornProcess, leave, reset, running
+
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = DOCS / "examples"
+
+aborts = pytest.mark.parametrize("abort", [leave, reset])
+Abort = Callable[[httpx.Response], None]
+
+
+@contextlib.contextmanager
+def stream(
+    server: UvicornProcess, path: str, last_event_id: str | None = None
+) -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
+    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+    with httpx.Client(timeout=10) as client, client.stream("GET", server.url + path, headers=headers) as response:
+        yield response, EventSource(response).iter_sse()
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[UvicornProcess]:
+    with running(f"{request.param}:app", EXAMPLES) as server:
+        yield server
+
+
+def example(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("server", [name], indirect=True)
+
+
+def test_every_example_is_shown_and_tested() -> None:
+    """No example is left over, and none is shown that isn't run."""
+    pages = "".join(page.read_text() for page in DOCS.glob("*.md"))
+    shown = set(re.findall(r"^```\{literalinclude\} examples/(\w+)\.py$", pages, re.MULTILINE))
+    files = {path.stem for path in EXAMPLES.glob("*.py")}
+    tested = set(re.findall(r'^@example\("(\w+)"\)', Path(__file__).read_text(), re.MULTILINE))
+    assert shown == files == tested | {"llm_tokens"}
+
+
+@aborts
+@example("quickstart")
+def test_connection_is_closed_when_the_client_leaves(server: UvicornProcess, abort: Abort) -> None:
+    """What the handler opened for the stream is closed, its awaits included."""
+    with stream(server, "/readings") as (response, events):
+        assert next(events).event == "reading"
+        assert "connection closed" not in server.lines
+        abort(response)
+    server.wait_for_line("connection closed")
+    assert server.lines.count("connected") == server.lines.count("connection closed") == 1
+
+
+@example("quickstart")
+def test_connections_are_closed_when_the_server_stops(server: UvicornProcess) -> None:
+    """At SIGTERM every stream is ended, and the server exits."""
+    with stream(server, "/readings") as (_, first), stream(server, "/readings") as (_, second):
+        assert next(first).event == next(second).event == "reading"
+        server.terminate()
+    assert server.lines.count("connected") == server.lines.count("connection closed") == 2
+
+
+@contextlib.contextmanager
+def chat() -> Iterator[tuple[UvicornProcess, UvicornProcess]]:
+    with (
+        running("fake_model:app", Path(__file__).parent) as model,
+        running("llm_tokens:app", EXAMPLES, UPSTREAM=f"{model.url}/completions") as server,
+    ):
+        yield server, model
+
+
+def test_tokens_are_relayed_to_the_end() -> None:
+    """All tokens come, then the event that says so."""
+    with chat() as (server, _), stream(server, "/chat?prompt=short") as (_, events):
+        assert [(event.event, event.data) for event in events] == [
+            *[("token", f"token {n}") for n in range(3)],
+            ("done", ""),
+        ]
+
+
+@aborts
+def test_model_is_hung_up_on_when_the_client_leaves(abort: Abort) -> None:
+    """Nobody pays for tokens that nobody reads."""
+    with chat() as (server, model), stream(server, "/chat?prompt=endless") as (response, events):
+        assert next(events).data == "token 0"
+        abort(response)
+        model.wait_for_line("hung up")
+
+
+def test_model_is_hung_up_on_when_the_server_stops() -> None:
+    """The stream ends before the client that it uses is closed."""
+    with chat() as (server, model), stream(server, "/chat?prompt=endless") as (_, events):
+        assert next(events).data == "token 0"
+        server.terminate()
+        model.wait_for_line("hung up")
+
+
+def test_refusal_of_the_model_is_a_proper_response() -> None:
+    """What fails before the stream begins has a status."""
+    with chat() as (server, _):
+        assert httpx.get(f"{server.url}/chat?prompt=refused").status_code == 502
+
+
+@aborts
+@example("job_progress")
+def test_job_goes_on_without_its_client_and_is_resumed(server: UvicornProcess, abort: Abort) -> None:
+    """A client that comes back sees the rest of the job's progress, and what it has seen is not sent again."""
+    path = f"/jobs/{httpx.post(f'{server.url}/jobs').json()['id']}"
+    with stream(server, path) as (response, events):
+        seen = next(event for event in events if event.json()["percent"] > 0).id
+        abort(response)
+    with stream(server, path, last_event_id=seen) as (_, events):
+        rest = [event.json()["percent"] for event in events]
+    assert rest == sorted(set(rest))
+    assert rest[0] > int(seen)
+    assert rest[-1] == 100
+    assert httpx.get(server.url + path, headers={"Last-Event-ID": "100"}).status_code == 204
+    assert httpx.get(f"{server.url}/jobs/unknown").status_code == 404
+
+
+@aborts
+@example("notifications")
+def test_notification_reaches_every_page_that_is_open(server: UvicornProcess, abort: Abort) -> None:
+    """Each page of a user gets it; one that has been closed is no longer there."""
+    path = "/notifications/ada"
+
+    def pages(text: str) -> int:
+        return int(httpx.post(server.url + path, json={"text": text}).json()["pages"])
+
+    with stream(server, path) as (_, stays):
+        with stream(server, path) as (response, leaves):
+            assert pages("hello") == 2
+            assert next(stays).data == next(leaves).data == "hello"
+            abort(response)
+        server.until(lambda: pages("again") == 1)
+        assert next(stays).data == "again"
+
+
+@example("notifications")
+def test_logged_out_user_is_sent_nothing_more(server: UvicornProcess) -> None:
+    """The streams end at once, and those of others go on."""
+    with stream(server, "/notifications/ada") as (_, ada), stream(server, "/notifications/bob") as (_, bob):
+        assert httpx.post(f"{server.url}/logout/ada").json() == {"pages": 1}
+        assert list(ada) == []
+        httpx.post(f"{server.url}/notifications/bob", json={"text": "hello"})
+        assert next(bob).data == "hello"
+
+
+@example("notifications")
+def test_pages_are_told_when_the_server_restarts(server: UvicornProcess) -> None:
+    """A body that asks may say farewell at a shutdown."""
+    with stream(server, "/notifications/ada") as (_, events):
+        httpx.post(f"{server.url}/notifications/ada", json={"text": "hello"})
+        assert next(events).data == "hello"
+        server.terminate()
+        assert [(event.event, event.retry) for event in events] == [("restarting", 500)]
+
+
+@aborts
+@example("dashboard")
+def test_dashboard_shows_the_newest_reading(server: UvicornProcess, abort: Abort) -> None:
+    """Readings come in order, and a viewer who has left is no longer counted."""
+    with stream(server, "/dashboard") as (_, stays):
+        with stream(server, "/dashboard") as (response, leaves):
+            assert next(leaves).event == "reading"
+            assert next(event for event in stays if event.json()["viewers"] == 2)
+            abort(response)
+        readings = []
+        for event in stays:
+            readings.append(event.json())
+            if readings[-1]["viewers"] == 1:
+                break
+        numbers = [reading["number"] for reading in readings]
+        assert numbers == sorted(set(numbers))
+
+
+@aborts
+@example("blocking_rows")
+def test_blocking_driver_is_closed_by_its_own_thread(server: UvicornProcess, abort: Abort) -> None:
+    """sqlite3 refuses to be closed by any other thread."""
+    with stream(server, "/rows") as (response, events):
+        rows = [json.loads(next(events).data) for _ in range(1000)]
+        assert rows[-1] == {"number": 1000, "square": 1_000_000}
+        abort(response)
+    server.wait_for_line("closing the connection")
+    assert "ProgrammingError" not in server.output

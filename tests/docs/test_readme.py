@@ -1,0 +1,65 @@
+"""The README does what it says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from httpx_sse import EventSource
+from uvicorn_process import leave, reset, running
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+QUICKSTART = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]
+
+
+def test_quickstart_is_short() -> None:
+    """Fifteen lines are enough, empty ones included."""
+    assert len(QUICKSTART.splitlines()) <= 15
+
+
+@pytest.mark.parametrize("abort", [leave, reset])
+def test_quickstart_cleans_up_when_its_client_aborts(tmp_path: Path, abort: Callable[[httpx.Response], None]) -> None:
+    """The quickstart runs as it stands, and its `finally` finishes after the client has gone."""
+    (tmp_path / "quickstart.py").write_text(QUICKSTART)
+    with running("quickstart:app", tmp_path) as server:
+        with httpx.Client() as client, client.stream("GET", f"{server.url}/ticks") as response:
+            events = EventSource(response).iter_sse()
+            assert next(events).data == "tick"
+            assert "closed" not in server.output
+            abort(response)
+        server.wait_for_line("closed: client_disconnected")
+
+
+def test_quickstart_cleans_up_when_the_server_is_stopped(tmp_path: Path) -> None:
+    """SIGTERM ends the open stream, its `finally` finishes, and the process exits."""
+    (tmp_path / "quickstart.py").write_text(QUICKSTART)
+    with running("quickstart:app", tmp_path) as server:
+        with httpx.Client() as client, client.stream("GET", f"{server.url}/ticks") as response:
+            events = EventSource(response).iter_sse()
+            assert next(events).data == "tick"
+            server.terminate()
+            assert list(events) == []
+        assert "closed: shutdown" in server.lines
+
+
+@pytest.mark.parametrize("script", ["example", "test"])
+def test_command_is_a_script_of_this_repository(script: str) -> None:
+    """The two commands exist, and can be run."""
+    assert f"\n./scripts/{script}\n" in README
+    assert (ROOT / "scripts" / script).stat().st_mode & 0o111
+
+
+def test_ci_runs_the_command_that_readers_are_given() -> None:
+    """What passes in CI is what the README says."""
+    assert "\n./scripts/test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_paths_named_in_the_readme_exist() -> None:
+    """No link of the README leads nowhere."""
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []

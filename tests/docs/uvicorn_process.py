@@ -1,0 +1,102 @@
+"""A documented application on a real Uvicorn, and what it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import httpx
+
+WITHIN = 10.0
+"""Seconds to wait for what should happen at once."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class UvicornProcess:
+    """Uvicorn with one application, and its output line by line."""
+
+    def __init__(self, app: str, directory: Path, environment: Mapping[str, str]) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", app, "--app-dir", str(directory), "--port", str(port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "always::ResourceWarning", **environment},
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def until(self, condition: Callable[[], object], within: float = WITHIN) -> None:
+        deadline = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.01)
+
+    def wait_for_line(self, line: str) -> None:
+        self.until(lambda: line in self.lines)
+
+    def terminate(self) -> None:
+        """Sends SIGTERM, and waits for the end."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(WITHIN)
+        self._reader.join(WITHIN)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(WITHIN)
+        self._reader.join(WITHIN)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def running(app: str, directory: Path, **environment: str) -> Iterator[UvicornProcess]:
+    """Runs the application for the length of the block, and checks that nothing went wrong unseen."""
+    server = UvicornProcess(app, directory, environment)
+    try:
+        server.until(lambda: "Uvicorn running on" in server.output or server.process.poll() is not None, 30)
+        assert server.process.poll() is None, server.output
+        yield server
+    finally:
+        server.close()
+    assert "Traceback" not in server.output, server.output
+    assert "ResourceWarning" not in server.output, server.output
+
+
+def reset(response: httpx.Response) -> None:
+    """Leaves by RST, as a client does that was killed."""
+    connection = response.extensions["network_stream"].get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    response.close()
+
+
+def leave(response: httpx.Response) -> None:
+    """Leaves by FIN, as a browser does whose page is closed."""
+    response.close()
