@@ -317,7 +317,7 @@ def test_client_that_stays_but_stops_reading_is_given_up(server: RunningServer, 
 
 
 @safe_only
-@each_server("granian-h2-asyncio", "granian-h2-uvloop")
+@each_server("granian-h2-uvloop")
 def test_stream_goes_on_after_goaway_where_the_server_says_nothing(
     server: RunningServer, before: dict[str, Any]
 ) -> None:
