@@ -1,0 +1,1 @@
+"""Benchmarks against the alternatives: ``python -m benchmarks --help``."""
