@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.json import Encoder as JSONEncoder
 
 from litestar_safe_sse._messages import SSEMessage
@@ -19,6 +19,9 @@ from litestar_safe_sse.config import check_separator, check_text, lone_surrogate
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 Converter = Callable[[Any], "SSEMessage | tuple[SSEMessage, str]"]
+
+_STRUCTS = 64
+"""Struct types of one stream that are remembered to be JSON."""
 
 
 class Encoder:
@@ -37,7 +40,18 @@ class Encoder:
         InvalidFieldError: A default can't be sent.
     """
 
-    __slots__ = ("_converters", "_defaults", "_head", "_json", "_separator", "_tail")
+    __slots__ = (
+        "_as_json",
+        "_converters",
+        "_defaults",
+        "_head",
+        "_head_bytes",
+        "_json",
+        "_plain",
+        "_separator",
+        "_tail",
+        "_tail_bytes",
+    )
 
     def __init__(
         self,
@@ -59,6 +73,10 @@ class Encoder:
         retry_line = "" if defaults.retry is None else f"retry: {defaults.retry}{separator}"
         self._head = f"{id_line}{event_line}data: "
         self._tail = f"{separator}{retry_line}{separator}"
+        self._plain = event is None and id is None and retry is None
+        self._head_bytes = self._head.encode()
+        self._tail_bytes = self._tail.encode()
+        self._as_json: set[type] = set()
         self._json = JSONEncoder(enc_hook=enc_hook)
         self._converters: dict[type, Converter] = {
             SSEMessage: _itself,
@@ -77,10 +95,13 @@ class Encoder:
         Raises:
             InvalidFieldError: The item can't be sent.
         """
-        if type(item) is str:
-            block = self._event(item)
-        elif type(item) is SSEMessage:
-            block = self._block(item, self._separator)
+        kind = type(item)
+        if kind is str:
+            block = self._event(item)  # type: ignore[arg-type]
+        elif kind is SSEMessage:
+            block = self._message(item)  # type: ignore[arg-type]
+        elif kind in self._as_json:
+            return self._json_event(item)
         else:
             block = self._other(item)
         try:
@@ -93,6 +114,29 @@ class Encoder:
             text = _continued("data", text, self._separator)
         return f"{self._head}{text}{self._tail}"
 
+    def _message(self, message: SSEMessage) -> str:
+        text = message.data
+        if type(text) is not str or message.comment is not None or not self._plain:
+            return self._block(message, self._separator)
+        # An event as most are, in one piece; _block would write the same.
+        separator, event, id, retry = self._separator, message.event, message.id, message.retry
+        if "\n" in text or "\r" in text:
+            text = _continued("data", text, separator)
+        head = "" if id is None else f"id: {id}{separator}"
+        tail = separator if retry is None else f"retry: {retry}{separator}{separator}"
+        if event is None:
+            return f"{head}data: {text}{separator}{tail}"
+        return f"{head}event: {event}{separator}data: {text}{separator}{tail}"
+
+    def _json_event(self, item: object) -> bytes:
+        try:
+            text = self._json.encode(item)
+        except Exception as error:
+            raise _not_json(item, error) from error
+        if b"\n" in text or b"\r" in text:  # of a msgspec.Raw
+            return self._event(text.decode()).encode()
+        return b"%b%b%b" % (self._head_bytes, text, self._tail_bytes)
+
     def _other(self, item: object) -> str:
         for kind in type(item).__mro__:
             if kind in self._converters:
@@ -102,6 +146,8 @@ class Encoder:
                 message, separator = converted
                 check_separator("sep", separator)
                 return self._block(message, separator)
+        if isinstance(item, Struct) and len(self._as_json) < _STRUCTS:
+            self._as_json.add(type(item))  # what was looked up once is not looked up again
         return self._event(self._text(item))
 
     def _block(self, message: SSEMessage, separator: str) -> str:
@@ -143,11 +189,7 @@ class Encoder:
         try:
             return self._json.encode(data).decode()
         except Exception as error:
-            raise InvalidFieldError(
-                "data",
-                f"a {type(data).__qualname__} that JSON can't hold ({error});"
-                " give what msgspec encodes, or an encoder for its type",
-            ) from error
+            raise _not_json(data, error) from error
 
 
 def encode_comment(text: str, separator: str) -> bytes:
@@ -186,6 +228,14 @@ def _lines(name: str, text: str, separator: str) -> str:
 def _continued(name: str, text: str, separator: str) -> str:
     # 9.2.5: CRLF, LF and CR end a line, and nothing else does, so str.splitlines() would break too often.
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", f"{separator}{name}: ")
+
+
+def _not_json(data: object, error: Exception) -> InvalidFieldError:
+    return InvalidFieldError(
+        "data",
+        f"a {type(data).__qualname__} that JSON can't hold ({error});"
+        " give what msgspec encodes, or an encoder for its type",
+    )
 
 
 def _itself(message: SSEMessage) -> SSEMessage:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import signal
 import sys
 import threading
@@ -436,7 +435,8 @@ def _postpone_termination(bell: _Bell, patience: float) -> Iterator[_Link]:
     The first worker to exit gets the others sent SIGTERM, even if they are still draining; and service managers
     send it to every process of a service at once.
     """
-    is_worker = multiprocessing.parent_process() is not None
+    multiprocessing = sys.modules.get("multiprocessing")  # where it was not imported, nothing was spawned by it
+    is_worker = multiprocessing is not None and multiprocessing.parent_process() is not None
     if is_worker and _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         yield _Postponed(bell, patience)
 

@@ -19,7 +19,7 @@ import pytest
 from httpx_sse._decoders import SSEDecoder, SSELineDecoder
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from msgspec import UNSET
+from msgspec import UNSET, Raw, Struct
 
 from litestar_safe_sse._encoding import Encoder, decode_last_event_id, encode_comment
 from litestar_safe_sse._messages import SSEMessage
@@ -624,3 +624,33 @@ def test_any_item_is_one_block_or_refused(item: object, separator: str, event: s
     order = ["", "id", "event", "data", "retry"]
     assert all(order.index(one) <= order.index(other) for one, other in pairwise(names))
     assert all(names.count(name) <= 1 for name in ("id", "event", "retry"))
+
+
+class Reading(Struct):
+    value: object
+
+
+@pytest.mark.parametrize("defaults", [{}, {"event": "reading", "id": "7", "retry": 5}])
+def test_struct_is_the_same_event_each_time(defaults: dict[str, Any]) -> None:
+    """A Struct whose type has been seen takes a shorter way to the same bytes, or to the same refusal."""
+    encoder = Encoder(**defaults)
+    first, second = encoder.encode(Reading(1)), encoder.encode(Reading(1))
+    assert first == second
+    assert b'data: {"value":1}\r\n' in first
+    for _ in range(2):
+        with pytest.raises(InvalidFieldError, match="Reading"):
+            encoder.encode(Reading(object()))
+    assert encoder.encode(Reading(Raw(b"[\n1]"))).count(b"data: ") == 2
+
+
+@pytest.mark.parametrize("data", ["plain", "two\nlines", "é"])
+@pytest.mark.parametrize("event", [None, "e"])
+@pytest.mark.parametrize("id", [None, "i"])
+@pytest.mark.parametrize("retry", [None, 3])
+def test_message_of_text_is_the_same_with_and_without_the_shorter_way(
+    data: str, event: str | None, id: str | None, retry: int | None
+) -> None:
+    """A message of text alone is written in one piece, which is what its fields come to one by one."""
+    message = SSEMessage(data, event, id, retry)
+    commented = SSEMessage(data, event, id, retry, comment="c")
+    assert b": c\r\n" + Encoder().encode(message) == Encoder().encode(commented)
