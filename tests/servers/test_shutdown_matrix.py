@@ -299,8 +299,9 @@ def test_stream_asked_for_during_shutdown_is_refused(kind: ServerKind, tmp_path:
         assert not [record for record in server.records.named("began") if record["key"].startswith("late")]
 
 
+# Not Granian: its worker (2.8) may stay although the connections of such clients have been shut and are gone.
 @safe_only
-@each_kind(*ALL)
+@each_kind(*(name for name in ALL if not name.startswith("granian")))
 def test_clients_that_stopped_reading_do_not_hold_up_the_exit(kind: ServerKind, tmp_path: Path) -> None:
     """Bytes that nobody takes are given up: the bodies are cleaned up, and the process goes as soon as else."""
 
