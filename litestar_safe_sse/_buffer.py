@@ -32,7 +32,6 @@ class Buffer:
         "_has_room",
         "_parts",
         "_progress",
-        "_put",
         "_runtime",
         "_since",
         "_size",

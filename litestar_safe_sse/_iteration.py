@@ -101,7 +101,6 @@ class ThreadedIterator:
     """
 
     __slots__ = (
-        "_abandoned",
         "_changed",
         "_closing",
         "_ended",
