@@ -82,6 +82,7 @@ class Buffer:
 
     async def pause(self) -> None:
         """Gives the loop a turn, and waits until there is room or :meth:`release` is called."""
+        self._runtime.let_threads_run()
         await self._runtime.turn()
         while self._size >= self.limit and not self._ended:
             await self._has_room.wait()

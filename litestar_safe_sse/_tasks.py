@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -17,7 +18,18 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
 
-__all__ = ("Interrupted", "OwnedTask", "Runtime", "Timer", "Wake", "carry", "current_runtime", "persist", "run_apart")
+__all__ = (
+    "Breather",
+    "Interrupted",
+    "OwnedTask",
+    "Runtime",
+    "Timer",
+    "Wake",
+    "carry",
+    "current_runtime",
+    "persist",
+    "run_apart",
+)
 
 
 class Interrupted(BaseException):
@@ -89,6 +101,9 @@ class Runtime(Protocol):
     async def turn(self) -> None:
         """Lets everything else that is ready run once."""
 
+    def let_threads_run(self) -> None:
+        """Lets go of the GIL for long enough that a thread which waits for it gets it."""
+
     def stray_cancellation(self) -> BaseException:
         """What a context manager is left with whose block was cancelled."""
         ...
@@ -159,14 +174,38 @@ def carry(before: contextvars.Context, after: contextvars.Context) -> None:
             var.set(value)
 
 
+class Breather:
+    """Lets the threads of a server, or of sync bodies, have the GIL while bodies keep their event loop busy.
+
+    A busy loop lets go of the GIL at each turn, but only for the length of a poll without a timeout. That wakes a
+    thread which waits for it too late to take it, and starts its claim (``sys.getswitchinterval()``) anew, so that it
+    may wait for ever: on Granian, whose threads are Rust's, requests were then not answered at all.
+    """
+
+    __slots__ = ("_next",)
+
+    INTERVAL = 0.005
+    LENGTH = 0.00005
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def breathe(self) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            time.sleep(self.LENGTH)
+            self._next = now + self.INTERVAL
+
+
 class AsyncioRuntime:
     """asyncio and uvloop."""
 
-    __slots__ = ("_loop", "key")
+    __slots__ = ("_breather", "_loop", "key")
 
     can_hold_contexts = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._breather = Breather()
         self._loop = loop
         self.key: Hashable = loop
 
@@ -190,6 +229,9 @@ class AsyncioRuntime:
 
     async def turn(self) -> None:
         await asyncio.sleep(0)
+
+    def let_threads_run(self) -> None:
+        self._breather.breathe()
 
     def stray_cancellation(self) -> BaseException:
         return asyncio.CancelledError()

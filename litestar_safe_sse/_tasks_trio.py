@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from litestar_safe_sse._tasks import Interrupted
+from litestar_safe_sse._tasks import Breather, Interrupted
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
@@ -20,12 +20,13 @@ __all__ = ("TrioRuntime",)
 class TrioRuntime:
     """trio."""
 
-    __slots__ = ("_token", "key")
+    __slots__ = ("_breather", "_token", "key")
 
     # A scope or nursery has to be left inside the scope of the attempt that entered it.
     can_hold_contexts = False
 
     def __init__(self) -> None:
+        self._breather = Breather()
         self._token = trio.lowlevel.current_trio_token()
         self.key: Hashable = self._token
 
@@ -53,6 +54,9 @@ class TrioRuntime:
 
     async def turn(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def let_threads_run(self) -> None:
+        self._breather.breathe()
 
     def stray_cancellation(self) -> BaseException:
         return StreamClosedError("the stream was stopped")  # a trio.Cancelled cannot be made

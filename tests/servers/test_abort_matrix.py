@@ -186,10 +186,6 @@ def test_body_is_cleaned_up_exactly_once_whichever_way_its_client_leaves(
     server: RunningServer, species: Species, before: dict[str, Any], cells: list[Cell]
 ) -> None:
     """A client that leaves in any way, at any time, ends the body and then the clean-ups, once and at once."""
-    if species.alone and server.kind.server == "granian":
-        # Its threads compete for the GIL with a body that never waits: now and then a request is answered after
-        # seconds, or not at all (in one of two runs). So nothing can be asserted there yet.
-        pytest.skip("Granian does not answer reliably while a body keeps the GIL busy")
 
     async def all_ways() -> list[str]:
         problems = []

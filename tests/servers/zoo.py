@@ -411,8 +411,7 @@ ENDLESS = [
     Species(returns_generator),
     Species(farewell),
     # Several batches of up to 5 ms each are made before a server has had the turns it needs to tell.
-    # On Granian the news of its client's leaving has to get through the loop, and the GIL, that it keeps busy.
-    Species(busy, own=CLEANUP_SECONDS + 0.1, alone=True, hushes=False),
+    Species(busy, own=CLEANUP_SECONDS + 0.02, alone=True, hushes=False),
 ]
 """Bodies that go on until they are ended."""
 
