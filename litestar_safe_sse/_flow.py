@@ -19,11 +19,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 
     from litestar_safe_sse._tasks import Runtime
 
-__all__ = ("FlowControl", "drop_connection", "find_flow_control")
+    Ends = tuple[tuple[str, int], int]
+    """The client's address and the server's port."""
+
+__all__ = ("FlowControl", "drop_connections", "find_flow_control", "is_shared")
 
 _DESCRIPTORS = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 
@@ -113,30 +116,44 @@ def find_flow_control(send: Callable[..., Awaitable[None]], runtime: Runtime, li
     return None
 
 
-def drop_connection(send: Callable[..., Awaitable[None]], scope: Mapping[str, Any], *, shared: bool) -> None:
-    """Drops the connection of a client that takes no bytes, with those that wait for it.
+def drop_connections(requests: Iterable[tuple[Callable[..., Awaitable[None]], Mapping[str, Any]]]) -> None:
+    """Drops the connections of clients that take no bytes, with those that wait for them, in one pass.
 
     Args:
-        send: The ASGI ``send`` of the request.
-        scope: The ASGI scope of the request.
-        shared: Whether the other streams of an HTTP/2 connection may be lost with it.
+        requests: The ASGI ``send`` and the ASGI scope of each request.
     """
-    if scope.get("http_version", "1.1").startswith("2") and not shared:
-        return
+    ends = {_ends_of(scope) for send, scope in requests if not _abort_transport(send)}
+    ends.discard(None)
+    if ends:
+        _shut_sockets(ends)
+
+
+def is_shared(scope: Mapping[str, Any]) -> bool:
+    """Whether a request's connection may carry others, which would be lost with it."""
+    return bool(scope.get("http_version", "1.1").startswith("2"))
+
+
+def _abort_transport(send: Callable[..., Awaitable[None]]) -> bool:
     for origin in _behind(send):
         if _module_of(origin) in ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl"):
             abort = getattr(getattr(origin.__self__, "transport", None), "abort", None)
             if abort is not None:
                 abort()
-                return
-    _shut_socket(scope.get("client"), scope.get("server"))
+                return True
+    return False
 
 
-def _shut_socket(client: Sequence[Any] | None, server: Sequence[Any] | None) -> None:
-    """Shuts the socket between two addresses, which belongs to the server, among this process's descriptors."""
-    if not client or not server or not server[1] or not os.path.isdir(_DESCRIPTORS):
+def _ends_of(scope: Mapping[str, Any]) -> Ends | None:
+    client, server = scope.get("client"), scope.get("server")
+    if not client or not server or not server[1]:
+        return None
+    return (client[0], int(client[1])), int(server[1])  # Granian tells ports as text
+
+
+def _shut_sockets(ends: Collection[Ends | None]) -> None:
+    """Shuts those sockets, which belong to the server, among this process's descriptors."""
+    if not os.path.isdir(_DESCRIPTORS):
         return
-    wanted = (client[0], int(client[1])), int(server[1])  # Granian tells ports as text
     for name in os.listdir(_DESCRIPTORS):
         with contextlib.suppress(OSError):
             if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
@@ -144,7 +161,7 @@ def _shut_socket(client: Sequence[Any] | None, server: Sequence[Any] | None) -> 
             with socket.socket(fileno=os.dup(int(name))) as connection:
                 if connection.family not in (socket.AF_INET, socket.AF_INET6):
                     continue
-                if (connection.getpeername()[:2], connection.getsockname()[1]) == wanted:
+                if (connection.getpeername()[:2], connection.getsockname()[1]) in ends:
                     connection.shutdown(socket.SHUT_RDWR)
 
 

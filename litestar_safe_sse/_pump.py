@@ -37,7 +37,7 @@ from litestar_safe_sse._buffer import Buffer
 from litestar_safe_sse._cleanup import CleanupRegistry
 from litestar_safe_sse._doorway import Doorway
 from litestar_safe_sse._encoding import encode_comment
-from litestar_safe_sse._flow import FlowControl, drop_connection, find_flow_control
+from litestar_safe_sse._flow import FlowControl, drop_connections, find_flow_control, is_shared
 from litestar_safe_sse._iteration import aclose, aiterate
 from litestar_safe_sse._state import CloseReason, Lifecycle, StreamState
 from litestar_safe_sse._tasks import Interrupted, persist
@@ -54,15 +54,20 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ("Stream", "StreamStatistics")
+__all__ = ("DROP_DELAY", "LAST_WORDS", "Stream", "StreamStatistics")
 
 T = TypeVar("T")
 
 _INSISTENCE = 0.1
 """Seconds that a body or cleanup has after its second cancellation, before it is left behind."""
 
-_LAST_WORDS = 0.5
+LAST_WORDS = 0.5
 """Seconds in which a client has to take what is left when the server shuts down; the process waits for it."""
+
+DROP_DELAY = 0.02
+"""Seconds from the cancellation of a ``send()`` until its connection is dropped. A server with threads of its own has
+to take note of the first before the second: Granian's worker deadlocks if a ``send()`` fails after the last connection
+has ended (it logs that, which takes the GIL, while the GIL is held to wait for its threads)."""
 
 _REPEATED_ENDS = 16
 """How often a server may say that the request body has ended before it is no longer believed."""
@@ -143,7 +148,6 @@ class Stream:
         "_orphans",
         "_owner",
         "_parked",
-        "_request",
         "_sending",
         "_sent_at",
         "_sources",
@@ -158,6 +162,7 @@ class Stream:
         "error",
         "handler",
         "id",
+        "request",
         "runtime",
     )
 
@@ -203,7 +208,8 @@ class Stream:
         self._buffer = Buffer(runtime, config.buffer_size)
         self._writing: anyio.CancelScope | None = None
         self._flow: FlowControl | None = None
-        self._request: tuple[Send, Message] | None = None
+        self.request: tuple[Send, Message] | None = None
+        """The ASGI ``send`` and scope, while the stream is being served."""
         self._last_words: Timer | None = None
         self._sending = False
         self._sent_at = math.inf
@@ -354,7 +360,7 @@ class Stream:
         """
         if self.state is not StreamState.NEW:
             raise StreamClosedError("the stream has been answered with already; make a response for each request")
-        self._request = send, scope
+        self.request = send, scope
         try:
             with anyio.CancelScope() as self._writing:
                 self._open(receive)
@@ -394,7 +400,7 @@ class Stream:
 
     async def _join(self) -> None:
         """Waits for everyone else, whatever cancellations arrive."""
-        self._writing = self._request = None
+        self._writing = None
         self._release_flow()
         self._sending = False
         if self._last_words is not None:
@@ -405,6 +411,7 @@ class Stream:
         try:
             await persist(self._closed)
         finally:
+            self.request = None
             await self._stop_listening()
 
     def _release_flow(self) -> None:
@@ -458,8 +465,10 @@ class Stream:
 
     def _give_up(self) -> None:
         """Drops a client that takes nothing: servers hold on to it, and not every ``send()`` can be cancelled."""
-        if self._sending and self._request is not None:
-            drop_connection(*self._request, shared=self.close_reason is CloseReason.SHUTDOWN)
+        request = self.request
+        # At a shutdown all that remain are dropped together (_registry.py).
+        if self._sending and request and not is_shared(request[1]) and self.close_reason is not CloseReason.SHUTDOWN:
+            self.runtime.call_later(DROP_DELAY, lambda: drop_connections([request]))
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -647,7 +656,7 @@ class Stream:
         if self._writing is not None:  # what the body left is still sent, but not at any price
             patience = self.config.cleanup_timeout
             if self.close_reason is CloseReason.SHUTDOWN:
-                patience = min(patience, _LAST_WORDS)
+                patience = min(patience, LAST_WORDS)
             self._last_words = self.runtime.call_later(self._within(patience), self._give_up)
         await self._unwind(task)
 

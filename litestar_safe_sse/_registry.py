@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from litestar_safe_sse import _asyncgens
-from litestar_safe_sse._pump import Stream
+from litestar_safe_sse._flow import drop_connections
+from litestar_safe_sse._pump import DROP_DELAY, LAST_WORDS, Stream
 from litestar_safe_sse._shutdown import ShutdownWatch
 from litestar_safe_sse._state import CloseReason
 from litestar_safe_sse._tasks import Runtime, current_runtime, persist
@@ -64,6 +65,8 @@ class _Loop:
         self.streams: dict[str, Stream] = {}
         self.draining = False
         self.empty: anyio.Event | None = None
+        self.farewells: list[tuple[Any, Any]] = []
+        """The requests of the streams that a drain has ended."""
 
 
 class StreamRegistry:
@@ -206,7 +209,18 @@ class StreamRegistry:
             loop.streams.pop(stream.id, None)
             if stream.close_reason is not None:
                 self._closed[stream.close_reason] += 1
-            if loop.empty is not None and not loop.streams:
-                loop.empty.set()
+            if loop.draining:
+                self._bid_farewell(loop, stream)
 
         return forget
+
+    def _bid_farewell(self, loop: _Loop, stream: Stream) -> None:
+        if stream.request is not None:
+            loop.farewells.append(stream.request)
+        if not loop.streams:
+            if loop.farewells:
+                # A server waits at its exit for clients that have stopped reading, be it for their last bytes.
+                requests, loop.farewells = loop.farewells, []
+                loop.runtime.call_later(LAST_WORDS + DROP_DELAY, lambda: drop_connections(requests))
+            if loop.empty is not None:
+                loop.empty.set()

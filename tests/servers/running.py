@@ -91,8 +91,8 @@ class ServerKind:
             ]
         elif self.server == "daphne":
             command += ["-b", host, "-p", str(port)]
-        else:  # Uvicorn in a thread
-            return [python, str(HERE / "uvicorn_in_thread.py"), str(port)]
+        else:  # Uvicorn in a program
+            return [python, str(HERE / f"{self.server}.py"), str(port)]
         return [*command, app]
 
 
@@ -116,6 +116,7 @@ def _kinds() -> Iterator[ServerKind]:
 
 KINDS: dict[str, ServerKind] = {kind.name: kind for kind in _kinds()}
 UVICORN_IN_THREAD = ServerKind("uvicorn_in_thread", "1.1", "")
+UVICORN_WITH_SMALL_BUFFERS = ServerKind("uvicorn_with_small_buffers", "1.1", "")
 
 
 def kinds(*names: str) -> list[ServerKind]:

@@ -36,6 +36,8 @@ class Context(Protocol):
 
     async def wait_closing(self) -> Any: ...
 
+    async def flush(self) -> None: ...
+
 
 @dataclass
 class Visit:
@@ -242,6 +244,22 @@ async def flood(visit: Visit) -> AsyncGenerator[str, None]:
         await visit.cleaning()
 
 
+async def backlog(visit: Visit) -> AsyncGenerator[str, None]:
+    """Yields as many KiB as the server and the socket take, or up to ``limit``, then waits for ever."""
+    try:
+        await visit.opening()
+        for _ in range(visit.limit):
+            yield "x" * 1017
+            with anyio.move_on_after(0.3):
+                await visit.stream.flush()
+                visit.yielded += 1
+                continue
+            break
+        await anyio.sleep_forever()
+    finally:
+        await visit.cleaning()
+
+
 async def flood_in_task_group(visit: Visit) -> AsyncGenerator[str, None]:
     """Parked at a ``yield`` inside of a task group, which answers ``aclose()`` by an exception group."""
     try:
@@ -421,4 +439,4 @@ FLOODS = [Species(flood), Species(flood_in_task_group)]
 FINITE = [Species(completes), Species(fails_first), Species(fails_middle), Species(fails_in_cleanup)]
 """Bodies that end by themselves."""
 
-SPECIES = {species.name: species for species in [*ENDLESS, *FLOODS, *FINITE]}
+SPECIES = {species.name: species for species in [*ENDLESS, *FLOODS, *FINITE, Species(backlog)]}
