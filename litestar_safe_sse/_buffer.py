@@ -1,9 +1,9 @@
-"""The bounded bytes between a body, which runs ahead, and the writer, which hands them to the server."""
+"""The bounded events between a body, which runs ahead, and the writer, which hands them to the server."""
 
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -12,47 +12,92 @@ from litestar_safe_sse.exceptions import StreamClosedError
 if TYPE_CHECKING:
     from litestar_safe_sse._tasks import Runtime
 
-__all__ = ("Buffer",)
+__all__ = ("BlockEncoder", "Buffer")
 
 TURN = 0.005
 """Seconds a body may go on without giving the other streams of its loop a turn."""
+
+GLANCES = 8
+"""Every how many events the clock is looked at, which costs as much as all else."""
+
+LINGER_TURNS = 4
+LINGER = 0.0005
+"""Turns and seconds for which the writer lets a body that is at work add to the next chunk."""
+
+
+class BlockEncoder(Protocol):
+    """What makes bytes of events."""
+
+    @property
+    def frame(self) -> int:
+        """Bytes that surround a text."""
+        ...
+
+    def encode(self, item: object) -> bytes:
+        """The block of one item."""
+        ...
+
+    def encode_texts(self, texts: list[str]) -> bytes:
+        """The blocks of texts that are ASCII."""
+        ...
 
 
 class Buffer:
     """Events wait here, whole, until the writer takes all that is ready as one chunk.
 
     There is one producer (the body's task) and one consumer (the writer). Neither needs a lock, since nothing here
-    awaits between looking and acting.
+    awaits between looking and acting. ASCII texts, which cannot fail, are encoded together when they are taken;
+    everything else at once.
     """
 
     __slots__ = (
-        "_dropped",
+        "_encoder",
         "_ended",
         "_filled",
+        "_frame",
         "_has_room",
+        "_limit",
+        "_linger_until",
         "_parts",
         "_progress",
+        "_ready",
         "_runtime",
-        "_since",
         "_size",
         "_taken",
+        "_texts",
+        "_turns",
+        "_until",
         "_written",
-        "limit",
+        "dropped",
     )
 
-    def __init__(self, runtime: Runtime, limit: int) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.limit = limit
+        self._encoder: BlockEncoder | None = None
+        self._frame = 0
+        self._limit = 0
         self._parts: list[bytes] = []
+        self._texts: list[str] = []
+        """What came after the parts."""
         self._size = 0
-        self._since = 0.0
+        self._until = 0.0
         self._filled = runtime.wake()
         self._has_room = runtime.wake()
         self._progress: anyio.Event | None = None
+        self._turns = 0
+        self._linger_until = 0.0
+        self._ready = 0
         self._taken = 0
         self._written = 0
         self._ended = False
-        self._dropped = False
+        self.dropped = False
+        """Whether nothing will be written any more."""
+
+    def open(self, encoder: BlockEncoder, limit: int) -> None:
+        """Tells how events are encoded, and from how many bytes on a body has to wait for the writer."""
+        self._encoder, self._frame = encoder, encoder.frame
+        if not self._ended:
+            self._limit = limit
 
     @property
     def pending(self) -> int:
@@ -62,34 +107,62 @@ class Buffer:
     @property
     def events(self) -> int:
         """Events and comments that have been put in."""
-        return self._taken + len(self._parts)
+        return self._taken + self._ready
 
-    def put(self, event: bytes) -> bool:
-        """Appends one whole event.
+    def put(self, item: object) -> bool:
+        """Appends one event, whole.
+
+        Args:
+            item: What a body has yielded.
 
         Returns:
-            Whether the body has to :meth:`pause`: the buffer is full, or the loop has had no turn for a while.
+            Whether the body has to :meth:`pause`: the buffer is full, or the loop has had no turn for a while, or the
+            stream's first event waits, or the body is to end.
+
+        Raises:
+            InvalidFieldError: If it cannot be sent.
         """
-        parts = self._parts
-        parts.append(event)
-        if len(parts) == 1:
-            self._since = monotonic()
-            self._size = len(event)
+        if type(item) is str and item.isascii():
+            self._texts.append(item)
+            self._size += len(item) + self._frame
+        else:
+            assert self._encoder is not None
+            block = self._encoder.encode(item)
+            if self._texts:
+                self._fold()
+            self._parts.append(block)
+            self._size += len(block)
+        self._ready = ready = self._ready + 1
+        if ready % GLANCES != 1:
+            return self._size >= self._limit
+        if ready == 1:
+            self._begin_chunk()
+        return self._size >= self._limit or monotonic() > self._until
+
+    def _begin_chunk(self) -> None:
+        # The first event of all is to go out at once.
+        self._until = monotonic() + TURN if self._taken else 0.0
+        if not self._turns:
             self._filled.set()
-            return self._size >= self.limit
-        self._size += len(event)
-        return self._size >= self.limit or monotonic() - self._since > TURN
+
+    def _fold(self) -> None:
+        assert self._encoder is not None
+        texts, self._texts = self._texts, []
+        self._parts.append(self._encoder.encode_texts(texts))
 
     async def pause(self) -> None:
         """Gives the loop a turn, and waits until there is room or :meth:`release` is called."""
         self._runtime.let_threads_run()
+        self._turns = 0
+        self._filled.set()
         await self._runtime.turn()
-        while self._size >= self.limit and not self._ended:
+        while self._size >= self._limit and not self._ended:
             await self._has_room.wait()
 
     def release(self) -> None:
         """Lets a body that waits for room go on, to its end."""
         self._ended = True
+        self._limit = 0
         self._has_room.set()
 
     def finish(self) -> None:
@@ -101,16 +174,40 @@ class Buffer:
         """Waits until there may be something to take, or the end."""
         await self._filled.wait()
 
+    async def linger(self) -> None:
+        """Waits for more, after a ``send``, and lets a body that is at work go on for a few turns of the loop.
+
+        A ``send`` costs more than they do. A body that has nothing in the first of them is waited for without turns.
+        """
+        if self._ended or self._size >= self._limit:
+            return
+        self._turns = LINGER_TURNS
+        self._linger_until = monotonic() + LINGER
+        self._runtime.call_soon(self._turn)
+        await self._filled.wait()
+
+    def _turn(self) -> None:
+        # By callbacks, since to resume the writer is to resume the whole application below it.
+        self._turns = self._turns - 1 if self._ready and monotonic() < self._linger_until else 0
+        if self._turns > 0:
+            self._runtime.call_soon(self._turn)
+        elif self._ready:
+            self._filled.set()
+
     def take(self) -> bytes:
         """Takes everything that is ready as one chunk; empty if there is nothing."""
-        parts = self._parts
-        if not parts:
+        if not self._ready:
             return b""
-        self._parts = []
-        self._taken += len(parts)
-        self._size = 0
+        if self._texts:
+            self._fold()
+        parts, self._parts = self._parts, []
+        self._forget()
         self._has_room.set()
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _forget(self) -> None:
+        self._taken += self._ready
+        self._ready = self._size = 0
 
     def mark_written(self) -> None:
         """Tells those who wait in :meth:`flush` that all that was taken has been handed over."""
@@ -119,11 +216,11 @@ class Buffer:
 
     def drop(self) -> None:
         """Forgets what was not written; nothing more will be."""
-        self._dropped = True
-        self._taken += len(self._parts)
-        self._parts = []
-        self._size = 0
+        self.dropped = True
+        self._parts, self._texts = [], []
+        self._forget()
         self.release()
+        self._filled.set()
         self._tell()
 
     async def flush(self) -> None:
@@ -132,9 +229,9 @@ class Buffer:
         Raises:
             StreamClosedError: If it no longer can be.
         """
-        goal = self._taken + len(self._parts)
+        goal = self._taken + self._ready
         while self._written < goal:
-            if self._dropped:
+            if self.dropped:
                 raise StreamClosedError("the client is gone, or the stream has ended; what was left was not sent")
             if self._progress is None:
                 self._progress = anyio.Event()

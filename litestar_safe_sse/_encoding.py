@@ -24,6 +24,13 @@ _STRUCTS = 64
 """Struct types of one stream that are remembered to be JSON."""
 
 
+_LF, _CR = b"\n\r"
+
+
+class _Nothing:
+    """No item of any stream."""
+
+
 class Encoder:
     """Turns the items of one stream into blocks.
 
@@ -42,15 +49,18 @@ class Encoder:
 
     __slots__ = (
         "_as_json",
+        "_between",
         "_converters",
         "_defaults",
         "_head",
         "_head_bytes",
         "_json",
+        "_latest",
         "_plain",
         "_separator",
         "_tail",
         "_tail_bytes",
+        "frame",
     )
 
     def __init__(
@@ -76,7 +86,12 @@ class Encoder:
         self._plain = event is None and id is None and retry is None
         self._head_bytes = self._head.encode()
         self._tail_bytes = self._tail.encode()
+        self._between = f"{self._tail}{self._head}"
+        self.frame = len(self._head_bytes) + len(self._tail_bytes)
+        """Bytes that surround the text of an event that is nothing but data."""
         self._as_json: set[type] = set()
+        self._latest: tuple[object, bytes] = (_Nothing, b"")
+        """The latest message, with its block: a handler's streams share the encoder, and often what they send."""
         self._json = JSONEncoder(enc_hook=enc_hook)
         self._converters: dict[type, Converter] = {
             SSEMessage: _itself,
@@ -95,19 +110,25 @@ class Encoder:
         Raises:
             InvalidFieldError: The item can't be sent.
         """
+        latest, block = self._latest
+        if item is latest:
+            return block
         kind = type(item)
-        if kind is str:
-            block = self._event(item)  # type: ignore[arg-type]
-        elif kind is SSEMessage:
-            block = self._message(item)  # type: ignore[arg-type]
-        elif kind in self._as_json:
+        if kind is SSEMessage:
+            block = _encoded(self._message(item))  # type: ignore[arg-type]
+            if type(item.data) is str:  # type: ignore[attr-defined]  # then nothing of it can change
+                self._latest = item, block
+            return block
+        if kind in self._as_json:
             return self._json_event(item)
-        else:
-            block = self._other(item)
-        try:
-            return block.encode()
-        except UnicodeEncodeError as error:  # in the data: the other fields were checked when they were given
-            raise lone_surrogate("data", error) from error
+        return _encoded(self._event(item) if kind is str else self._other(item))  # type: ignore[arg-type]
+
+    def encode_texts(self, texts: list[str]) -> bytes:
+        """Return the blocks for texts that are ASCII, in one piece: the checks and the encoding are done but once."""
+        joined = "".join(texts)
+        if "\n" in joined or "\r" in joined:
+            return "".join([self._event(text) for text in texts]).encode()
+        return f"{self._head}{self._between.join(texts)}{self._tail}".encode()
 
     def _event(self, text: str) -> str:
         if "\n" in text or "\r" in text:
@@ -133,9 +154,9 @@ class Encoder:
             text = self._json.encode(item)
         except Exception as error:
             raise _not_json(item, error) from error
-        if b"\n" in text or b"\r" in text:  # of a msgspec.Raw
+        if _LF in text or _CR in text:  # of a msgspec.Raw
             return self._event(text.decode()).encode()
-        return b"%b%b%b" % (self._head_bytes, text, self._tail_bytes)
+        return b"".join((self._head_bytes, text, self._tail_bytes))
 
     def _other(self, item: object) -> str:
         for kind in type(item).__mro__:
@@ -190,6 +211,13 @@ class Encoder:
             return self._json.encode(data).decode()
         except Exception as error:
             raise _not_json(data, error) from error
+
+
+def _encoded(block: str) -> bytes:
+    try:
+        return block.encode()
+    except UnicodeEncodeError as error:  # in the data: the other fields were checked when they were given
+        raise lone_surrogate("data", error) from error
 
 
 def encode_comment(text: str, separator: str) -> bytes:

@@ -36,18 +36,19 @@ from litestar_safe_sse import _asyncgens
 from litestar_safe_sse._buffer import Buffer
 from litestar_safe_sse._cleanup import CleanupRegistry
 from litestar_safe_sse._doorway import Doorway
-from litestar_safe_sse._encoding import encode_comment
 from litestar_safe_sse._flow import FlowControl, drop_connections, find_flow_control, is_shared
 from litestar_safe_sse._iteration import aclose, aiterate
+from litestar_safe_sse._messages import SSEMessage
 from litestar_safe_sse._state import CloseReason, Lifecycle, StreamState
 from litestar_safe_sse._tasks import Interrupted, persist
 from litestar_safe_sse.exceptions import SSEError, StreamClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from litestar_safe_sse._tasks import OwnedTask, Runtime, Timer
+    from litestar_safe_sse._buffer import BlockEncoder
+    from litestar_safe_sse._tasks import Event, OwnedTask, Runtime, Timer
     from litestar_safe_sse.config import SafeSSEConfig
 
     Message = Mapping[str, Any]
@@ -132,7 +133,6 @@ class Stream:
         "_content",
         "_deadline",
         "_doorway",
-        "_encode",
         "_ending",
         "_flow",
         "_heartbeats",
@@ -148,6 +148,7 @@ class Stream:
         "_orphans",
         "_owner",
         "_parked",
+        "_preamble",
         "_sending",
         "_sent_at",
         "_sources",
@@ -187,7 +188,7 @@ class Stream:
         self._made = monotonic()
         self._life = Lifecycle()
         self._closing: anyio.Event | None = None
-        self._closed = anyio.Event()
+        self._closed = runtime.event()
         self._asked = False
         self._ending = False
         # The owner and the body
@@ -195,7 +196,6 @@ class Stream:
         self._started = False
         self._doorway: Doorway | None = None
         self._content: object = None
-        self._encode: Callable[[object], bytes] | None = None
         self._body: object = None
         self._orphans: list[AsyncGenerator[Any, Any]] = []
         self._sources: dict[Source, Callable[[], None]] = {}
@@ -205,7 +205,7 @@ class Stream:
         self._parked = False
         self._insisted = False
         # The writer and the listener
-        self._buffer = Buffer(runtime, config.buffer_size)
+        self._buffer = Buffer(runtime)
         self._writing: anyio.CancelScope | None = None
         self._flow: FlowControl | None = None
         self.request: tuple[Send, Message] | None = None
@@ -214,8 +214,9 @@ class Stream:
         self._sending = False
         self._sent_at = math.inf
         self._heartbeats = 0
+        self._preamble: bytes | None = None
         self._listener: OwnedTask | None = None
-        self._listener_done: anyio.Event | None = None
+        self._listener_done: Event | None = None
         # The timer
         self._deadline = math.inf
         self._latest = math.inf
@@ -248,16 +249,16 @@ class Stream:
     async def flush(self) -> None:
         await self._buffer.flush()
 
-    def accept(self, content: object, encode: Callable[[object], bytes], config: SafeSSEConfig) -> None:
+    def accept(self, content: object, encoder: BlockEncoder, config: SafeSSEConfig) -> None:
         """Takes over a body, which is closed from now on even if it is never started.
 
         Args:
             content: The body.
-            encode: Makes the bytes of one event.
+            encoder: Makes the bytes of events.
             config: The settings in force for this stream.
         """
-        self._content, self._encode, self.config = content, encode, config
-        self._buffer.limit = config.buffer_size
+        self._content, self.config = content, config
+        self._buffer.open(encoder, config.buffer_size)
 
     # Ending
 
@@ -426,34 +427,46 @@ class Stream:
             self._life.move(StreamState.OPEN)
             if self.config.max_lifetime is not None:
                 self._set_deadline(self.config.max_lifetime)
-        self._listener_done = anyio.Event()
+        self._listener_done = self.runtime.event()
         self._listener = self.runtime.spawn(lambda task: self._listen(task, receive), f"SSE listener of {self.handler}")
         self._sent_at = monotonic()
         self._arm(self._look_after_connection(self._sent_at))
 
     async def _write(self, start: Message, preamble: bytes, send: Send) -> None:
-        self._flow = find_flow_control(send, self.runtime, self._buffer.limit)
+        self._flow = find_flow_control(send, self.runtime, self.config.buffer_size)
+        self._preamble = preamble
         await self._send(send, start)
-        # At once, even if empty: Daphne keeps the headers back until the first body message.
-        await self._send(send, {"type": "http.response.body", "body": preamble, "more_body": True})
         await self.runtime.turn()  # the listener looks first: the body of a client that has left is not started
+        if self._buffer.dropped:
+            return
         self._start_owner()
+        await self.runtime.turn()  # an event that is ready goes with the first body message
         await self._write_events(send)
 
     async def _write_events(self, send: Send) -> None:
-        while True:
-            chunk = self._buffer.take()
-            if chunk:
-                await self._send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
-                self._buffer.mark_written()
+        buffer = self._buffer
+        while not buffer.dropped:
+            chunk = buffer.take()
+            if self._preamble is not None:  # sent even if empty: Daphne keeps the headers back until then
+                chunk, self._preamble = self._preamble + chunk, None
+                await self._write_chunk(chunk, send)
+            elif chunk:
+                await self._write_chunk(chunk, send)
             elif self.state in (StreamState.CLEANING, StreamState.CLOSED):
                 break
             else:
-                await self._buffer.wait()
+                await buffer.wait()
         ends_after_error = self._flow is not None and self._flow.ends_after_error
         self._release_flow()
+        if buffer.dropped:  # by a hang-up
+            return
         if self.error is None or ends_after_error:  # else the missing end tells the client that events are missing
             await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write_chunk(self, chunk: bytes, send: Send) -> None:
+        await self._send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+        self._buffer.mark_written()
+        await self._buffer.linger()
 
     async def _send(self, send: Send, message: Message) -> None:
         self._sent_at = monotonic()
@@ -473,9 +486,9 @@ class Stream:
 
     def _hang_up(self) -> None:
         """Sends nothing more."""
-        if self._writing is not None:
-            self._writing.cancel()
         self._buffer.drop()
+        if self._writing is not None and self._sending:  # elsewhere the writer looks for itself
+            self._writing.cancel()
 
     # The listener waits for the client to leave
 
@@ -562,23 +575,35 @@ class Stream:
         return outcome
 
     async def _advance(self) -> None:
-        encode, put = self._encode, self._buffer.put
-        assert encode is not None
+        put = self._buffer.put
         body = self._body = await aiterate(self._content, self.runtime, self.handler)
         async for item in body:
-            while put(encode(item)) and not self._ending:
-                cancelled = await self._pause()
-                if cancelled is None:
-                    break
-                try:
-                    item = await cast("AsyncGenerator[object, None]", body).athrow(cancelled)
-                except StopAsyncIteration:
-                    return
-            if self._ending:
-                self._advancing = False
-                # In this attempt: on trio, the body's scopes and nurseries are inside the attempt's.
-                await aclose(body)
+            if put(item) and not await self._hold(body):
                 return
+
+    async def _hold(self, body: AsyncIterator[object]) -> bool:
+        """Holds the body at its ``yield`` for as long as it has to be.
+
+        Returns:
+            Whether it goes on. If not, it has ended: by itself, or because the stream ends.
+        """
+        while not self._ending:
+            cancelled = await self._pause()
+            if cancelled is None:
+                if self._ending:
+                    break
+                return True
+            try:
+                item = await cast("AsyncGenerator[object, None]", body).athrow(cancelled)
+            except StopAsyncIteration:
+                return False
+            if not self._buffer.put(item):
+                return True
+        self._advancing = False
+        self._body = self._content = None
+        # In this attempt: on trio, the body's scopes and nurseries are inside the attempt's.
+        await aclose(body)
+        return False
 
     async def _pause(self) -> BaseException | None:
         """Waits, parked at the body's ``yield``, until it may go on.
@@ -756,7 +781,7 @@ class Stream:
         if now >= self._sent_at + interval:
             self._heartbeats += 1
             self._sent_at = now
-            self._buffer.put(encode_comment(self.config.ping_comment, self.config.separator))
+            self._buffer.put(SSEMessage(comment=self.config.ping_comment))
         return min(self._sent_at + interval, now + send_timeout)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from litestar_safe_sse import _asyncgens
+from litestar_safe_sse._encoding import Encoder
 from litestar_safe_sse._flow import drop_connections
 from litestar_safe_sse._pump import DROP_DELAY, LAST_WORDS, Stream
 from litestar_safe_sse._shutdown import ShutdownWatch
@@ -69,6 +70,21 @@ class _Loop:
         """The requests of the streams that a drain has ended."""
 
 
+class HandlerKind:
+    """What the streams of one handler have in common, made once.
+
+    Attributes:
+        name: The handler's name.
+        encoder: That of the streams that have no settings of their own.
+    """
+
+    __slots__ = ("encoder", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.encoder: Encoder | None = None
+
+
 class StreamRegistry:
     """The live streams of one application.
 
@@ -84,6 +100,8 @@ class StreamRegistry:
         self.logger: Any = None
         """The application's logger, once it is known."""
         self._loops: dict[Hashable, _Loop] = {}
+        self.kinds: dict[object, HandlerKind] = {}
+        """By handler, so no more than the application has."""
         self._opened = 0
         self._refused = 0
         self._closed: Counter[CloseReason] = Counter()

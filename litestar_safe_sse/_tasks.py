@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Breather",
+    "Event",
     "Interrupted",
     "OwnedTask",
     "Runtime",
@@ -38,6 +39,16 @@ class Interrupted(BaseException):
 
 class Wake(Protocol):
     """A wake-up for one waiter. What it waits for is checked by the waiter, before and after."""
+
+    def set(self) -> None: ...
+
+    async def wait(self) -> None: ...
+
+
+class Event(Protocol):
+    """Happens once; any number may wait for it."""
+
+    def is_set(self) -> bool: ...
 
     def set(self) -> None: ...
 
@@ -83,6 +94,8 @@ class Runtime(Protocol):
 
     def wake(self) -> Wake: ...
 
+    def event(self) -> Event: ...
+
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer: ...
 
     def call_soon(self, callback: Callable[[], object]) -> None: ...
@@ -120,16 +133,23 @@ def current_runtime() -> Runtime:
     return AsyncioRuntime(loop)
 
 
-async def persist(event: anyio.Event) -> None:
+async def persist(event: Event) -> None:
     """Waits for an event through every cancellation, native ones included; raises the first only afterwards."""
+    if event.is_set():
+        return
     cancelled: BaseException | None = None
     try:
-        with anyio.CancelScope(shield=True):
-            while not event.is_set():
-                try:
-                    await event.wait()
-                except asyncio.CancelledError as exc:
-                    cancelled = cancelled or exc
+        try:
+            await event.wait()
+        except anyio.get_cancelled_exc_class() as exc:
+            cancelled = exc
+        if not event.is_set():  # the shield is put up only once there is something to keep off
+            with anyio.CancelScope(shield=True):
+                while not event.is_set():
+                    try:
+                        await event.wait()
+                    except asyncio.CancelledError as exc:
+                        cancelled = cancelled or exc
         if cancelled is not None:
             raise cancelled
     finally:
@@ -215,6 +235,9 @@ class AsyncioRuntime:
     def wake(self) -> Wake:
         return AsyncioWake(self._loop)
 
+    def event(self) -> Event:
+        return AsyncioEvent(self._loop)
+
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         return self._loop.call_later(delay, callback)
 
@@ -255,6 +278,37 @@ class AsyncioWake:
             await waiter
         finally:
             self._waiter = None
+
+
+class AsyncioEvent:
+    """An event that is small while nobody waits: that of asyncio holds a deque, of 700 bytes, from the start."""
+
+    __slots__ = ("_happened", "_loop", "_waiters")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._happened = False
+        self._waiters: tuple[asyncio.Future[None], ...] = ()
+
+    def is_set(self) -> bool:
+        return self._happened
+
+    def set(self) -> None:
+        self._happened = True
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters = ()
+
+    async def wait(self) -> None:
+        if self._happened:
+            return
+        waiter = self._loop.create_future()
+        self._waiters += (waiter,)
+        try:
+            await waiter
+        finally:
+            self._waiters = tuple(other for other in self._waiters if other is not waiter)
 
 
 class AsyncioTask:

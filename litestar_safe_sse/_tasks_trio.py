@@ -12,7 +12,7 @@ from litestar_safe_sse.exceptions import StreamClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
 
-    from litestar_safe_sse._tasks import OwnedTask, Timer, Wake
+    from litestar_safe_sse._tasks import Event, OwnedTask, Timer, Wake
 
 __all__ = ("TrioRuntime",)
 
@@ -35,6 +35,9 @@ class TrioRuntime:
 
     def wake(self) -> Wake:
         return TrioWake()
+
+    def event(self) -> Event:
+        return trio.Event()
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         return TrioTimer(delay, callback)

@@ -17,14 +17,14 @@ from msgspec import UNSET
 from litestar_safe_sse._encoding import Encoder, encode_comment
 from litestar_safe_sse._iteration import aclose, check_content
 from litestar_safe_sse._messages import SSEMessage
-from litestar_safe_sse._registry import StreamRefusedError
+from litestar_safe_sse._registry import HandlerKind, StreamRefusedError
 from litestar_safe_sse._state import CloseReason, StreamState
 from litestar_safe_sse._tasks import run_apart
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from litestar import Request
     from litestar.app import Litestar
@@ -73,6 +73,14 @@ class Slot:
             )
         return slot  # type: ignore[no-any-return]
 
+    def kind(self, scope: Scope) -> HandlerKind:
+        """What the streams of the request's handler have in common."""
+        handler = scope["route_handler"]
+        kind = self.registry.kinds.get(handler)
+        if kind is None:
+            kind = self.registry.kinds[handler] = HandlerKind(str(handler))
+        return kind
+
     def admit(self, scope: Scope) -> Stream:
         """The request's stream, made if there is none yet.
 
@@ -81,7 +89,7 @@ class Slot:
         """
         if self.stream is None or self.stream.state is StreamState.CLOSED:
             try:
-                self.stream = self.registry.admit(str(scope["route_handler"]))
+                self.stream = self.registry.admit(self.kind(scope).name)
             except StreamRefusedError as refusal:
                 raise unavailable(str(refusal), self.registry.config) from refusal
         return self.stream
@@ -150,7 +158,9 @@ class SafeServerSentEvent(Response[Any]):
         check_content(content)
         if comment_message is not None:
             encode_comment(comment_message, "\n")
-        Encoder(event=event_type, id=event_id, retry=retry_duration)
+        self.has_defaults = (event_type, event_id, retry_duration) != (None, None, None)
+        if self.has_defaults:
+            Encoder(event=event_type, id=event_id, retry=retry_duration)
         if status_code is not None and (status_code < 200 or status_code in (204, 304)):
             raise InvalidFieldError("status_code", f"{status_code} allows no body (RFC 9110, section 6.4.1); give 200")
         overrides: dict[str, Any] = {
@@ -209,7 +219,12 @@ class SafeServerSentEvent(Response[Any]):
             raise unavailable("the server is shutting down", stream.config)
         slot.unused = None
         config = replace(stream.config, **self.overrides) if self.overrides else stream.config
-        stream.accept(self.content, self._encoder(config, type_encoders), config)
+        kind = slot.kind(request.scope)
+        if self.has_defaults or self.response_type_encoders or "separator" in self.overrides:
+            encoder = self._encoder(config, type_encoders)
+        else:
+            encoder = kind.encoder = kind.encoder or self._encoder(config, type_encoders)
+        stream.accept(self.content, encoder, config)
         return SafeSSEResponse(
             preamble=self._preamble(config),
             stream=stream,
@@ -222,7 +237,7 @@ class SafeServerSentEvent(Response[Any]):
             status_code=self.status_code or status_code or 200,
         )
 
-    def _encoder(self, config: SafeSSEConfig, type_encoders: TypeEncodersMap | None) -> Callable[[object], bytes]:
+    def _encoder(self, config: SafeSSEConfig, type_encoders: TypeEncodersMap | None) -> Encoder:
         encoders = {**(type_encoders or {}), **self.response_type_encoders}
         return Encoder(
             separator=config.separator,
@@ -231,7 +246,7 @@ class SafeServerSentEvent(Response[Any]):
             retry=self.retry_duration,
             enc_hook=get_serializer(encoders) if encoders else default_serializer,
             converters={ServerSentEventMessage: from_litestar},
-        ).encode
+        )
 
     def _preamble(self, config: SafeSSEConfig) -> bytes:
         """What is sent ahead of the first event."""

@@ -301,6 +301,7 @@ async def test_a_body_that_will_not_end_is_left_behind(caplog: pytest.LogCapture
 
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         yield "one"
+        probe.note("went on")
         while not probe.released:  # type: ignore[attr-defined]
             try:
                 with anyio.CancelScope(shield=True):
@@ -311,7 +312,11 @@ async def test_a_body_that_will_not_end_is_left_behind(caplog: pytest.LogCapture
 
     server = Server(body, SafeSSEConfig(cleanup_timeout=0.05))
     server.probe.released = False  # type: ignore[attr-defined]
-    await leave(server)
+    connection = Connection()
+    async with anyio.create_task_group() as group:
+        group.start_soon(server.run, connection)
+        await server.probe.until("went on")
+        connection.leave()
     assert server.probe.events[-1] == "cleanup"
     assert "handler" in caplog.text
     assert "the body: TimeoutError" in caplog.text

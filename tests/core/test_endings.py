@@ -294,10 +294,13 @@ async def test_a_lifespan_shutdown_ends_the_streams_first() -> None:
 async def test_a_body_that_asks_may_say_farewell() -> None:
     """A body that looks at ``closing`` has ``shutdown_grace`` to end by itself."""
 
+    asking = anyio.Event()
+
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         try:
             probe.note("began")
             yield "one"
+            asking.set()
             await stream.wait_closing()
             yield "farewell"
         finally:
@@ -306,7 +309,8 @@ async def test_a_body_that_asks_may_say_farewell() -> None:
     server, connection = Server(body), Connection()
     async with anyio.create_task_group() as tasks, server.app.lifespan():
         tasks.start_soon(server.run, connection)
-        await connection.until(lambda got: b"one" in got.body)
+        with anyio.fail_after(BOUND):
+            await asking.wait()
     check(server, CloseReason.SHUTDOWN)
     assert connection.body.endswith(b"data: farewell\r\n\r\n")
     assert connection.complete
