@@ -152,7 +152,8 @@ class Buffer:
 
     async def pause(self) -> None:
         """Gives the loop a turn, and waits until there is room or :meth:`release` is called."""
-        self._runtime.let_threads_run()
+        if self._taken:
+            self._runtime.let_threads_run()
         self._turns = 0
         self._filled.set()
         await self._runtime.turn()

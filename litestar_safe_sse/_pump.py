@@ -26,6 +26,7 @@ import asyncio
 import contextlib
 import math
 import secrets
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -44,7 +45,7 @@ from litestar_safe_sse._tasks import Interrupted, persist
 from litestar_safe_sse.exceptions import SSEError, StreamClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from litestar_safe_sse._buffer import BlockEncoder
@@ -152,6 +153,7 @@ class Stream:
         "_sending",
         "_sent_at",
         "_sources",
+        "_start",
         "_started",
         "_strays",
         "_strays_gone",
@@ -214,6 +216,7 @@ class Stream:
         self._sending = False
         self._sent_at = math.inf
         self._heartbeats = 0
+        self._start: Message | None = None
         self._preamble: bytes | None = None
         self._listener: OwnedTask | None = None
         self._listener_done: Event | None = None
@@ -434,17 +437,18 @@ class Stream:
 
     async def _write(self, start: Message, preamble: bytes, send: Send) -> None:
         self._flow = find_flow_control(send, self.runtime, self.config.buffer_size)
-        self._preamble = preamble
-        await self._send(send, start)
+        self._start, self._preamble = start, preamble
         await self.runtime.turn()  # the listener looks first: the body of a client that has left is not started
-        if self._buffer.dropped:
-            return
-        self._start_owner()
-        await self.runtime.turn()  # an event that is ready goes with the first body message
+        if not self._buffer.dropped:
+            self._start_owner()
+            await self.runtime.turn()  # an event that is ready goes with the headers, in one packet
         await self._write_events(send)
 
     async def _write_events(self, send: Send) -> None:
         buffer = self._buffer
+        if self._start is not None:
+            start, self._start = self._start, None
+            await self._send(send, start)
         while not buffer.dropped:
             chunk = buffer.take()
             if self._preamble is not None:  # sent even if empty: Daphne keeps the headers back until then
@@ -600,9 +604,9 @@ class Stream:
             if not self._buffer.put(item):
                 return True
         self._advancing = False
-        self._body = self._content = None
-        # In this attempt: on trio, the body's scopes and nurseries are inside the attempt's.
-        await aclose(body)
+        if isinstance(body, AsyncGenerator):  # on trio, its scopes and nurseries are inside this attempt's
+            self._body = self._content = None
+            await aclose(body)
         return False
 
     async def _pause(self) -> BaseException | None:

@@ -16,7 +16,7 @@ from litestar_safe_sse._flow import drop_connections
 from litestar_safe_sse._pump import DROP_DELAY, LAST_WORDS, Stream
 from litestar_safe_sse._shutdown import ShutdownWatch
 from litestar_safe_sse._state import CloseReason
-from litestar_safe_sse._tasks import Runtime, current_runtime, persist
+from litestar_safe_sse._tasks import Runtime, current_key, current_runtime, persist
 from litestar_safe_sse.exceptions import SSEError
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class StreamRegistry:
 
     def start(self) -> None:
         """Begins to watch for a shutdown. Called when the application starts, and by the first stream at the latest."""
-        loop = self._loops.get(current_runtime().key)
+        loop = self._loops.get(current_key())
         if loop is not None and loop.draining:  # of a lifespan whose shutdown failed
             self.stop()
         self._here()
@@ -198,15 +198,15 @@ class StreamRegistry:
 
     def stop(self) -> None:
         """Undoes what :meth:`start` did. Called when the application has shut down."""
-        loop = self._loops.pop(current_runtime().key, None)
+        loop = self._loops.pop(current_key(), None)
         if loop is not None:
             loop.watch.uninstall()
             _asyncgens.uninstall()
 
     def _here(self) -> _Loop:
-        runtime = current_runtime()
-        loop = self._loops.get(runtime.key)
+        loop = self._loops.get(current_key())
         if loop is None:
+            runtime = current_runtime()
             self._forget_gone_loops()  # first: their links are then on top of the chain
             logger = self.logger or logging.getLogger("litestar_safe_sse")
             patience = self.config.shutdown_grace + self.config.cleanup_timeout + _APPLICATION_SHUTDOWN

@@ -27,6 +27,7 @@ __all__ = (
     "Timer",
     "Wake",
     "carry",
+    "current_key",
     "current_runtime",
     "persist",
     "run_apart",
@@ -120,6 +121,14 @@ class Runtime(Protocol):
     def stray_cancellation(self) -> BaseException:
         """What a context manager is left with whose block was cancelled."""
         ...
+
+
+def current_key() -> Hashable:
+    """What tells the event loop that is running from others: the ``key`` of its runtime."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return current_runtime().key
 
 
 def current_runtime() -> Runtime:

@@ -315,8 +315,9 @@ async def end(slot: Slot, reason: CloseReason, failure: Exception | None = None)
     """Ends what a request has: its stream, if that still lives, and a body that was never started."""
     unused, slot.unused = slot.unused, None
     try:
-        with anyio.move_on_after(slot.registry.config.cleanup_timeout, shield=True):
-            await aclose(unused)
+        if unused is not None:
+            with anyio.move_on_after(slot.registry.config.cleanup_timeout, shield=True):
+                await aclose(unused)
     finally:
         if slot.stream is not None:
             await slot.stream.discard(reason, failure)
