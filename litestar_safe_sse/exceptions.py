@@ -7,9 +7,12 @@ from collections.abc import Sequence
 __all__ = (
     "CleanupError",
     "InvalidFieldError",
+    "MissingExtraError",
     "MissingPluginError",
     "OutsideRequestError",
     "SSEError",
+    "SourceRefusedError",
+    "SourceUnavailableError",
     "StreamClosedError",
 )
 
@@ -68,3 +71,15 @@ class MissingPluginError(SSEError, RuntimeError):
 
 class OutsideRequestError(SSEError, RuntimeError):
     """Something that belongs to a request was asked for where there is none."""
+
+
+class SourceRefusedError(SSEError):
+    """A source was refused what it asked for, and would be again: a key of another type, a missing permission."""
+
+
+class SourceUnavailableError(SSEError):
+    """A source can't be reached at the moment; what was asked of it may work later."""
+
+
+class MissingExtraError(SSEError, ImportError):
+    """A source needs a library that is not installed; the message says what to install."""

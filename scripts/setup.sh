@@ -39,13 +39,15 @@ install() {
     fi
 }
 
-# Installs Debian packages that provide what is missing of: node npm chromium. Tells what to do where it can't.
+# Installs Debian packages that provide what is missing of: node npm chromium redis-server. Tells what to do where it
+# can't.
 install_system_packages() {
     missing=
-    for program in node npm chromium; do
+    for program in node npm chromium redis-server; do
         case $program in
             chromium) command -v "${CHROMIUM:-chromium}" >/dev/null || missing="$missing chromium" ;;
             node) command -v node >/dev/null || missing="$missing nodejs" ;;
+            redis-server) command -v redis-server >/dev/null || missing="$missing redis-server" ;;
             npm) command -v npm >/dev/null || missing="$missing npm" ;;
         esac
     done

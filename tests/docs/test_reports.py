@@ -17,12 +17,12 @@ def counts(report: str) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("matrix", ["leaving", "shutdown"])
-def test_both_matrices_are_there(matrix: str) -> None:
-    """Neither half of the README's claim is without its table."""
-    assert f"### {matrix}\n" in (REPORTS / "matrices-safe.md").read_text()
+def test_every_cell_is_clean(matrix: str) -> None:
+    """The README says so, of both matrices."""
+    assert f"### {matrix}\n" in (REPORTS / f"{matrix}-safe.md").read_text()
+    assert [cell for cell in counts(f"{matrix}-safe.md") if cell[0] != cell[1]] == []
 
 
-def test_every_cell_is_clean() -> None:
-    """The README says so."""
-    assert [cell for cell in counts("matrices-safe.md") if cell[0] != cell[1]] == []
-    assert sum(visits for _, visits in counts("matrices-safe.md")) > 10_000
+def test_the_matrices_are_large() -> None:
+    """A table of a partial run would prove little."""
+    assert sum(visits for _, visits in counts("leaving-safe.md")) > 10_000

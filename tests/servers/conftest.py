@@ -25,18 +25,18 @@ def cells(request: pytest.FixtureRequest) -> list[Cell]:
     return request.config.stash[_cells]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    cells = config.stash[_cells]
-    if not cells:
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Writes each matrix to a file of its own: the modules that measure them may run in processes of their own."""
+    directory = os.environ.get("SAFE_SSE_REPORT_DIR")
+    cells = session.config.stash[_cells]
+    if not directory:
         return
-    markdown = as_markdown(cells)
-    terminalreporter.section(f"matrices ({FLAVOUR})")
-    terminalreporter.write_line(markdown)
-    if directory := os.environ.get("SAFE_SSE_REPORT_DIR"):
-        target = Path(directory)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / f"matrices-{FLAVOUR}.md").write_text(markdown)
-        (target / f"matrices-{FLAVOUR}.json").write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    for matrix in dict.fromkeys(cell.matrix for cell in cells):
+        chosen = [cell for cell in cells if cell.matrix == matrix]
+        target = Path(directory) / f"{matrix}-{FLAVOUR}"
+        target.with_suffix(".md").write_text(as_markdown(chosen))
+        target.with_suffix(".json").write_text(json.dumps([asdict(cell) for cell in chosen], indent=1))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,35 @@
+"""Sources for streams: event logs, queues, Pub/Sub and channels.
+
+Optional: nothing here is imported by the package itself. Without redis-py, importing works, and making a source on
+Redis says what to install.
+"""
+
+from __future__ import annotations
+
+from litestar_safe_sse.sources._redis import RedisPlugin
+from litestar_safe_sse.sources._subscription import Overflow, Subscription
+from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
+from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, Reset
+from litestar_safe_sse.sources.memory import MemoryEventLog
+from litestar_safe_sse.sources.redis_log import RedisEventLog
+from litestar_safe_sse.sources.redis_pubsub import Gap, PubSubMessage, RedisPubSub
+from litestar_safe_sse.sources.redis_queue import QueueItem, RedisGroupQueue, RedisQueue
+
+__all__ = (
+    "ChannelMessage",
+    "ChannelsSource",
+    "EventLog",
+    "EventLogStatistics",
+    "Gap",
+    "MemoryEventLog",
+    "Overflow",
+    "PubSubMessage",
+    "QueueItem",
+    "RedisEventLog",
+    "RedisGroupQueue",
+    "RedisPlugin",
+    "RedisPubSub",
+    "RedisQueue",
+    "Reset",
+    "Subscription",
+)

@@ -1,0 +1,72 @@
+"""What a ``Last-Event-ID`` holds: how far a client has got in each of several topics."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import NamedTuple
+
+__all__ = ("MAX_TOPICS", "Position", "cursor", "positions", "record", "tag")
+
+MAX_TOPICS = 32
+"""Topics of one subscription: their cursor has at most 897 bytes, and ``max_last_event_id`` is 1024."""
+
+_VERSION = "1"
+_TAG = 5
+_EPOCH = 6
+_SEQ = 6
+_NONCE = 4
+_RECORD = _TAG + _EPOCH + _SEQ + _NONCE  # 21 bytes are 28 characters, without padding
+
+
+class Position(NamedTuple):
+    """A place in the history of a topic: right after one of its events.
+
+    Attributes:
+        epoch: Which history: other if the topic was lost, or expired, and began anew.
+        seq: How many events the history had with this one; 0 is its beginning.
+        nonce: Random; tells this event from another one that got its place after a loss.
+    """
+
+    epoch: int
+    seq: int
+    nonce: int
+
+
+def tag(topic: str) -> bytes:
+    """What stands for a topic in a cursor."""
+    return blake2b(topic.encode(), digest_size=_TAG).digest()
+
+
+def record(tag: bytes, position: Position) -> bytes:
+    """One topic's part of a cursor."""
+    epoch, seq, nonce = position
+    return tag + epoch.to_bytes(_EPOCH, "big") + seq.to_bytes(_SEQ, "big") + nonce.to_bytes(_NONCE, "big")
+
+
+def cursor(records: Iterable[bytes]) -> str:
+    """Returns the ID that resumes from here. It is not secret, and not signed: whoever forges one gains nothing."""
+    return _VERSION + base64.urlsafe_b64encode(b"".join(records)).decode()
+
+
+def positions(cursor: str) -> dict[bytes, Position] | None:
+    """Returns the position for each tag in a cursor; ``None`` if it is none of ours, as clients can send anything."""
+    if not cursor.startswith(_VERSION) or not cursor.isascii():
+        return None
+    try:
+        packed = base64.b64decode(cursor[len(_VERSION) :], altchars=b"-_", validate=True)
+    except binascii.Error:
+        return None
+    if not packed or len(packed) % _RECORD or len(packed) > MAX_TOPICS * _RECORD:
+        return None
+    found: dict[bytes, Position] = {}
+    for start in range(0, len(packed), _RECORD):
+        numbers = packed[start + _TAG : start + _RECORD]
+        found[packed[start : start + _TAG]] = Position(
+            int.from_bytes(numbers[:_EPOCH], "big"),
+            int.from_bytes(numbers[_EPOCH : _EPOCH + _SEQ], "big"),
+            int.from_bytes(numbers[_EPOCH + _SEQ :], "big"),
+        )
+    return found

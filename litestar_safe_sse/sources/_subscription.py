@@ -1,0 +1,237 @@
+"""Between a source and one of its subscribers: a bounded mailbox, and the iterator that empties it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Literal
+
+from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._tasks import current_runtime
+from litestar_safe_sse.config import check_integer
+from litestar_safe_sse.exceptions import InvalidFieldError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from litestar_safe_sse._tasks import Wake
+
+__all__ = ("DROPPED", "Key", "Mailbox", "Overflow", "Subscription", "make_mailbox")
+
+Overflow = Literal["close", "drop_oldest", "latest"]
+"""What happens when a subscriber has not taken what its buffer holds, and more comes.
+
+``"close"``: the subscription ends after what is in the buffer, so the stream ends, and the client resumes from its
+last event. ``"drop_oldest"``: the oldest message in the buffer goes, and the subscriber is told how many did, by an
+event of the type ``dropped``. ``"latest"``: of each key only the newest message is kept, at any time; a subscription
+whose buffer is full of different keys ends as by ``"close"``.
+"""
+
+Key = Callable[[str, SSEMessage], Hashable]
+"""What of a topic and a message makes it replace an older one; by default the topic and the event type."""
+
+DROPPED = "dropped"
+"""The type of the event that says in its data, ``{"dropped": 3}``, how many messages are missing before the next."""
+
+
+class Mailbox:
+    """What a source has for one subscriber: filled by the source, which never waits, and emptied by the subscriber.
+
+    Args:
+        limit: Messages that it holds at most.
+    """
+
+    __slots__ = ("_limit", "_wake", "ended", "error", "lost", "messages")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.messages: deque[SSEMessage] = deque()
+        self._wake: Wake | None = None
+        self.ended = False
+        """Whether nothing more is accepted."""
+        self.lost = False
+        """Whether it ended because the source lost its thread, and not because the subscriber or the source did."""
+        self.error: Exception | None = None
+        """What the subscriber is to be told after the last message."""
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    @property
+    def wake(self) -> Wake:
+        """What the subscriber waits for; it is set when there is a message or the end."""
+        if self._wake is None:
+            self._wake = current_runtime().wake()
+        return self._wake
+
+    def put(self, topic: str, message: SSEMessage) -> None:
+        """Adds a message, if there is room and no end; otherwise does what the policy says."""
+        if len(self.messages) >= self._limit:
+            self.end()
+        elif not self.ended:
+            self.messages.append(message)
+            if self._wake is not None:
+                self._wake.set()
+
+    def take(self) -> SSEMessage | None:
+        """Removes the next message; ``None`` if there is none."""
+        return self.messages.popleft() if self.messages else None
+
+    def end(self, error: Exception | None = None, *, lost: bool = False) -> None:
+        """Accepts nothing more; what is in it can still be taken."""
+        if not self.ended:
+            self.ended, self.error, self.lost = True, error, lost
+            if self._wake is not None:
+                self._wake.set()
+
+    async def wait(self) -> None:
+        """Waits until there is a message or the end."""
+        while not len(self) and not self.ended:
+            await self.wake.wait()
+
+
+class DroppingMailbox(Mailbox):
+    """Drops the oldest."""
+
+    __slots__ = ("_dropped",)
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._dropped = 0
+
+    def put(self, topic: str, message: SSEMessage) -> None:
+        if len(self.messages) >= self._limit and not self.ended:
+            self.messages.popleft()
+            self._dropped += 1
+        super().put(topic, message)
+
+    def take(self) -> SSEMessage | None:
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            return SSEMessage({"dropped": dropped}, DROPPED)
+        return super().take()
+
+
+class LatestMailbox(Mailbox):
+    """Keeps the newest of each key, in the order in which they came."""
+
+    __slots__ = ("_by_key", "_key")
+
+    def __init__(self, limit: int, key: Key) -> None:
+        super().__init__(limit)
+        self._key = key
+        self._by_key: dict[Hashable, SSEMessage] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def put(self, topic: str, message: SSEMessage) -> None:
+        if self.ended:
+            return
+        try:
+            key = self._key(topic, message)
+            # Put at the end again: ids must not go backwards.
+            self._by_key.pop(key, None)
+        except Exception as error:  # the application's key, which is to end no other subscription than its own
+            self.end(error)
+            return
+        if len(self._by_key) >= self._limit:
+            self.end()
+            return
+        self._by_key[key] = message
+        if self._wake is not None:
+            self._wake.set()
+
+    def take(self) -> SSEMessage | None:
+        return self._by_key.pop(next(iter(self._by_key))) if self._by_key else None
+
+
+def make_mailbox(limit: int, overflow: Overflow, key: Key | None = None) -> Mailbox:
+    """Makes a mailbox.
+
+    Args:
+        limit: Messages that it holds at most.
+        overflow: What happens when it is full.
+        key: What makes a message replace an older one; with ``"latest"`` only.
+
+    Raises:
+        InvalidFieldError: An argument won't do.
+    """
+    check_integer("buffer", limit, minimum=1)
+    if key is not None and overflow != "latest":
+        raise InvalidFieldError("key", "it goes with overflow='latest' only")
+    if overflow == "close":
+        return Mailbox(limit)
+    if overflow == "drop_oldest":
+        return DroppingMailbox(limit)
+    if overflow == "latest":
+        return LatestMailbox(limit, key or _topic_and_type)
+    raise InvalidFieldError("overflow", f"{overflow!r:.40} won't do; give 'close', 'drop_oldest' or 'latest'")
+
+
+def _topic_and_type(topic: str, message: SSEMessage) -> Hashable:
+    return topic, message.event
+
+
+class Subscription(ABC):
+    """An async iterator of messages, for one stream.
+
+    It holds nothing before it is first iterated over, and nothing once it has ended, been closed or been let go. A
+    cancellation while it waits for a message loses none: it can be iterated over again.
+    """
+
+    _busy = False
+    _closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SSEMessage:
+        """Waits for the next message.
+
+        Raises:
+            RuntimeError: Another task is waiting here.
+        """
+        if self._closed:
+            raise StopAsyncIteration
+        if self._busy:
+            raise RuntimeError("a subscription is iterated over by one task at a time; subscribe once for each")
+        self._busy = True
+        try:
+            return await self._next()
+        except Exception:  # StopAsyncIteration too; not a cancellation
+            self._close()
+            raise
+        finally:
+            self._busy = False
+
+    async def aclose(self) -> None:
+        """Ends it; a task that waits for a message is told that there is none."""
+        self._close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def __del__(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    @abstractmethod
+    async def _next(self) -> SSEMessage:
+        """Returns the next message, or raises ``StopAsyncIteration``; cancelled, it loses none."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Lets go of whatever it holds, and wakes the task that waits; called once."""

@@ -1,0 +1,304 @@
+"""Litestar's channels as a source for streams, which leaves no subscriber behind when a stream is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from litestar.channels import ChannelsPlugin, Subscriber
+from litestar.channels.plugin import ChannelsException
+
+from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse.config import check_integer, check_text
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources._redis import spawn
+from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("ChannelMessage", "ChannelsSource", "ChannelsSubscription")
+
+_logger = logging.getLogger("litestar_safe_sse")
+
+
+class ChannelMessage(SSEMessage, frozen=True, kw_only=True):
+    """A message of a channel; yielded to a stream, it is an event of its data.
+
+    Args:
+        channel: The channel it was published to.
+    """
+
+    channel: str = ""
+
+
+class ChannelsSource:
+    """The channels of a ``ChannelsPlugin``, for any number of streams.
+
+    All streams of a process share one subscriber for each channel, which is made and removed by a task that no
+    stream's end can cancel. What a slow stream has not taken is bounded here, whatever the plugin's backlog is.
+
+    It is to be made once, for the life of the application.
+
+    Args:
+        channels: Litestar's plugin, which the application has to have as well.
+
+    Raises:
+        InvalidFieldError: It is none.
+    """
+
+    def __init__(self, channels: ChannelsPlugin) -> None:
+        if not isinstance(channels, ChannelsPlugin):
+            raise InvalidFieldError("channels", f"{type(channels).__name__} is no ChannelsPlugin; give the plugin")
+        self._plugin = channels
+        self._hubs: dict[asyncio.AbstractEventLoop, _Hub] = {}
+
+    def subscribe(
+        self,
+        *channels: str,
+        history: int = 0,
+        buffer: int = 256,
+        overflow: Overflow = "drop_oldest",
+        key: Key | None = None,
+    ) -> ChannelsSubscription:
+        """Makes a subscription for one stream: the content of a response, or for a body to iterate over.
+
+        It begins when it is first iterated over, or entered as a context manager, which waits until the channels'
+        backend has confirmed it.
+
+        Args:
+            *channels: The channels.
+            history: Messages of each channel, at most, to begin with, as the backend has kept them. One that is
+                published at the moment of subscribing may come twice.
+            buffer: Messages that wait for a subscriber that is slow.
+            overflow: What happens when there are more: ``"close"``, ``"drop_oldest"`` or ``"latest"``.
+            key: With ``overflow="latest"``, a function of channel and message; of those for which it returns the
+                same, only the newest is kept. By default the channel.
+
+        Returns:
+            An async iterator of :class:`ChannelMessage`, and of events of the type ``dropped``.
+
+        Raises:
+            InvalidFieldError: An argument won't do.
+            SourceRefusedError: While iterating: the channel is none of the plugin's, or its backend keeps no history.
+            SourceUnavailableError: While iterating: the backend failed.
+        """
+        names = tuple(dict.fromkeys(check_text("channel", channel) for channel in channels))
+        if not names:
+            raise InvalidFieldError("channels", "there are none; give channels")
+        check_integer("history", history, minimum=0)
+        make = partial(make_mailbox, buffer, overflow, key)
+        make()
+        return ChannelsSubscription(self._plugin, self._hub, names, history, make)
+
+    def _hub(self) -> _Hub:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise SourceUnavailableError("Litestar's channels need a running asyncio loop") from error
+        if loop not in self._hubs:
+            for gone in [known for known in self._hubs if known.is_closed()]:
+                del self._hubs[gone]
+            self._hubs[loop] = _Hub(self._plugin, loop)
+        return self._hubs[loop]
+
+
+class ChannelsSubscription(Subscription):
+    """A subscription to channels; made by :meth:`ChannelsSource.subscribe`."""
+
+    def __init__(
+        self,
+        plugin: ChannelsPlugin,
+        hub: Callable[[], _Hub],
+        names: tuple[str, ...],
+        history: int,
+        make_mailbox: Callable[[], Mailbox],
+    ) -> None:
+        self._plugin = plugin
+        self._find_hub = hub
+        self._names = names
+        self._history = history
+        self._make_mailbox = make_mailbox
+        self._hub: _Hub | None = None
+        self._listener: _Listener | None = None
+        self._replay: deque[SSEMessage] | None = None
+
+    async def __aenter__(self) -> ChannelsSubscription:
+        """Waits until the backend has confirmed the subscription."""
+        try:
+            await self._begin()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    async def aclose(self) -> None:
+        """Ends it, and waits until the channels that nobody else listens to have been unsubscribed from."""
+        self._close()
+        if self._hub is not None:
+            await self._hub.settled()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _next(self) -> SSEMessage:
+        mailbox = await self._begin()
+        while not self._closed:
+            message = self._replay.popleft() if self._replay else mailbox.take()
+            if message is not None:
+                return message
+            if mailbox.ended:
+                break
+            await mailbox.wait()
+        raise StopAsyncIteration
+
+    async def _begin(self) -> Mailbox:
+        if self._listener is None:
+            self._hub = self._find_hub()
+            self._listener = _Listener(self._make_mailbox(), self._names)
+            self._hub.join(self._listener)
+        await self._listener.live.wait()
+        if self._listener.mailbox.error is not None:
+            raise self._listener.mailbox.error
+        if self._replay is None:
+            self._replay = await self._fetch_history()
+        return self._listener.mailbox
+
+    async def _fetch_history(self) -> deque[SSEMessage]:
+        messages: deque[SSEMessage] = deque()
+        for name in self._names if self._history else ():
+            past = Subscriber(self._plugin)
+            try:
+                await self._plugin.put_subscriber_history(past, name, self._history)
+            except NotImplementedError as error:
+                raise SourceRefusedError("the backend of the channels keeps no history; give history=0") from error
+            entries = past.iter_events()
+            messages += [_message(name, await entries.__anext__()) for _ in range(past.qsize)]
+            await entries.aclose()
+        return messages
+
+    def _release(self) -> None:
+        if self._hub is not None and self._listener is not None:
+            self._hub.leave(self._listener)
+            self._listener.end(None)
+
+
+class _Listener:
+    """What the hub knows of a subscription: not the subscription, so that one which is dropped is let go."""
+
+    def __init__(self, mailbox: Mailbox, names: tuple[str, ...]) -> None:
+        self.mailbox = mailbox
+        self.names = names
+        self.live = anyio.Event()
+        """Set once all channels are subscribed to, or there is an end."""
+
+    def end(self, error: Exception | None) -> None:
+        self.mailbox.end(error)
+        self.live.set()
+
+
+class _Hub:
+    """The subscribers of one event loop, one for each channel that somebody listens to."""
+
+    def __init__(self, plugin: ChannelsPlugin, loop: asyncio.AbstractEventLoop) -> None:
+        self._plugin = plugin
+        self._loop = loop
+        self._listeners: dict[str, dict[_Listener, None]] = {}
+        self._subscribers: dict[str, Subscriber] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def join(self, listener: _Listener) -> None:
+        for name in listener.names:
+            self._listeners.setdefault(name, {})[listener] = None
+        self._look_whether_live(listener)
+        self._catch_up()
+
+    def leave(self, listener: _Listener) -> None:
+        for name in listener.names:
+            listeners = self._listeners.get(name)
+            if listeners is not None:
+                listeners.pop(listener, None)
+                if not listeners:
+                    del self._listeners[name]
+        # By way of the loop: the garbage collector may have called, in any thread, or when the loop is gone.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._catch_up)
+
+    async def settled(self) -> None:
+        """Waits until what is subscribed to is what is listened to; cancelled, that goes on."""
+        self._catch_up()
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
+    def _catch_up(self) -> None:
+        if self._task is None and self._listeners.keys() != self._subscribers.keys():
+            self._task = spawn(self._work(), "SSE channels")
+
+    async def _work(self) -> None:
+        """Subscribes and unsubscribes, one after the other: Litestar's plugin can't do both at once."""
+        try:
+            while True:
+                missing = [name for name in self._listeners if name not in self._subscribers]
+                unused = [name for name in self._subscribers if name not in self._listeners]
+                if missing:
+                    await self._subscribe(missing[0])
+                elif unused:
+                    await self._unsubscribe(unused[0])
+                else:
+                    return
+        finally:
+            self._task = None
+
+    async def _subscribe(self, name: str) -> None:
+        try:
+            subscriber = await self._plugin.subscribe(name)
+        except Exception as error:
+            failure = _translate(name, error)
+            for listener in tuple(self._listeners.get(name, ())):
+                listener.end(type(failure)(*failure.args))
+                self.leave(listener)
+            return
+        self._subscribers[name] = subscriber
+        # What is put into it goes on to those who listen, at once: so its own backlog stays empty, and ours is bounded.
+        subscriber.put_nowait = partial(self._pass_on, name)  # type: ignore[method-assign]
+        entries = subscriber.iter_events()
+        for _ in range(subscriber.qsize):
+            self._pass_on(name, await entries.__anext__())
+        await entries.aclose()
+        for listener in tuple(self._listeners.get(name, ())):
+            self._look_whether_live(listener)
+
+    async def _unsubscribe(self, name: str) -> None:
+        subscriber = self._subscribers.pop(name)
+        try:
+            await self._plugin.unsubscribe(subscriber, name)
+        except Exception as error:  # the backend is away, or was closed with the application
+            _logger.warning("the channel %r was not unsubscribed from: %r", name, error)
+
+    def _pass_on(self, name: str, item: bytes | None) -> bool:
+        listeners = self._listeners.get(name)
+        if item is not None and listeners:
+            message = _message(name, item)
+            for listener in tuple(listeners):
+                listener.mailbox.put(name, message)
+        return True
+
+    def _look_whether_live(self, listener: _Listener) -> None:
+        if self._subscribers.keys() >= set(listener.names):
+            listener.live.set()
+
+
+def _message(name: str, item: Any) -> ChannelMessage:
+    return ChannelMessage(data=item.decode(errors="replace") if isinstance(item, bytes) else item, channel=name)
+
+
+def _translate(name: str, error: Exception) -> SourceRefusedError | SourceUnavailableError:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ChannelsException):
+        return SourceRefusedError(f"the channel {name!r:.40} can't be subscribed to ({text})")
+    return SourceUnavailableError(f"the backend of the channels failed ({text})")

@@ -1,0 +1,65 @@
+"""A real Redis for the tests, empty at the start of each."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis_server import RedisServer, running_redis
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _collect_leaks() -> Iterator[None]:
+    """Makes what a test leaves behind warn in that test, where warnings are errors."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests that leave it running."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that the test may kill, stop, pause and start again; it keeps its data."""
+    with running_redis(tmp_path_factory.mktemp("redis"), aof=True) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """The shared server, emptied."""
+    async with Redis.from_url(shared_redis.url) as client:
+        await client.flushall()
+    return shared_redis
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    return redis_server.url
+
+
+@pytest.fixture
+async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    """A client of its own, to look at what a source has done."""
+    client = Redis.from_url(redis_server.url)
+    try:
+        yield client
+    finally:
+        await client.aclose()

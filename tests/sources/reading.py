@@ -1,0 +1,81 @@
+"""Reading from subscriptions: every wait is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from msgspec import UNSET
+
+from litestar_safe_sse import SSEMessage
+
+BOUND = 10.0
+"""Seconds after which a wait has failed."""
+
+
+async def take(source: AsyncIterator[SSEMessage], many: int) -> list[SSEMessage]:
+    """The next messages that have data, as many as asked for; the ones that are only an ID are passed over."""
+    taken: list[SSEMessage] = []
+    with anyio.fail_after(BOUND):
+        while len(taken) < many:
+            message = await source.__anext__()
+            if message.data is not UNSET or message.comment is not None:
+                taken.append(message)
+    return taken
+
+
+async def take_all(source: AsyncIterator[SSEMessage]) -> list[SSEMessage]:
+    """What is left until the source ends."""
+    with anyio.fail_after(BOUND):
+        return [message async for message in source]
+
+
+async def begin(source: AsyncIterator[SSEMessage]) -> SSEMessage:
+    """Starts a subscription; its first message, which is an ID only."""
+    with anyio.fail_after(BOUND):
+        message = await source.__anext__()
+    assert message.data is UNSET
+    assert message.id
+    return message
+
+
+def data(messages: Iterable[SSEMessage]) -> list[Any]:
+    return [message.data for message in messages]
+
+
+def ids(messages: Iterable[SSEMessage]) -> list[str]:
+    return [str(message.id) for message in messages]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Lets everything else run until a condition holds."""
+    with anyio.fail_after(BOUND):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+class Suspensions:
+    """Runs an awaitable, and calls back at each of its suspensions, with its number."""
+
+    def __init__(self, work: Any, suspended: Callable[[int], None]) -> None:
+        self._work = work
+        self._suspended = suspended
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._work.__await__()
+        count = 0
+        pending = steps.send(None)
+        while True:
+            count += 1
+            self._suspended(count)
+            try:
+                try:
+                    got = yield pending
+                except BaseException as exc:
+                    pending = steps.throw(exc)
+                else:
+                    pending = steps.send(got)
+            except StopIteration as stop:
+                return stop.value

@@ -1,0 +1,461 @@
+"""What only a log on Redis can meet: outages, lost data, wrong keys, other processes, thousands of subscribers."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from reading import BOUND, begin, data, take, until
+from redis.asyncio import Redis
+from redis_server import RedisServer
+
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources import _redis, redis_log
+from litestar_safe_sse.sources._redis import RedisPlugin
+from litestar_safe_sse.sources._subscription import Subscription
+from litestar_safe_sse.sources.event_log import Reset
+from litestar_safe_sse.sources.redis_log import RedisEventLog
+
+pytestmark = pytest.mark.anyio
+
+heavy = pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+"""Once is enough."""
+
+
+@pytest.fixture
+async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
+    made = RedisPlugin(redis_url)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def own_plugin(own_redis: RedisServer) -> AsyncIterator[RedisPlugin]:
+    made = RedisPlugin(own_redis.url)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def log(plugin: RedisPlugin) -> RedisEventLog:
+    return RedisEventLog(plugin)
+
+
+async def append_until_stored(log: RedisEventLog, topic: str, item: str) -> str:
+    """As a careful publisher does it."""
+    with anyio.fail_after(3 * BOUND):
+        while True:
+            try:
+                return await log.append(topic, item, idempotency_key=item)
+            except SourceUnavailableError:
+                await asyncio.sleep(0.02)
+
+
+def hub_of(log: RedisEventLog) -> redis_log.RedisHub:
+    return log._hub()
+
+
+# Redis goes away
+
+
+@pytest.mark.parametrize("kill", [True, False], ids=["killed", "stopped"])
+async def test_nothing_is_missing_after_an_outage(
+    own_redis: RedisServer, own_plugin: RedisPlugin, kill: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Subscriptions wait, appends fail with a typed error, and the log says it once; then all goes on."""
+    log = RedisEventLog(own_plugin)
+    subscription = log.subscribe("a", "b")
+    await begin(subscription)
+    await log.append("a", "before")
+    assert data(await take(subscription, 1)) == ["before"]
+    own_redis.kill() if kill else own_redis.stop()
+    with pytest.raises(SourceUnavailableError):
+        await log.append("a", "while it is away")
+    late = asyncio.ensure_future(take(log.subscribe("a", start="oldest"), 1))
+    await until(lambda: any("waiting for Redis" in record.message for record in caplog.records))
+    await asyncio.sleep(0.3)  # several attempts
+    assert not late.done()
+    await asyncio.to_thread(own_redis.start_again)
+    await append_until_stored(log, "a", "after")
+    assert data(await take(subscription, 1)) == ["after"]
+    assert data(await late) == ["before"]
+    await log.append("b", "live")
+    assert data(await take(subscription, 1)) == ["live"]
+    said = [record.message for record in caplog.records if record.name == "litestar_safe_sse"]
+    assert len(said) == 2, said
+    await subscription.aclose()
+
+
+async def test_what_others_appended_during_a_pause_is_not_missed(own_redis: RedisServer) -> None:
+    """A reader whose connections break while others append finds all of it."""
+    one, two = RedisPlugin(own_redis.url), RedisPlugin(own_redis.url)
+    reader, writer = RedisEventLog(one), RedisEventLog(two)
+    async with reader.subscribe("a") as subscription, Redis.from_url(own_redis.url) as client:
+        await begin(subscription)
+        for number in range(200):
+            if number % 20 == 0:
+                await client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await append_until_stored(writer, "a", f"{number}")
+        assert data(await take(subscription, 200)) == [f"{number}" for number in range(200)]
+    await one.aclose()
+    await two.aclose()
+
+
+async def test_a_hanging_redis_makes_append_fail(
+    own_redis: RedisServer, own_plugin: RedisPlugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a bounded time; when it is back, subscribers get what was stored, once."""
+    monkeypatch.setattr(_redis, "PATIENCE", 0.3)
+    log = RedisEventLog(own_plugin)
+    async with log.subscribe("a") as subscription:
+        await begin(subscription)
+        own_redis.pause()
+        with anyio.fail_after(BOUND), pytest.raises(SourceUnavailableError):
+            await log.append("a", "maybe", idempotency_key="maybe")
+        own_redis.resume()
+        await append_until_stored(log, "a", "maybe")
+        await log.append("a", "next")
+        assert data(await take(subscription, 2)) == ["maybe", "next"]
+
+
+# Redis loses data
+
+
+async def test_an_emptied_redis_is_told_to_live_subscribers(log: RedisEventLog, redis: Redis) -> None:
+    """With the first event of the new history; then they get it whole."""
+    async with log.subscribe("a") as subscription, log.subscribe("a", on_reset="latest") as latest:
+        await begin(subscription)
+        await begin(latest)
+        await log.append("a", "old")
+        await take(subscription, 1)
+        await take(latest, 1)
+        await redis.flushall()
+        await log.append("a", "new")
+        assert data(await take(subscription, 2)) == [Reset({"a": "unknown"}, "oldest"), "new"]
+        assert data(await take(latest, 1)) == [Reset({"a": "unknown"}, "latest")]
+        await log.append("a", "next")
+        assert data(await take(subscription, 1)) == data(await take(latest, 1)) == ["next"]
+
+
+async def test_a_redis_that_came_back_empty_is_told_to_those_who_resume(log: RedisEventLog, redis: Redis) -> None:
+    """Whether the topic is there again or not."""
+    appended = [await log.append("a", f"{number}") for number in range(5)]
+    await redis.flushall()
+    async with log.subscribe("a", after=appended[2]) as subscription:
+        assert data(await take(subscription, 1)) == [Reset({"a": "unknown"}, "oldest")]
+    for number in range(10):
+        await log.append("a", f"new{number}")
+    async with log.subscribe("a", after=appended[2]) as subscription:
+        assert data(await take(subscription, 2)) == [Reset({"a": "unknown"}, "oldest"), "new0"]
+
+
+async def lose_tail(redis: Redis, many: int) -> None:
+    """What a crash does that loses the last entries: they are gone, and their IDs are free again."""
+    key = "{sse}:log:a"
+    entries = await redis.xrange(key)
+    await redis.delete(key)
+    for entry_id, fields in entries[:-many]:
+        await redis.xadd(key, fields, id=entry_id)
+
+
+@pytest.mark.parametrize("more", [2, 5, 10])
+async def test_a_lost_tail_is_no_silent_gap(log: RedisEventLog, redis: Redis, more: int) -> None:
+    """Redis loses its last 5 events, others take their numbers: whoever had seen the lost ones is told."""
+    async with log.subscribe("a") as subscription:
+        await begin(subscription)
+        appended = [await log.append("a", f"{number}") for number in range(20)]
+        await take(subscription, 20)
+        before_loss = appended[10]
+        await lose_tail(redis, 5)
+        for number in range(more):
+            await log.append("a", f"new{number}")
+        await redis.client_kill_filter(_type="normal", skipme=True)  # a crash breaks the connections too
+        reset, *rest = await take(subscription, 1 + 15 + more)
+    assert reset.data == Reset({"a": "unknown"}, "oldest")
+    kept = [f"{number}" for number in range(15)] + [f"new{number}" for number in range(more)]
+    assert data(rest) == kept
+    async with log.subscribe("a", after=appended[-1]) as subscription:
+        assert data(await take(subscription, 2)) == [Reset({"a": "unknown"}, "oldest"), "0"]
+    async with log.subscribe("a", after=before_loss) as subscription:
+        assert data(await take(subscription, 4 + more)) == kept[11:]
+
+
+async def test_a_lost_tail_shows_without_a_broken_connection(log: RedisEventLog, redis: Redis) -> None:
+    """An event that does not follow the last one is not passed on as if it did."""
+    async with log.subscribe("a") as subscription:
+        await begin(subscription)
+        for number in range(5):
+            await log.append("a", f"{number}")
+        await take(subscription, 5)
+        await lose_tail(redis, 2)
+        for number in range(4):
+            await log.append("a", f"new{number}")
+        reset, *rest = await take(subscription, 8)
+    assert reset.event == "reset"
+    assert data(rest) == ["0", "1", "2", *(f"new{number}" for number in range(4))]
+
+
+async def test_a_reader_that_is_left_behind_by_trimming_says_so(plugin: RedisPlugin, own_redis: RedisServer) -> None:
+    """Subscribers of a reader that comes too late get a reset, and then what is left."""
+    log = RedisEventLog(plugin, max_events=10)
+    async with log.subscribe("a") as subscription:
+        await begin(subscription)
+        hub = hub_of(log)
+        await until(lambda: hub._link is not None)
+        pipeline = plugin.client.pipeline(transaction=True)  # the reader sees nothing of it until it is done
+        for number in range(300):
+            nonce, before = f"{number + 1:x}", f"{number:x}" if number else f"{hub.channels['a'].position.nonce:x}"
+            epoch = hub.channels["a"].position.epoch
+            fields: dict[Any, Any] = {"nonce": nonce, "before": before, "data": f"{number}"}
+            pipeline.xadd("{sse}:log:a", fields, id=f"{epoch}-{number + 1}", maxlen=11, approximate=False)
+        await pipeline.execute()
+        reset, *rest = await take(subscription, 12)
+    assert reset.data == Reset({"a": "trimmed"}, "oldest")
+    assert data(rest) == [f"{number}" for number in range(289, 300)]
+
+
+# Expiry
+
+
+@heavy
+async def test_topics_expire_unless_somebody_is_subscribed(plugin: RedisPlugin, redis: Redis) -> None:
+    """A topic in use is kept alive by the reader; another goes, and who comes back for it is told."""
+    log = RedisEventLog(plugin, expire_after=1.0)
+    idle = await log.append("idle", "x", idempotency_key="k")
+    async with log.subscribe("used") as subscription:
+        await begin(subscription)
+        await asyncio.sleep(1.5)
+        assert await redis.exists("{sse}:log:used")
+        assert not await redis.exists("{sse}:log:idle")
+        await log.append("used", "still the same history")
+        assert data(await take(subscription, 1)) == ["still the same history"]
+    async with log.subscribe("idle", after=idle) as subscription:
+        assert data(await take(subscription, 1)) == [Reset({"idle": "unknown"}, "oldest")]
+    for key in await redis.keys("*"):
+        assert await redis.pttl(key) > 0
+
+
+# What Redis refuses
+
+
+async def test_a_key_of_another_type_is_its_own_subscribers_affair(log: RedisEventLog, redis: Redis) -> None:
+    """A typed error names the topic; other topics, read by the same command, go on."""
+    await redis.set("{sse}:log:wrong", "a string")
+    await redis.xadd("{sse}:log:foreign", {"some": "thing"})
+    async with log.subscribe("a") as fine, log.subscribe("later") as later:
+        await begin(fine)
+        await begin(later)
+        for topic in ("wrong", "foreign"):
+            with pytest.raises(SourceRefusedError, match=topic):
+                await log.append(topic, "x")
+            with pytest.raises(SourceRefusedError, match=topic):
+                await begin(log.subscribe("a", topic))
+        await redis.set("{sse}:log:later", "a string")
+        await log.append("a", "x")
+        assert data(await take(fine, 1)) == ["x"]
+        with pytest.raises(SourceRefusedError, match="later"):
+            await take(later, 1)
+        await log.append("a", "y")
+        assert data(await take(fine, 1)) == ["y"]
+    assert log.statistics().subscribers == 0
+
+
+async def test_a_stranger_s_entry_in_a_topic_is_an_error(log: RedisEventLog, redis: Redis) -> None:
+    """And no event."""
+    async with log.subscribe("a") as subscription:
+        await begin(subscription)
+        await redis.xadd("{sse}:log:a", {"some": "thing"})
+        with pytest.raises(SourceRefusedError, match="'a'"):
+            await take(subscription, 1)
+
+
+@pytest.mark.parametrize("denied", ["-eval", "-xread", "-xadd"])
+async def test_a_missing_permission_is_a_typed_error(redis_server: RedisServer, redis: Redis, denied: str) -> None:
+    """For the one who appends, and for the one who subscribes; never a hang."""
+    await redis.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "+@all", denied)
+    plugin = RedisPlugin(f"redis://limited:secret@127.0.0.1:{redis_server.port}/0")
+    log = RedisEventLog(plugin)
+    try:
+        if denied != "-xread":
+            with anyio.fail_after(BOUND), pytest.raises(SourceRefusedError):
+                await log.append("a", "x")
+        if denied != "-xadd" or not await redis.exists("{sse}:log:a"):
+            with pytest.raises(SourceRefusedError):
+                await take(log.subscribe("a"), 1)
+    finally:
+        await plugin.aclose()
+        await redis.execute_command("ACL", "DELUSER", "limited")
+
+
+@heavy
+async def test_without_permission_to_interrupt_new_topics_are_read_all_the_same(
+    redis_server: RedisServer, redis: Redis
+) -> None:
+    """Only later, when the slice of the reader is over."""
+    await redis.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "+@all", "-client|unblock")
+    plugin = RedisPlugin(f"redis://limited:secret@127.0.0.1:{redis_server.port}/0")
+    log = RedisEventLog(plugin)
+    try:
+        async with log.subscribe("a") as first, log.subscribe("b") as second:
+            await begin(first)
+            await until(lambda: hub_of(log)._link is not None)
+            await begin(second)
+            await log.append("b", "x")
+            assert data(await take(second, 1)) == ["x"]
+    finally:
+        await plugin.aclose()
+        await redis.execute_command("ACL", "DELUSER", "limited")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_events": 0}, {"expire_after": 0.5}, {"max_bytes": 0}, {"name": ""}, {"name": "a:b"}], ids=str
+)
+async def test_settings_that_won_t_do_are_refused(settings: dict[str, Any]) -> None:
+    """When the log is made."""
+    with pytest.raises(InvalidFieldError):
+        RedisEventLog("redis://127.0.0.1:1/0", **settings)
+
+
+# Several processes
+
+
+async def test_a_cursor_from_a_process_that_was_ahead(redis_url: str, plugin: RedisPlugin) -> None:
+    """A client that comes from a faster process gets nothing twice from one that has not read as far."""
+    slow, fast = RedisEventLog(plugin), RedisEventLog(other := RedisPlugin(redis_url))
+    async with slow.subscribe("a") as behind:
+        await begin(behind)
+        hub = hub_of(slow)
+        await until(lambda: hub._link is not None)
+        held, hub.publish = hub.publish, lambda topic, event: None  # type: ignore[method-assign]
+        appended = [await fast.append("a", f"{number}") for number in range(3)]
+        subscription = slow.subscribe("a", after=appended[-1])
+        waiting = asyncio.ensure_future(take(subscription, 1))
+        await until(lambda: hub.statistics().subscribers == 2)
+        hub.publish = held  # type: ignore[method-assign]
+        await fast.append("a", "3")
+        assert data(await waiting) == ["3"]
+        assert data(await take(behind, 4)) == ["0", "1", "2", "3"]
+        await subscription.aclose()
+    await other.aclose()
+
+
+async def test_a_new_topic_is_read_at_once(log: RedisEventLog) -> None:
+    """The reader that waits for the topics it had is interrupted."""
+    async with log.subscribe("a") as first:
+        await begin(first)
+        await until(lambda: hub_of(log)._link is not None)
+        for number in range(10):
+            async with log.subscribe(f"new{number}") as second:
+                await begin(second)
+                began = asyncio.get_running_loop().time()
+                await log.append(f"new{number}", "x")
+                await take(second, 1)
+                assert asyncio.get_running_loop().time() - began < redis_log._SLICE / 2
+
+
+# Many
+
+
+async def connections(redis: Redis) -> int:
+    """What others hold."""
+    return len(await redis.client_list()) - 1
+
+
+@heavy
+async def test_two_thousand_subscribers_share_two_connections(log: RedisEventLog, redis: Redis) -> None:
+    """Whatever their topics; every one gets its events."""
+    many = 2000
+    subscriptions = [log.subscribe("all", f"topic{number % 500}") for number in range(many)]
+    async with anyio.create_task_group() as tasks:
+        for subscription in subscriptions:
+            tasks.start_soon(begin, subscription)
+    assert (log.statistics().subscribers, log.statistics().topics) == (many, 501)
+    await log.append("all", "x")
+    await log.append("topic7", "y")
+    for number, subscription in enumerate(subscriptions):
+        got = await take(subscription, 2 if number % 500 == 7 else 1)
+        assert sorted(data(got)) == ["x", "y"][: len(got)]
+    assert await connections(redis) <= 2
+    for subscription in subscriptions:
+        await subscription.aclose()
+    assert log.statistics().subscribers == 0
+
+
+@heavy
+async def test_nothing_is_left_of_ten_thousand_subscribers(log: RedisEventLog, redis: Redis) -> None:
+    """Cancelled at any time, closed, or let go: connections, tasks and descriptors are as before."""
+    resume = await log.append("a", "x")
+    chance = random.Random(1)
+    holds = await connections(redis)
+    before = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+
+    async def visit(number: int) -> None:
+        topics = chance.sample(["a", "b", "c", f"own{number % 50}"], 2)
+        subscription: Subscription = log.subscribe(*topics, after=chance.choice([None, resume, "bogus"]))
+        with anyio.move_on_after(chance.choice([0, 0.001, 0.01, 0.05])):
+            for _ in range(3):
+                await subscription.__anext__()
+        if chance.random() < 0.5:
+            await subscription.aclose()
+
+    with anyio.fail_after(3 * BOUND):
+        for start in range(0, 10_000, 500):
+            async with anyio.create_task_group() as tasks:
+                for number in range(start, start + 500):
+                    tasks.start_soon(visit, number)
+                tasks.start_soon(log.append, "a", "y")
+            assert await connections(redis) <= holds + 1  # the reader's
+    gc.collect()
+    assert (log.statistics().subscribers, log.statistics().topics) == (0, 0)
+    await until(lambda: (len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))) == before)
+    assert await connections(redis) == holds
+    # And it can be used.
+    async with log.subscribe("a") as subscription:
+        await begin(subscription)
+        await log.append("a", "z")
+        assert data(await take(subscription, 1)) == ["z"]
+
+
+async def test_closing_the_plugin_ends_subscriptions(log: RedisEventLog, plugin: RedisPlugin, redis: Redis) -> None:
+    """And every connection and task."""
+    before = len(asyncio.all_tasks()), await connections(redis)
+    subscription = log.subscribe("a")
+    await begin(subscription)
+    waiting = asyncio.ensure_future(take(subscription, 1))
+    await until(lambda: subscription._busy)
+    await plugin.aclose()
+    with pytest.raises(SourceUnavailableError):
+        await waiting
+    assert log.statistics().subscribers == 0
+    assert len(asyncio.all_tasks()) == before[0]
+    with anyio.fail_after(BOUND):
+        left = await connections(redis)
+        while left > before[1]:
+            left = await connections(redis)
+
+
+async def test_one_event_loop_after_another(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A log may be made before there is a loop, and outlive one, whatever is open at its end."""
+    plugin = RedisPlugin(redis_url)
+    log = RedisEventLog(plugin)
+
+    async def leave_open() -> None:
+        waiting = asyncio.ensure_future(take(log.subscribe("a"), 1))
+        async with log.subscribe("b") as subscription:
+            await begin(subscription)
+            await plugin.aclose()
+        with pytest.raises(SourceUnavailableError):
+            await waiting
+
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            await asyncio.to_thread(asyncio.run, leave_open())
+            gc.collect()
+    assert not caplog.records

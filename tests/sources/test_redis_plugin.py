@@ -1,0 +1,390 @@
+"""One client per process and loop, injected and closed; and the connections the sources share."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from litestar import Litestar, get
+from litestar.di import NamedDependency
+from litestar.exceptions import ImproperlyConfiguredException
+from litestar.testing import AsyncTestClient
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.sentinel import Sentinel
+from redis_server import RedisServer, free_port, running_redis, running_sentinel
+from visits import BOUND, Visit, eventually
+
+from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources import _redis
+from litestar_safe_sse.sources._redis import Backoff, RedisPlugin
+from litestar_safe_sse.sources.redis_pubsub import RedisPubSub
+from litestar_safe_sse.sources.redis_queue import RedisGroupQueue, RedisQueue
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return "asyncio", {"use_uvloop": False}
+
+
+@pytest.fixture
+async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
+    plugin = RedisPlugin(redis_url)
+    yield plugin
+    await plugin.aclose()
+
+
+async def test_a_handler_is_given_the_client(redis_url: str, redis: Redis) -> None:
+    """The same one each time, made at first use and closed when the application has shut down."""
+    plugin = RedisPlugin(redis_url)
+    seen: list[Any] = []
+
+    @get("/")
+    async def handler(redis: NamedDependency[Redis]) -> str:
+        seen.append(redis)
+        await redis.set("a", "b")
+        return "done"
+
+    before = len(await redis.client_list())
+    app = Litestar([handler], plugins=[plugin, SafeSSEPlugin()])
+    async with AsyncTestClient(app) as client:
+        assert not seen
+        for _ in range(2):
+            assert (await client.get("/")).text == "done"
+    assert seen[0] is seen[1]
+    assert await redis.get("a") == b"b"
+    await eventually(lambda: _connections(redis, before))
+
+
+async def _connections(redis: Redis, count: int) -> bool:
+    return len(await redis.client_list()) == count
+
+
+@pytest.mark.parametrize("plugin_first", [True, False])
+async def test_the_client_outlives_the_streams(redis_url: str, redis: Redis, plugin_first: bool) -> None:
+    """A cleanup at shutdown can still use it, whatever the order of the plugins."""
+    plugin = RedisPlugin(redis_url)
+
+    @get("/")
+    async def handler(stream: StreamContext) -> SafeServerSentEvent:
+        stream.push_async_callback(plugin.client.set, "cleaned", "up")  # type: ignore[union-attr]
+
+        async def body() -> AsyncIterator[str]:
+            yield "here"
+            await anyio.sleep_forever()
+
+        return SafeServerSentEvent(body())
+
+    plugins = [plugin, SafeSSEPlugin()]
+    app = Litestar([handler], plugins=plugins if plugin_first else plugins[::-1])
+    async with app.lifespan():
+        visit = Visit(app).start()
+        await visit.until_data("here")
+    await visit.ended()
+    assert await redis.get("cleaned") == b"up"
+
+
+async def test_a_client_handed_in_is_not_closed(redis: Redis) -> None:
+    """It is the application's own."""
+    plugin = RedisPlugin(redis)
+    assert plugin.client is redis
+    assert await plugin.execute("PING") == b"PONG"
+    await plugin.aclose()
+    assert await redis.ping()
+
+
+async def test_a_client_can_be_made_by_a_function(redis_url: str) -> None:
+    """Once for each event loop; with whatever pool and decoding."""
+    made: list[Redis] = []
+
+    def make() -> Redis:
+        pool = BlockingConnectionPool.from_url(redis_url, max_connections=1, decode_responses=True)
+        made.append(Redis.from_pool(pool) if hasattr(Redis, "from_pool") else Redis(connection_pool=pool))
+        return made[-1]
+
+    plugin = RedisPlugin(make)
+    queue = RedisQueue(plugin, "jobs")
+    await queue.push("a")
+    with anyio.fail_after(BOUND):
+        assert await anext(queue.items()) == b"a"
+    assert made == [plugin.client]
+    await plugin.aclose()
+    await made[0].connection_pool.disconnect()
+
+
+async def test_a_short_socket_timeout_and_retries_do_not_reach_the_sources(redis_url: str) -> None:
+    """A blocked read is not killed, and nothing is sent twice, whatever the client was told for its own commands."""
+    plugin = RedisPlugin(redis_url, socket_timeout=0.05)
+    queue = RedisQueue(plugin, "jobs", slice=0.4)
+    wait = asyncio.ensure_future(anext(queue.items()))
+    await asyncio.sleep(0.3)  # longer than the timeout, and shorter than the slice
+    await queue.push("a")
+    with anyio.fail_after(BOUND):
+        assert await wait == b"a"
+    assert await plugin.execute("INFO", "commandstats")
+    await plugin.aclose()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_both_protocols_are_alike(redis_url: str, protocol: int) -> None:
+    """What the client speaks is its own affair."""
+    plugin = RedisPlugin(redis_url, protocol=protocol, decode_responses=True)
+    group = RedisGroupQueue(plugin, "jobs")
+    await group.push("a")
+    assert await plugin.execute("GET", "nothing") is None
+    async with RedisPubSub(plugin).subscribe("a") as subscription:
+        await RedisPubSub(plugin).publish("a", "b")
+        with anyio.fail_after(BOUND):
+            assert (await anext(subscription)).data == "b"
+    await plugin.aclose()
+
+
+async def test_commands_share_a_connection_and_keep_their_order(plugin: RedisPlugin, redis: Redis) -> None:
+    """Whatever becomes of those who sent them."""
+    sent = [asyncio.ensure_future(plugin.execute("RPUSH", "list", number)) for number in range(1000)]
+    await asyncio.sleep(0)
+    for task in sent[::3]:
+        task.cancel()
+    with anyio.fail_after(BOUND):
+        await asyncio.wait(sent)
+        assert await plugin.execute("PING") == b"PONG"
+    assert [int(item) for item in await redis.lrange("list", 0, -1)] == list(range(1000))
+    assert [task.result() for task in sent if not task.cancelled()] == [n + 1 for n in range(1000) if n % 3]
+    assert len(await redis.client_list()) <= 2
+
+
+async def test_a_refused_command_does_not_hurt_the_others(plugin: RedisPlugin, redis: Redis) -> None:
+    """Each has its own reply, and a transaction names what failed in it."""
+    await redis.set("text", "x")
+    results = await asyncio.gather(
+        *(plugin.execute(*command) for command in (("GET", "text"), ("LPUSH", "text", "y"), ("NO", "SUCH"), ("PING",))),
+        return_exceptions=True,
+    )
+    assert results[0] == b"x"
+    assert isinstance(results[1], SourceRefusedError)
+    assert isinstance(results[2], SourceRefusedError)
+    assert results[3] == b"PONG"
+    with pytest.raises(SourceRefusedError, match="WRONGTYPE"):
+        await plugin.transact(("SET", "a", "1"), ("LPUSH", "text", "y"))
+    with pytest.raises(SourceRefusedError, match="unknown command"):
+        await plugin.transact(("SET", "b", "1"), ("NO", "SUCH"))
+    assert await redis.get("b") is None
+    assert await plugin.transact(("SET", "c", "1"), ("INCR", "c")) == [b"OK", 2]
+
+
+async def test_a_command_is_sent_at_most_once(own_redis: RedisServer) -> None:
+    """One whose reply is lost fails; it is not tried again behind its sender's back."""
+    plugin = RedisPlugin(own_redis.url)
+    await plugin.execute("SET", "n", 0)
+    for _ in range(5):
+        sent = [plugin.submit("INCR", "n") for _ in range(50)]
+        await asyncio.sleep(0)
+        own_redis.restart(kill=True)
+        with anyio.fail_after(BOUND):
+            outcomes = await asyncio.gather(*sent, return_exceptions=True)
+        done = sum(isinstance(outcome, int) for outcome in outcomes)
+        assert done <= int(await plugin.execute("GET", "n")) <= 50
+        await plugin.execute("SET", "n", 0)
+    await plugin.aclose()
+
+
+async def test_a_redis_that_hangs_is_given_up(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply that doesn't come is a typed error within bounds, and the next command has a new connection."""
+    monkeypatch.setattr(_redis, "PATIENCE", 0.2)
+    plugin = RedisPlugin(own_redis.url)
+    await plugin.execute("PING")
+    own_redis.pause()
+    with anyio.fail_after(BOUND):
+        with pytest.raises(SourceUnavailableError, match="does not answer"):
+            await plugin.execute("SET", "a", "1")
+        with pytest.raises(SourceUnavailableError):
+            await plugin.execute("PING")
+        own_redis.resume()
+        monkeypatch.setattr(_redis, "PATIENCE", 5.0)
+        assert await plugin.execute("PING") == b"PONG"
+    await plugin.aclose()
+
+
+@pytest.mark.parametrize("away", ["paused", "killed"])
+async def test_closing_does_not_wait_for_a_redis_that_hangs(away: str, own_redis: RedisServer) -> None:
+    """The application's shutdown is bounded, and what waited is told."""
+    before = asyncio.all_tasks()
+    plugin = RedisPlugin(own_redis.url)
+    waits = [asyncio.ensure_future(anext(RedisQueue(plugin, "jobs").items()))]
+    waits.append(asyncio.ensure_future(anext(RedisPubSub(plugin).subscribe("a"))))
+    await eventually(lambda: len(plugin.here().hubs) == 2)
+    await plugin.execute("PING")
+    (own_redis.pause if away == "paused" else own_redis.kill)()
+    with anyio.fail_after(4):
+        await plugin.aclose()
+        await asyncio.wait(waits)
+    assert isinstance(waits[0].exception(), SourceUnavailableError)
+    assert isinstance(waits[1].exception(), StopAsyncIteration)
+    await eventually(lambda: asyncio.all_tasks() <= before)
+
+
+async def test_a_redis_that_is_not_there_is_a_typed_error() -> None:
+    """It says where, and what to check."""
+    plugin = RedisPlugin(f"redis://127.0.0.1:{free_port()}/0")
+    with anyio.fail_after(BOUND), pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1.*check its address"):
+        await plugin.execute("PING")
+    await plugin.aclose()
+
+
+async def test_a_waiting_command_can_be_interrupted(plugin: RedisPlugin) -> None:
+    """It is answered as if its time was up, and its connection goes on."""
+    link = plugin.link()
+    with anyio.fail_after(BOUND):
+        for _ in range(5):
+            waiting = link.submit("BLPOP", "nothing", 60.0, wait=60.0)
+            await plugin.execute("PING")
+            while not waiting.done():
+                await link.interrupt()
+                await asyncio.sleep(0)
+            assert await waiting is None
+        assert await link.submit("PING") == b"PONG"
+        await link.aclose()
+        with pytest.raises(SourceUnavailableError, match="closed"):
+            await link.submit("PING")
+
+
+async def test_on_a_cluster_all_keys_are_in_one_slot(tmp_path: Path) -> None:
+    """And the sources work on it as they do on a single server."""
+    with running_redis(tmp_path, "--cluster-enabled", "yes") as server:
+        async with Redis.from_url(server.url) as admin:
+            await admin.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+            await eventually(lambda: _cluster_is_up(admin))
+        cluster = RedisCluster.from_url(server.url)
+        try:
+            plugin = RedisPlugin(cluster)
+            assert plugin.key("queue", "a").startswith("{sse}:")
+            assert cluster.keyslot(plugin.key("queue", "a")) == cluster.keyslot(plugin.key("log", "b"))
+            for kind in (RedisQueue, RedisGroupQueue):
+                await kind(plugin, "jobs").push("a")
+            with anyio.fail_after(BOUND):
+                assert await anext(RedisQueue(plugin, "jobs").items()) == b"a"
+                async with RedisPubSub(plugin).subscribe("a") as subscription:
+                    await RedisPubSub(plugin).publish("a", "b")
+                    assert (await anext(subscription)).data == "b"
+            await plugin.aclose()
+        finally:
+            await cluster.aclose()
+
+
+async def _cluster_is_up(admin: Redis) -> bool:
+    return "cluster_state:ok" in str(await admin.execute_command("CLUSTER", "INFO"))
+
+
+async def test_a_sentinel_tells_where_redis_is(tmp_path: Path, redis_server: RedisServer) -> None:
+    """The client is made by a function of the application's."""
+    with running_sentinel(tmp_path, redis_server) as port:
+        sentinel = Sentinel([("127.0.0.1", port)])
+        await eventually(lambda: _master_is_known(sentinel))
+        plugin = RedisPlugin(lambda: sentinel.master_for("mymaster"))
+        assert b"role:master" in await plugin.execute("INFO", "replication")
+        await plugin.aclose()
+        for client in sentinel.sentinels:
+            await client.aclose()
+
+
+async def _master_is_known(sentinel: Sentinel) -> bool:
+    try:
+        return bool(await sentinel.discover_master("mymaster"))
+    except Exception:
+        return False
+
+
+def test_arguments_are_checked() -> None:
+    """What won't do is refused when a plugin is made."""
+    for redis, options in (
+        ("http://localhost", {}),
+        (17, {}),
+        ("redis://localhost", {"prefix": ""}),
+        ("redis://localhost", {"prefix": "a}b"}),
+        (Redis(), {"decode_responses": True}),
+    ):
+        with pytest.raises(InvalidFieldError):
+            RedisPlugin(redis, **options)  # type: ignore[arg-type]
+
+
+def test_a_plugin_stays_what_it_is() -> None:
+    """Sources of one plugin share what it holds."""
+    plugin = RedisPlugin()
+    assert RedisPlugin.of(plugin) is plugin
+    assert RedisPlugin.of("redis://localhost") is not plugin
+
+
+def test_a_dependency_of_that_name_is_left_alone() -> None:
+    """The user's own is not overwritten."""
+    with pytest.raises(ImproperlyConfiguredException, match="dependency_key"):
+        Litestar([], dependencies={"redis": lambda: 1}, plugins=[RedisPlugin()])
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})])
+async def test_trio_is_told_that_it_has_no_redis(anyio_backend: Any) -> None:
+    """redis-py runs on asyncio only."""
+    with pytest.raises(SourceUnavailableError, match="asyncio"):
+        _ = RedisPlugin().client
+    with pytest.raises(SourceUnavailableError, match="asyncio"):
+        await anext(RedisQueue(RedisPlugin(), "jobs").items())
+
+
+def test_without_redis_py_a_source_says_what_to_install() -> None:
+    """To import works; to make a source names the extra."""
+    script = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "redis":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+import litestar_safe_sse.sources
+from litestar_safe_sse.exceptions import MissingExtraError
+from litestar_safe_sse.sources import _redis, channels, redis_pubsub, redis_queue
+for make in (_redis.RedisPlugin, redis_queue.RedisQueue, redis_queue.RedisGroupQueue, redis_pubsub.RedisPubSub):
+    try:
+        make("redis://localhost")
+    except MissingExtraError as error:
+        assert "litestar-safe-sse[redis]" in str(error), error
+        assert isinstance(error, ImportError)
+    else:
+        raise AssertionError(make)
+assert "redis" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+def test_a_plugin_serves_several_loops(shared_redis: RedisServer) -> None:
+    """Each has a client of its own, and none of a loop that is gone is kept."""
+    plugin = RedisPlugin(shared_redis.url)
+
+    async def use(close: bool) -> Any:
+        assert await plugin.execute("PING") == b"PONG"
+        client = plugin.client
+        if close:
+            await plugin.aclose()
+        return client
+
+    clients = [asyncio.run(use(True)) for _ in range(3)]
+    assert len({id(client) for client in clients}) == 3
+    assert not plugin._here
+
+
+async def test_pauses_grow_and_end_early() -> None:
+    """Between attempts; the first is short, and none is longer than the longest."""
+    backoff = Backoff(first=0.001, longest=0.01)
+    with anyio.fail_after(BOUND):
+        for _ in range(40):
+            await backoff.wait()
+    event = asyncio.Event()
+    event.set()
+    with anyio.fail_after(1):
+        await Backoff(first=60, longest=60).wait(event)

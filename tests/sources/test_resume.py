@@ -1,0 +1,209 @@
+"""Exactly once, end to end: workers are killed, Redis is restarted, clients leave and come back all the time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from redis_server import RedisServer, free_port
+
+from litestar_safe_sse.exceptions import SourceUnavailableError
+from litestar_safe_sse.sources._redis import RedisPlugin
+from litestar_safe_sse.sources.redis_log import RedisEventLog
+
+HERE = Path(__file__).parent
+WORKERS = 4
+KILLS = 4
+CLIENTS = 100
+TOPICS = [f"topic{number}" for number in range(20)]
+EVENTS = 1000
+"""For each topic."""
+PUBLISHING = 8.0
+"""Seconds over which they are appended."""
+BOUND = 120.0
+
+
+class Worker:
+    """One Uvicorn process, killed and started again on its port."""
+
+    def __init__(self, redis_url: str, directory: Path, number: int) -> None:
+        self.port = free_port()
+        self.kills = 0
+        self._log = directory / f"worker{number}.log"
+        self._environment = {**os.environ, "REDIS_URL": redis_url}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        arguments = ["--port", str(self.port), "--app-dir", str(HERE), "--log-level", "warning", "--loop", "uvloop"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "uvicorn", "resume_app:app", *arguments],
+                cwd=HERE,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    async def ready(self) -> None:
+        while True:
+            assert self._process is not None
+            assert self._process.poll() is None, self.output()
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                writer.close()
+                return
+            await asyncio.sleep(0.02)
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(timeout=15)
+
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+
+class Client:
+    """An ``EventSource`` that aborts whenever it likes, and asks any worker next."""
+
+    def __init__(self, number: int, workers: list[Worker]) -> None:
+        self._chance = random.Random(number)
+        self._workers = workers
+        self.topics = self._chance.sample(TOPICS, 2)
+        self.seen: dict[str, list[str]] = {topic: [] for topic in self.topics}
+        self.left = EVENTS * len(self.topics)
+        self.others: list[bytes] = []
+        self.visits = 0
+        self._last_event_id = b""
+
+    async def run(self) -> None:
+        while self.left > 0:
+            worker = self._chance.choice(self._workers)
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+            except OSError:
+                await asyncio.sleep(0.01)
+                continue
+            self.visits += 1
+            try:
+                with anyio.move_on_after(self._chance.choice([0.01, 0.2, 0.5, 1.5, 3.0])):
+                    await self._visit(reader, writer)
+            except OSError:
+                pass
+            finally:
+                self._chance.choice([writer.transport.abort, writer.close])()
+
+    async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        resume = b"Last-Event-ID: %b\r\n" % self._last_event_id if self._last_event_id else b""
+        path = "/events?topics=" + ",".join(self.topics)
+        writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (path.encode(), resume))
+        with contextlib.suppress(EOFError):  # cut off
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            left = b""
+            while size := int(await reader.readuntil(b"\r\n"), 16):
+                chunk = (await reader.readexactly(size + 2))[:-2]
+                *blocks, left = (left + chunk).split(b"\r\n\r\n")
+                for block in blocks:
+                    self._dispatch(block)
+                if self.left <= 0:
+                    return
+
+    def _dispatch(self, block: bytes) -> None:
+        fields = dict(line.split(b": ", 1) for line in block.split(b"\r\n"))
+        self._last_event_id = fields.get(b"id", self._last_event_id)
+        if b"event" in fields:
+            self.others.append(block)
+        elif b"data" in fields:
+            topic, number = fields[b"data"].decode().split()
+            self.seen[topic].append(number)
+            self.left -= 1
+
+
+async def publish(log: RedisEventLog, topic: str) -> int:
+    """Appends all events of a topic, evenly; returns how often it had to try again."""
+    repeated = 0
+    began = time.monotonic()
+    for number in range(EVENTS):
+        while True:
+            try:
+                await log.append(topic, f"{topic} {number}", idempotency_key=f"{number}")
+            except SourceUnavailableError:
+                repeated += 1
+                await asyncio.sleep(0.05)
+            else:
+                break
+        await asyncio.sleep(max(0.0, began + PUBLISHING * number / EVENTS - time.monotonic()))
+    return repeated
+
+
+async def trouble(workers: list[Worker], redis: RedisServer) -> None:
+    """Kills a worker now and then, and Redis once."""
+    for number in range(KILLS):
+        await asyncio.sleep(PUBLISHING / (KILLS + 1))
+        worker = workers[number % WORKERS]
+        worker.end(signal.SIGKILL)
+        worker.start()
+        if number == KILLS // 2:
+            await asyncio.to_thread(redis.restart, kill=True)
+        await worker.ready()
+
+
+@contextlib.asynccontextmanager
+async def running_workers(redis: RedisServer, directory: Path) -> AsyncIterator[list[Worker]]:
+    workers = [Worker(redis.url, directory, number) for number in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            await worker.ready()
+        yield workers
+        for worker in workers:
+            assert worker.end(signal.SIGTERM) in (0, -signal.SIGTERM), worker.output()
+            assert "Traceback" not in worker.output(), worker.output()
+    finally:
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError, AssertionError):
+                worker.end()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+async def test_every_client_gets_every_event_exactly_once_and_in_order(own_redis: RedisServer, tmp_path: Path) -> None:
+    """20,000 events, 100 clients, 4 workers; 4 are killed, and Redis is killed and started again."""
+    plugin = RedisPlugin(own_redis.url)
+    log = RedisEventLog(plugin)
+    repeated: list[int] = []
+
+    async def publish_one(topic: str) -> None:
+        repeated.append(await publish(log, topic))
+
+    try:
+        with anyio.fail_after(BOUND):
+            async with running_workers(own_redis, tmp_path) as workers:
+                clients = [Client(number, workers) for number in range(CLIENTS)]
+                async with anyio.create_task_group() as tasks:
+                    for client in clients:
+                        tasks.start_soon(client.run)
+                    for topic in TOPICS:
+                        tasks.start_soon(publish_one, topic)
+                    tasks.start_soon(trouble, workers, own_redis)
+    finally:
+        await plugin.aclose()
+    expected = [f"{number}" for number in range(EVENTS)]
+    for client in clients:
+        assert client.others == []
+        assert all(numbers == expected for numbers in client.seen.values())
+    assert sum(client.visits for client in clients) > 5 * CLIENTS
+    assert sum(repeated) > 0, "Redis was not away while events were appended"
