@@ -12,7 +12,7 @@ from litestar.response import Response
 from litestar.response.base import ASGIResponse
 from litestar.response.sse import ServerSentEventMessage
 from litestar.serialization import default_serializer, get_serializer
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from litestar_safe_sse._encoding import Encoder, encode_comment
 from litestar_safe_sse._iteration import aclose, check_content
@@ -118,9 +118,9 @@ class SafeServerSentEvent(Response[Any]):
         retry_duration: The reconnection time of events that carry none, in milliseconds.
         comment_message: A comment, sent once at the beginning.
         status_code: The status code; Litestar's default for the method unless given.
-        ping_interval: Seconds without an event after which a heartbeat is sent.
-        send_timeout: Seconds after which a client that takes no bytes is given up.
-        max_lifetime: Seconds after which the stream is ended, for the client to reconnect.
+        ping_interval: Seconds without an event after which a heartbeat is sent; ``None`` for no heartbeats.
+        send_timeout: Seconds after which a client that takes no bytes is given up; ``None`` for no limit.
+        max_lifetime: Seconds after which the stream is ended, for the client to reconnect; ``None`` for no limit.
         cleanup_timeout: Seconds that the body, and each cleanup, may take to end.
         shutdown_grace: Seconds that a body which asked for it may go on when the server shuts down.
         buffer_size: Bytes that the body may run ahead of the socket.
@@ -146,9 +146,9 @@ class SafeServerSentEvent(Response[Any]):
         retry_duration: int | None = None,
         comment_message: str | None = None,
         status_code: int | None = None,
-        ping_interval: float | None = None,
-        send_timeout: float | None = None,
-        max_lifetime: float | None = None,
+        ping_interval: float | UnsetType | None = UNSET,
+        send_timeout: float | UnsetType | None = UNSET,
+        max_lifetime: float | UnsetType | None = UNSET,
         cleanup_timeout: float | None = None,
         shutdown_grace: float | None = None,
         buffer_size: int | None = None,
@@ -167,12 +167,12 @@ class SafeServerSentEvent(Response[Any]):
             "ping_interval": ping_interval,
             "send_timeout": send_timeout,
             "max_lifetime": max_lifetime,
-            "cleanup_timeout": cleanup_timeout,
-            "shutdown_grace": shutdown_grace,
-            "buffer_size": buffer_size,
-            "separator": separator,
+            "cleanup_timeout": UNSET if cleanup_timeout is None else cleanup_timeout,
+            "shutdown_grace": UNSET if shutdown_grace is None else shutdown_grace,
+            "buffer_size": UNSET if buffer_size is None else buffer_size,
+            "separator": UNSET if separator is None else separator,
         }
-        self.overrides = {name: value for name, value in overrides.items() if value is not None}
+        self.overrides = {name: value for name, value in overrides.items() if value is not UNSET}
         if self.overrides:
             SafeSSEConfig(**self.overrides)
         self.event_type = event_type

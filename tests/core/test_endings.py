@@ -234,6 +234,20 @@ async def test_a_busy_stream_sends_no_heartbeats() -> None:
     assert b"ping" not in connection.body
 
 
+async def test_a_response_can_do_without_the_heartbeats_of_the_others() -> None:
+    """``None`` is no heartbeats, whatever the configuration says; left out, it is the configuration's."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        yield "x"
+        await anyio.sleep(0.05)
+
+    config = SafeSSEConfig(ping_interval=0.005)
+    for overrides, beats in (({"ping_interval": None}, False), ({}, True)):
+        connection = Connection()
+        await Server(body, config, **overrides).run(connection)
+        assert (b"ping" in connection.body) is beats
+
+
 @pytest.mark.parametrize("failing", ["before", "between"])
 async def test_a_body_that_fails_ends_the_stream_and_the_error_is_raised(failing: str) -> None:
     """A body's error is raised after the cleanup; what it had yielded is sent, and the end is missing."""
