@@ -55,6 +55,7 @@ class Buffer:
         "_ended",
         "_filled",
         "_frame",
+        "_glance_at",
         "_has_room",
         "_limit",
         "_linger_until",
@@ -80,6 +81,7 @@ class Buffer:
         self._texts: list[str] = []
         """What came after the parts."""
         self._size = 0
+        self._glance_at = 1
         self._until = 0.0
         self._filled = runtime.wake()
         self._has_room = runtime.wake()
@@ -117,7 +119,7 @@ class Buffer:
 
         Returns:
             Whether the body has to :meth:`pause`: the buffer is full, or the loop has had no turn for a while, or the
-            stream's first event waits, or the body is to end.
+            stream's first event waits behind this one, or the body is to end.
 
         Raises:
             InvalidFieldError: If it cannot be sent.
@@ -133,17 +135,23 @@ class Buffer:
             self._parts.append(block)
             self._size += len(block)
         self._ready = ready = self._ready + 1
-        if ready % GLANCES != 1:
+        if ready < self._glance_at:
             return self._size >= self._limit
-        if ready == 1:
-            self._begin_chunk()
-        return self._size >= self._limit or monotonic() > self._until
+        return self._glance() or self._size >= self._limit
 
-    def _begin_chunk(self) -> None:
-        # The first event of all is to go out at once.
-        self._until = monotonic() + TURN if self._taken else 0.0
+    def _glance(self) -> bool:
+        """Looks at the clock, and tells whether the body has had its time."""
+        if self._ready > 1:
+            self._glance_at += GLANCES
+            return monotonic() > self._until
+        if self._taken:
+            self._glance_at = GLANCES
+            self._until = monotonic() + TURN
+        else:  # the first event of all is to go out at once
+            self._glance_at, self._until = 2, 0.0
         if not self._turns:
             self._filled.set()
+        return False
 
     def _fold(self) -> None:
         assert self._encoder is not None
@@ -209,6 +217,7 @@ class Buffer:
     def _forget(self) -> None:
         self._taken += self._ready
         self._ready = self._size = 0
+        self._glance_at = 1
 
     def mark_written(self) -> None:
         """Tells those who wait in :meth:`flush` that all that was taken has been handed over."""

@@ -15,6 +15,9 @@ from litestar_safe_sse.exceptions import InvalidFieldError
 
 __all__ = ("SSEMessage",)
 
+_FEW_DIGITS = 1 << 64
+"""No int below has too many digits to be printed."""
+
 
 class SSEMessage(Struct, frozen=True, repr_omit_defaults=True):
     r"""One block of an event stream: an event, or a comment, an id or a retry on its own.
@@ -43,10 +46,12 @@ class SSEMessage(Struct, frozen=True, repr_omit_defaults=True):
     comment: str | None = None
 
     def __post_init__(self) -> None:
-        if self.event is not None:
-            force_setattr(self, "event", _line("event", self.event))
-        if self.id is not None:
-            force_setattr(self, "id", _event_id(self.id))
+        event, id = self.event, self.id
+        # Most are plain, which is soon seen: what is printable ASCII has no line break and no NUL.
+        if event is not None and not (type(event) is str and event.isascii() and event.isprintable()):
+            force_setattr(self, "event", _line("event", event))
+        if id is not None and not (type(id) is int and -_FEW_DIGITS < id < _FEW_DIGITS):
+            force_setattr(self, "id", _event_id(id))
         if self.retry is not None:
             check_integer("retry", self.retry, minimum=0)
             force_setattr(self, "retry", int(self.retry))

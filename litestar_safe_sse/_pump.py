@@ -66,6 +66,9 @@ _INSISTENCE = 0.1
 LAST_WORDS = 0.5
 """Seconds in which a client has to take what is left when the server shuts down; the process waits for it."""
 
+_EARLY = 0.001
+"""Seconds by which a timer may be early: uvloop counts in milliseconds."""
+
 DROP_DELAY = 0.02
 """Seconds from the cancellation of a ``send()`` until its connection is dropped. A server with threads of its own has
 to take note of the first before the second: Granian's worker deadlocks if a ``send()`` fails after the last connection
@@ -753,7 +756,7 @@ class Stream:
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, math.inf
-        now = monotonic()
+        now = monotonic() + _EARLY
         if now >= self._deadline:
             self._deadline = math.inf
             self._on_deadline()

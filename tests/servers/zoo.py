@@ -403,6 +403,8 @@ class Species:
     """Whether it can be asked to wait before its first event."""
     alone: bool = False
     """Keeps the event loop so busy that its clients are to come one at a time."""
+    closable: bool = True
+    """Whether it can be ended where it is parked at an event, and not only in what it waits for."""
     closes_unstarted: bool = False
     """Whether closing it leaves a trace although it never began, as a generator does not."""
 
@@ -423,7 +425,7 @@ ENDLESS = [
     Species(stubborn, own=CLEANUP_TIMEOUT),
     Species(raises_in_cleanup),
     Species(Countdown, closes_unstarted=True),
-    Species(BareCountdown, own=0),
+    Species(BareCountdown, own=0, closable=False),
     Species(sync_sleep, hushes=False),
     Species(sync_blocked, own=CLEANUP_TIMEOUT, ends=False, hushes=False),
     Species(returns_generator),
