@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.peers import FLOOR, OURS, PEERS
+from benchmarks.plots import plot
 from benchmarks.sections import Options, Section
 from benchmarks.sections.churn import churn
 from benchmarks.sections.client_limit import client_limit
@@ -18,6 +19,7 @@ from benchmarks.sections.first_event import first_event
 from benchmarks.sections.flat import flat
 from benchmarks.sections.idle import idle
 from benchmarks.sections.imports import imports
+from benchmarks.sections.redis_fan_out import redis_fan_out
 from benchmarks.sections.throughput import throughput
 from benchmarks.servers import SERVERS, missing, versions
 
@@ -28,6 +30,7 @@ SECTIONS: dict[str, Section] = {
     "idle": idle,
     "churn": churn,
     "fan-out": fan_out,
+    "redis-fan-out": redis_fan_out,
     "flat": flat,
     "imports": imports,
 }
@@ -71,6 +74,8 @@ def main() -> None:
                 arguments.output.mkdir(parents=True, exist_ok=True)
                 note = f"{table.markdown()}\nMeasured with {versions()}; {rounds}.\n"
                 (arguments.output / f"performance-{table.name}.md").write_text(note)
+                if table.name.startswith("flat"):
+                    plot(table, arguments.output / f"performance-{table.name}.svg")
                 data = {"measured": heading, "options": vars(arguments) | {"output": None}, **table.as_data()}
                 (arguments.output / f"performance-{table.name}.json").write_text(json.dumps(data, indent=1) + "\n")
 

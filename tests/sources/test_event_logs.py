@@ -184,7 +184,7 @@ async def test_whatever_a_body_may_yield_can_be_appended(log: EventLog, item: ob
         ("a", SSEMessage("x", "dropped")),
         ("a", "é" * 600),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 async def test_what_cannot_be_stored_is_refused_whole(make_log: MakeLog, topic: Any, item: object) -> None:
     """With the field that won't do, and nothing of it is stored."""
@@ -208,7 +208,7 @@ async def test_what_cannot_be_stored_is_refused_whole(make_log: MakeLog, topic: 
         {"on_reset": "never"},
         {"key": lambda topic, message: topic},
     ],
-    ids=str,
+    ids=lambda value: str(value).partition(" at 0x")[0],
 )
 async def test_a_subscription_that_won_t_do_is_refused_at_once(log: EventLog, arguments: dict[str, Any]) -> None:
     """Before anything is held."""

@@ -1,0 +1,43 @@
+"""The tables of the section ``flat``, drawn: what has to stay flat is best seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.tables import Table
+
+__all__ = ("plot",)
+
+COLORS = ("#7a869a", "#0b7285")
+"""The floor's, and ours; both to be told from a light and from a dark page."""
+
+
+def plot(table: Table, target: Path) -> None:
+    """Draws each row of a table as a line, on a transparent ground.
+
+    Args:
+        table: The table; its note begins with what the figures are.
+        target: The SVG file to write.
+    """
+    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+    axes = figure.subplots()
+    for (row, cells), color in zip(table.rows.items(), COLORS, strict=False):
+        columns = [column for column in table.columns if column in cells]
+        axes.plot(
+            columns,
+            [cells[column].middle for column in columns],
+            marker="o",
+            color=color,
+            label=row.replace("`", "").replace("*", ""),
+        )
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(table.note.partition(";")[0].partition(".")[0], color=COLORS[0])
+    axes.tick_params(colors=COLORS[0])
+    axes.grid(axis="y", alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, labelcolor="linecolor")
+    # Nothing that changes from run to run but the figures.
+    figure.savefig(target, transparent=True, metadata={"Date": None, "Creator": None})
