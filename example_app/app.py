@@ -1,7 +1,11 @@
-"""Wires the page to its streams. ``app`` runs on any ASGI server, with one worker: the ledger is this process's own."""
+"""Wires the pages to their streams. ``app`` runs on any ASGI server.
+
+With one worker, unless ``EXAMPLE_REDIS_URL`` names a Redis for the feed; the ledger is always this process's own.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +20,7 @@ from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Receive, ReceiveMessage, Scope, Send
 
 from example_app.bodies import KINDS, Kind, Mailbox
+from example_app.feed import Feed, create_feed, feed_router
 from example_app.ledger import Ledger, Resource, Snapshot, Via
 from example_app.visitors import Crowd, send_crowd
 from litestar_safe_sse import (
@@ -26,6 +31,7 @@ from litestar_safe_sse import (
     SSEMessage,
     StreamContext,
 )
+from litestar_safe_sse.sources import RedisPlugin
 
 __all__ = ["app", "create_app"]
 
@@ -40,6 +46,7 @@ AnyRequest = Request[Any, Any, State]
 class Demo(State):
     """What the handlers share, as their parameter ``state``."""
 
+    feed: Feed
     ledger: Ledger
     mailbox: Mailbox
     plugin: SafeSSEPlugin
@@ -124,7 +131,9 @@ async def numbers(state: Demo) -> SafeServerSentEvent:
     async def body() -> AsyncIterator[SSEMessage]:
         sent: Snapshot | None = None
         while True:
-            snapshot = state.ledger.snapshot(live_streams=len(state.plugin.streams))
+            snapshot = state.ledger.snapshot(
+                live_streams=len(state.plugin.streams), workers=max(1, len(state.feed.alive()))
+            )
             if snapshot != sent:
                 sent = snapshot
                 yield SSEMessage(snapshot, event="numbers")
@@ -179,11 +188,19 @@ async def reset(state: Demo) -> dict[str, int]:
     return {"written_off": state.ledger.reset()}
 
 
-def create_app() -> Litestar:
+def create_app(redis_url: str | None = None) -> Litestar:
+    """Make the application.
+
+    Args:
+        redis_url: Where the feed's log is. By default it is in memory, for one worker.
+    """
     plugin = SafeSSEPlugin(SafeSSEConfig(ping_interval=PING_EVERY))
+    redis = RedisPlugin(redis_url, prefix="sse-example") if redis_url else None
+    feed = create_feed(redis)
     return Litestar(
         route_handlers=[
             Router("/streams", route_handlers=[safe, litestar, left, revoke], middleware=[note_disconnects]),
+            feed_router(feed),
             numbers,
             kinds,
             crowd,
@@ -191,10 +208,21 @@ def create_app() -> Litestar:
             reset,
             create_static_files_router("/", directories=[STATIC], html_mode=True),
         ],
-        plugins=[plugin],
-        state=Demo({"ledger": Ledger(), "mailbox": Mailbox(), "plugin": plugin, "crowd_on_its_way": anyio.Lock()}),
+        plugins=[plugin, redis] if redis else [plugin],
+        on_startup=[feed.start],
+        before_request=feed.start,  # where nobody calls the line above: on Daphne
+        on_shutdown=[feed.aclose],
+        state=Demo(
+            {
+                "feed": feed,
+                "ledger": Ledger(),
+                "mailbox": Mailbox(),
+                "plugin": plugin,
+                "crowd_on_its_way": anyio.Lock(),
+            }
+        ),
         openapi_config=None,
     )
 
 
-app = create_app()
+app = create_app(os.environ.get("EXAMPLE_REDIS_URL"))

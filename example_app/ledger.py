@@ -118,6 +118,7 @@ class Snapshot(msgspec.Struct):
     kinds: dict[str, dict[Via, Held]]
     unheard_tokens: int
     live_streams: int
+    workers: int
     ended: list[Ended]
 
 
@@ -182,7 +183,7 @@ class Ledger:
             self._unheard_tokens = 0.0
         return len(leaked)
 
-    def snapshot(self, *, live_streams: int = 0) -> Snapshot:
+    def snapshot(self, *, live_streams: int = 0, workers: int = 1) -> Snapshot:
         now = time.monotonic()
         kinds: dict[str, dict[Via, Held]] = {}
         with self._lock:
@@ -193,7 +194,9 @@ class Ledger:
                 sides[resource.via].leaked += resource.leaked(now)
                 unheard += resource.unheard_tokens(now)
             ended = [self._row(resource, now) for resource in reversed(self._ended)]
-        return Snapshot(kinds=kinds, unheard_tokens=int(unheard), live_streams=live_streams, ended=ended)
+        return Snapshot(
+            kinds=kinds, unheard_tokens=int(unheard), live_streams=live_streams, workers=workers, ended=ended
+        )
 
     def _remember(self, resource: Resource) -> None:
         if not resource.crowd and resource not in self._ended:

@@ -357,6 +357,8 @@ function listen() {
     if (ended !== shownEnded) showEnded(latest);
     shownEnded = ended;
     const live = latest.live_streams;
+    $("#many").hidden = latest.workers === 1;
+    write($("#many"), `${latest.workers} workers answer here, each with a ledger of its own: this page shows one of them, and is at its best with one.`);
     write($("#live"), `${plural(live, "stream")} of the plugin ${live === 1 ? "is" : "are"} open now, this one included.`);
   });
 }

@@ -1,0 +1,118 @@
+"""A real Chromium, and the example application on real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from playwright.sync_api import BrowserContext, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    (path for path in ("/usr/bin/chromium", shutil.which("chromium")) if path and Path(path).exists()), None
+)
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 10_000
+PATIENCE = 20.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def chromium(directory: Path) -> Iterator[BrowserContext]:
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            directory,
+            executable_path=CHROMIUM,
+            args=CHROMIUM_ARGUMENTS,
+            viewport={"width": 1280, "height": 900},
+        )
+        context.set_default_timeout(PATIENCE_MS)
+        yield context
+        context.close()
+
+
+@contextlib.contextmanager
+def launched(server: str = "uvicorn", *, workers: int = 1, redis_url: str = "") -> Iterator[str]:
+    """``python -m example_app`` for the length of a block; yields its address."""
+    port = free_port()
+    arguments = ["--server", server, "--workers", str(workers), "--port", str(port)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "example_app", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "EXAMPLE_REDIS_URL": redis_url},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 30
+            while not answers(f"{url}/kinds"):
+                assert process.poll() is None, f"{server} ended at its start"
+                assert time.monotonic() < deadline, f"{server} did not answer within 30 s"
+                time.sleep(0.05)
+            yield url
+        finally:
+            everyone = [*psutil.Process(process.pid).children(recursive=True), process]
+            process.terminate()
+            try:
+                process.wait(10)
+            finally:
+                for one in everyone:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        one.kill()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (OSError, HTTPException):
+        return False
+
+
+class Event(NamedTuple):
+    type: str
+    id: str
+    data: dict[str, Any]
+
+
+def read_feed(url: str, last_event_id: str = "") -> Iterator[Event]:
+    """The events of the feed, until the connection is lost or the iterator is closed."""
+    headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+    response: HTTPResponse
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/feed/events", headers=headers), timeout=5) as response:
+        fields: dict[str, str] = {}
+        with contextlib.suppress(ConnectionError, HTTPException):
+            for line in response:
+                name, _, value = line.decode().strip().partition(": ")
+                if not name:
+                    if "data" in fields:
+                        yield Event(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
+                    fields = {}
+                else:
+                    fields[name] = value
