@@ -21,12 +21,18 @@ add_module_names = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 
+OURS = (
+    "SSE|Safe|Stream|Close|Cleanup|Invalid|Missing|OutsideRequest|Registry|Sliced|Source|Event|Memory|Reset|Gap|Queue|"
+    "Redis(EventLog|GroupQueue|Plugin|PubSub|Queue)|PubSubMessage|ChannelMessage|ChannelsSource|Subscription|Overflow"
+)
+
 # The inventories of other projects are not fetched, so that the build needs no network; names of our own must resolve.
 nitpick_ignore_regex = [
     (r"py:.*", r"(collections|litestar|contextlib|typing|enum|types)\..*"),
-    (r"py:.*", r"(?!SSE|Safe|Stream|Close|Cleanup|Invalid|Missing|OutsideRequest|Registry|Sliced)[A-Z]\w*"),
+    (r"py:.*", rf"(?!{OURS})[A-Z]\w*"),
     (r"py:.*", r"(?:[a-z]+|None|~?_?T)"),
     (r"py:.*", r"(litestar_safe_sse\._pump\.)?Stream"),  # its public part is described in words
+    (r"py:class", r"litestar_safe_sse\.sources\.\w+\.\w+Subscription"),  # so are theirs
 ]
 
 html_theme = "shibuya"

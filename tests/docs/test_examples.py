@@ -10,23 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from httpx_sse import EventSource, ServerSentEvent
-from uvicorn_process import UvicornProcess, leave, reset, running
+from uvicorn_process import UvicornProcess, leave, reset, running, stream
 
-DOCS = Path(__file__).parents[2] / "docs"
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
 EXAMPLES = DOCS / "examples"
 
 aborts = pytest.mark.parametrize("abort", [leave, reset])
 Abort = Callable[[httpx.Response], None]
-
-
-@contextlib.contextmanager
-def stream(
-    server: UvicornProcess, path: str, last_event_id: str | None = None
-) -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
-    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
-    with httpx.Client(timeout=10) as client, client.stream("GET", server.url + path, headers=headers) as response:
-        yield response, EventSource(response).iter_sse()
 
 
 @pytest.fixture
@@ -41,10 +32,11 @@ def example(name: str) -> pytest.MarkDecorator:
 
 def test_every_example_is_shown_and_tested() -> None:
     """No example is left over, and none is shown that isn't run."""
-    pages = "".join(page.read_text() for page in DOCS.glob("*.md"))
-    shown = set(re.findall(r"^```\{literalinclude\} examples/(\w+)\.py$", pages, re.MULTILINE))
+    pages = "".join(page.read_text() for page in DOCS.rglob("*.md"))
+    shown = set(re.findall(r"^```\{literalinclude\} (?:\.\./)?examples/(\w+)\.py$", pages, re.MULTILINE))
     files = {path.stem for path in EXAMPLES.glob("*.py")}
-    tested = set(re.findall(r'^@example\("(\w+)"\)', Path(__file__).read_text(), re.MULTILINE))
+    tests = "".join((HERE / name).read_text() for name in ("test_examples.py", "test_source_recipes.py"))
+    tested = set(re.findall(r'^@example\("(\w+)"\)', tests, re.MULTILINE))
     assert shown == files == tested | {"llm_tokens"}
 
 

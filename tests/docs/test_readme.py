@@ -9,11 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 from httpx_sse import EventSource
-from uvicorn_process import leave, reset, running
+from redis_server import RedisServer
+from uvicorn_process import leave, reset, running, stream
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-QUICKSTART = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[0]
+QUICKSTART, SOURCES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def test_quickstart_is_short() -> None:
@@ -44,6 +45,19 @@ def test_quickstart_cleans_up_when_the_server_is_stopped(tmp_path: Path) -> None
             server.terminate()
             assert list(events) == []
         assert "closed: shutdown" in server.lines
+
+
+def test_feed_is_resumed_by_another_worker(tmp_path: Path, redis_server: RedisServer) -> None:
+    """The section on sources runs as it stands, but for the address of Redis."""
+    assert "redis://localhost" in SOURCES
+    (tmp_path / "feed.py").write_text(SOURCES.replace("redis://localhost", redis_server.url))
+    with running("feed:app", tmp_path) as first, running("feed:app", tmp_path) as second:
+        with stream(first, "/news") as (_, events):
+            last = next(events).id
+            httpx.post(f"{second.url}/news", json="one")
+            assert next(events).data == "one"
+        with stream(second, "/news", last) as (_, events):
+            assert next(events).data == "one"
 
 
 @pytest.mark.parametrize("script", ["example", "test"])

@@ -6,9 +6,12 @@ import dataclasses
 import inspect
 import re
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 import litestar_safe_sse
-from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEConfig, StreamState
+from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEConfig, StreamState, exceptions, sources
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -19,10 +22,12 @@ def first_cells(page: str) -> set[str]:
     return {name for row in rows for name in re.findall(r"`([A-Za-z_]+)`", row)}
 
 
-def test_every_public_name_is_in_the_reference() -> None:
+@pytest.mark.parametrize("module", [litestar_safe_sse, exceptions, sources])
+def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     """What can be imported is documented."""
-    documented = re.findall(r"^\.\. auto(?:class|exception):: ([\w.]+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
-    assert set(litestar_safe_sse.__all__) <= {name.rpartition(".")[2] for name in documented}
+    directive = r"^\.\. auto(?:class|data|exception):: ([\w.]+)(?:\(\))?$"
+    documented = re.findall(directive, (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert set(module.__all__) <= {name.rpartition(".")[2] for name in documented}
 
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:
@@ -46,9 +51,9 @@ def test_every_state_and_reason_is_explained() -> None:
 def test_links_between_pages_lead_somewhere() -> None:
     """Pages and headings that are linked to exist."""
     broken = []
-    for page in DOCS.glob("*.md"):
-        for target, heading in re.findall(r"\]\((?!https?:)([\w.-]*)(?:#([\w-]+))?\)", page.read_text()):
-            linked = DOCS / target if target else page
+    for page in DOCS.rglob("*.md"):
+        for target, heading in re.findall(r"\]\((?!https?:)([\w./-]*)(?:#([\w-]+))?\)", page.read_text()):
+            linked = page.parent / target if target else page
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE) if linked.exists() else []
             slugs = {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
             if not linked.exists() or (heading and heading not in slugs):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
+from httpx_sse import EventSource, ServerSentEvent
 
 WITHIN = 10.0
 """Seconds to wait for what should happen at once."""
@@ -33,12 +34,14 @@ class UvicornProcess:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.lines: list[str] = []
+        self._command = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(directory), "--port", str(port)]
+        self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "always::ResourceWarning"}
+        self._environment.update(environment)
+        self._start()
+
+    def _start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", app, "--app-dir", str(directory), "--port", str(port)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "always::ResourceWarning", **environment},
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._environment
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -67,6 +70,17 @@ class UvicornProcess:
         self.process.wait(WITHIN)
         self._reader.join(WITHIN)
 
+    def start_again(self) -> None:
+        """Kills it, and starts it at the same address."""
+        self.close()
+        self.lines.clear()
+        self._start()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        self.until(lambda: "Uvicorn running on" in self.output or self.process.poll() is not None, 30)
+        assert self.process.poll() is None, self.output
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -81,13 +95,22 @@ def running(app: str, directory: Path, **environment: str) -> Iterator[UvicornPr
     """Runs the application for the length of the block, and checks that nothing went wrong unseen."""
     server = UvicornProcess(app, directory, environment)
     try:
-        server.until(lambda: "Uvicorn running on" in server.output or server.process.poll() is not None, 30)
-        assert server.process.poll() is None, server.output
+        server.wait_ready()
         yield server
     finally:
         server.close()
     assert "Traceback" not in server.output, server.output
     assert "ResourceWarning" not in server.output, server.output
+
+
+@contextlib.contextmanager
+def stream(
+    server: UvicornProcess, path: str, last_event_id: str | None = None
+) -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
+    """A client that is connected for the length of the block; yields the response and its events."""
+    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+    with httpx.Client(timeout=10) as client, client.stream("GET", server.url + path, headers=headers) as response:
+        yield response, EventSource(response).iter_sse()
 
 
 def reset(response: httpx.Response) -> None:

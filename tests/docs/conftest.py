@@ -1,0 +1,20 @@
+"""Real Redis servers for the recipes that need one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "sources"))
+
+from redis_server import RedisServer, running_redis
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, which keeps its data when it is started again."""
+    with running_redis(tmp_path, aof=True) as server:
+        yield server

@@ -1,0 +1,357 @@
+"""Each recipe of a source, on real Uvicorn and Redis processes: clients leave, Redis goes away, workers end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import httpx
+import pytest
+from httpx_sse import ServerSentEvent
+from playwright.sync_api import expect, sync_playwright
+from redis import Redis
+from redis_server import RedisServer
+from uvicorn_process import UvicornProcess, leave, reset, running, stream
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+
+aborts = pytest.mark.parametrize("abort", [leave, reset])
+Abort = Callable[[httpx.Response], None]
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[Redis]:
+    with Redis.from_url(redis_server.url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[UvicornProcess]:
+    with running(f"{request.param}:app", EXAMPLES, REDIS_URL=redis_server.url) as server:
+        yield server
+
+
+@pytest.fixture
+def servers(
+    request: pytest.FixtureRequest, redis_server: RedisServer
+) -> Iterator[tuple[UvicornProcess, UvicornProcess]]:
+    """Two workers."""
+    environment = {"REDIS_URL": redis_server.url, "CLAIM_AFTER": "1"}
+    with (
+        running(f"{request.param}:app", EXAMPLES, **environment) as first,
+        running(f"{request.param}:app", EXAMPLES, **environment) as second,
+    ):
+        yield first, second
+
+
+def example(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("server", [name], indirect=True)
+
+
+def on_two_workers(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("servers", [name], indirect=True)
+
+
+def post(server: UvicornProcess, path: str, data: object, **headers: str) -> httpx.Response:
+    return httpx.post(server.url + path, json=data, headers=headers, timeout=10)
+
+
+def numbers(events: Iterator[ServerSentEvent], count: int) -> list[int]:
+    return [event.json()["n"] for event in islice(events, count)]
+
+
+# A BLPOP feed
+
+
+@aborts
+@example("blpop_feed")
+def test_job_of_a_client_that_has_left_goes_to_the_next(server: UvicornProcess, redis: Redis, abort: Abort) -> None:
+    """Each job goes to one client; who leaves with one that has just come gives it back."""
+    with stream(server, "/jobs") as (response, first), stream(server, "/jobs") as (_, second):
+        redis.rpush("jobs", '{"n":1}', '{"n":2}')
+        seen = {**dict.fromkeys(numbers(first, 1), "first"), **dict.fromkeys(numbers(second, 1), "second")}
+        assert seen.keys() == {1, 2}
+        abort(response)
+        assert {seen[n] for n in numbers(second, 1)} == {"first"}
+
+
+@example("blpop_feed")
+def test_list_outlives_redis_and_the_worker(server: UvicornProcess, redis: Redis, redis_server: RedisServer) -> None:
+    """Streams go on when Redis is back; what nobody waits for after a shutdown is in the list."""
+    with stream(server, "/jobs") as (_, events):
+        post(server, "/jobs", {"n": 1})
+        assert numbers(events, 1) == [1]
+        redis_server.restart(kill=True)
+        redis.rpush("jobs", '{"n":2}')
+        assert numbers(events, 1) == [2]
+        server.terminate()
+        assert list(events) == []
+    redis.rpush("jobs", '{"n":3}')
+    assert redis.lrange("jobs", 0, -1) == ['{"n":3}']
+
+
+# Pub/Sub
+
+
+@aborts
+@example("pubsub_feed")
+def test_price_is_shown_then_its_changes(server: UvicornProcess, redis: Redis, abort: Abort) -> None:
+    """To everybody who watches; when the last one has left, Redis sends nothing more."""
+
+    def set_price(price: float) -> None:
+        httpx.put(f"{server.url}/prices", json={"symbol": "X", "price": price}).raise_for_status()
+
+    set_price(1)
+    with stream(server, "/prices/X") as (_, stays), stream(server, "/prices") as (_, board):
+        assert next(stays).json()["price"] == 1
+        with stream(server, "/prices/X") as (response, leaves):
+            assert next(leaves).json()["price"] == 1
+            server.until(lambda: redis.pubsub_numpat() == 1)
+            set_price(2)
+            for events in (stays, leaves, board):
+                event = next(events)
+                assert (event.event, event.json()) == ("price", {"symbol": "X", "price": 2})
+            abort(response)
+        set_price(3)
+        assert next(stays).json()["price"] == next(board).json()["price"] == 3
+    server.until(lambda: redis.pubsub_numsub("price:X") == [("price:X", 0)] and redis.pubsub_numpat() == 0)
+
+
+@example("pubsub_feed")
+def test_gap_of_an_outage_is_told_and_filled(server: UvicornProcess, redis: Redis, redis_server: RedisServer) -> None:
+    """The feed of one price is shown what it is now; the others are told."""
+    httpx.put(f"{server.url}/prices", json={"symbol": "X", "price": 1})
+    with stream(server, "/prices/X") as (_, one), stream(server, "/prices") as (_, board):
+        assert next(one).json()["price"] == 1
+        server.until(lambda: redis.pubsub_numpat() == 1)
+        redis_server.restart(kill=True)
+        event = next(one)
+        assert (event.event, event.json()["price"]) == ("price", 1)
+        event = next(board)
+        assert event.event == "gap"
+        assert event.json()["seconds"] > 0
+        server.terminate()
+        assert list(one) == list(board) == []
+
+
+# Resume
+
+
+def append(server: UvicornProcess, *posts: int, topic: str = "all") -> None:
+    for number in posts:
+        post(server, f"/posts/{topic}", {"text": str(number)}).raise_for_status()
+
+
+def texts(events: Iterator[ServerSentEvent], count: int) -> list[ServerSentEvent]:
+    found = list(islice((event for event in events if event.data), count))  # the first is an ID only
+    assert {event.event for event in found} == {"post"}
+    return found
+
+
+def shown(events: list[ServerSentEvent]) -> list[int]:
+    return [int(event.json()["text"]) for event in events]
+
+
+@aborts
+@on_two_workers("resumed_feed")
+def test_feed_is_resumed_at_another_worker(servers: tuple[UvicornProcess, UvicornProcess], abort: Abort) -> None:
+    """One ID resumes both topics, with nothing missing and nothing twice; other users' are not shown."""
+    first, second = servers
+    append(first, 1, 2)
+    append(second, 10, topic="user ada")
+    append(second, 20, topic="user bob")
+    with stream(first, "/feed/ada") as (response, events):
+        seen = texts(events, 3)
+        assert sorted(shown(seen)) == [1, 2, 10]
+        append(second, 3)
+        seen += texts(events, 1)
+        abort(response)
+    append(first, 4)
+    append(first, 11, topic="user ada")
+    with stream(second, "/feed/ada", seen[-1].id) as (_, events):
+        seen += texts(events, 2)
+        append(first, 5)
+        seen += texts(events, 1)
+    assert [n for n in shown(seen) if n < 10] == [1, 2, 3, 4, 5]
+    assert [n for n in shown(seen) if n >= 10] == [10, 11]
+
+
+@on_two_workers("resumed_feed")
+def test_feed_survives_its_worker_and_redis(
+    servers: tuple[UvicornProcess, UvicornProcess], redis_server: RedisServer
+) -> None:
+    """One worker is killed and Redis restarted; a post that was refused is stored once by being sent again."""
+    first, second = servers
+    append(first, 1)
+    with stream(first, "/feed/ada") as (_, events), stream(second, "/feed/ada") as (_, stays):
+        seen, all_of_it = texts(events, 1), texts(stays, 1)
+        first.process.kill()
+        with contextlib.suppress(httpx.HTTPError):
+            assert list(events) == []
+        redis_server.kill()
+        assert post(second, "/posts/all", {"text": "2"}, **{"Idempotency-Key": "two"}).status_code == 503
+        redis_server.start_again()
+        for _ in range(2):
+            second.until(lambda: post(second, "/posts/all", {"text": "2"}, **{"Idempotency-Key": "two"}).is_success)
+        append(second, 3)
+        all_of_it += texts(stays, 2)
+        with stream(second, "/feed/ada", seen[-1].id) as (_, events):
+            seen += texts(events, 2)
+        assert shown(seen) == shown(all_of_it) == [1, 2, 3]
+        second.terminate()
+        assert list(stays) == []
+
+
+@example("resumed_feed")
+def test_client_is_told_when_the_log_was_lost(server: UvicornProcess, redis: Redis) -> None:
+    """A reset comes first, then all that is stored."""
+    append(server, 1)
+    with stream(server, "/feed/ada") as (_, events):
+        last = texts(events, 1)[0].id
+    redis.flushall()
+    append(server, 2)
+    with stream(server, "/feed/ada", last) as (_, events):
+        event = next(events)
+        lost = {"topics": {"all": "unknown", "user ada": "unknown"}, "resumed": "oldest"}
+        assert (event.event, event.json()) == ("reset", lost)
+        assert shown(texts(events, 1)) == [2]
+
+
+def test_feed_in_memory_is_resumed_at_its_worker() -> None:
+    """And a worker that is new says that it knows nothing."""
+    with running("resumed_feed:app", EXAMPLES) as server:
+        append(server, 1)
+        with stream(server, "/feed/ada") as (response, events):
+            last = texts(events, 1)[0].id
+            leave(response)
+        append(server, 2)
+        with stream(server, "/feed/ada", last) as (_, events):
+            assert shown(texts(events, 1)) == [2]
+            server.terminate()
+            assert list(events) == []
+    with running("resumed_feed:app", EXAMPLES) as server, stream(server, "/feed/ada", last) as (_, events):
+        assert next(events).event == "reset"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
+@example("resumed_feed")
+def test_browser_shows_the_feed_whatever_happens(server: UvicornProcess, redis: Redis) -> None:
+    """The page's own script: the worker is killed, then the log is lost."""
+    append(server, 1)
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]) as browser,
+    ):
+        page = browser.new_page()
+        page.goto(f"{server.url}/ada")
+        items = page.get_by_role("listitem")
+        expect(items).to_have_text(["1"], timeout=10_000)
+        append(server, 2)
+        expect(items).to_have_text(["1", "2"], timeout=10_000)
+        server.start_again()
+        append(server, 3)
+        expect(items).to_have_text(["1", "2", "3"], timeout=10_000)
+        redis.flushall()
+        append(server, 4)
+        expect(items).to_have_text(["4"], timeout=10_000)
+
+
+# An acknowledged queue
+
+
+@aborts
+@on_two_workers("acknowledged_queue")
+def test_job_that_was_not_acknowledged_comes_again(
+    servers: tuple[UvicornProcess, UvicornProcess], abort: Abort
+) -> None:
+    """At any worker, under the same ID; what was acknowledged is gone."""
+    first, second = servers
+    post(first, "/jobs", {"n": 1})
+    with stream(first, "/jobs") as (response, events):
+        job = next(events)
+        assert (job.event, job.json()) == ("job", {"n": 1})
+        abort(response)
+    with stream(second, "/jobs") as (_, events):
+        again = next(events)
+        assert (again.event, again.id, again.json()) == ("job again", job.id, {"n": 1})
+        second.until(lambda: httpx.get(f"{second.url}/jobs/count").json() == {"open": 0, "dead": 0})
+
+
+@on_two_workers("acknowledged_queue")
+def test_job_survives_its_worker_and_redis(
+    servers: tuple[UvicornProcess, UvicornProcess], redis: Redis, redis_server: RedisServer
+) -> None:
+    """A worker is killed with a job, and another one delivers it; Redis is restarted, and the queue goes on."""
+    first, second = servers
+    post(second, "/jobs", {"n": 1})
+    with stream(first, "/jobs") as (_, events):
+        job = next(events)
+        first.process.kill()
+    with stream(second, "/jobs") as (_, events):
+        assert next(events).id == job.id
+        redis_server.restart(kill=True)
+        second.until(lambda: post(second, "/jobs", {"n": 2}).is_success)
+        event = next(events)
+        assert (event.event, event.json()) == ("job", {"n": 2})
+        second.terminate()
+        assert list(events) == []
+    assert redis.xlen("{sse}:group:jobs") == 0
+
+
+@example("acknowledged_queue")
+def test_job_that_nobody_can_handle_is_put_aside(server: UvicornProcess, redis: Redis) -> None:
+    """After five deliveries, with what is known of it."""
+    post(server, "/jobs", {"n": 1})
+    for _ in range(5):
+        with stream(server, "/jobs") as (response, events):
+            assert next(events).json() == {"n": 1}
+            leave(response)
+    with stream(server, "/jobs"):
+        server.until(lambda: httpx.get(f"{server.url}/jobs/count").json() == {"open": 0, "dead": 1})
+    ((_, letter),) = redis.xrange("{sse}:group:jobs:dead")
+    assert (letter["deliveries"], json.loads(letter["data"])) == ("5", {"n": 1})
+
+
+# Litestar's channels
+
+
+def listeners(redis: Redis) -> int:
+    return int(redis.pubsub_numsub("news")[0][1])
+
+
+@aborts
+@example("channels_feed")
+def test_channel_is_left_with_its_last_listener(server: UvicornProcess, redis: Redis, abort: Abort) -> None:
+    """All who listen are sent what is published, and nobody is left behind."""
+    with stream(server, "/channels/news") as (_, stays):
+        with stream(server, "/channels/news") as (response, leaves):
+            server.until(lambda: listeners(redis) == 1)
+            post(server, "/channels/news", {"n": "1"})
+            for events in (stays, leaves):
+                event = next(events)
+                assert (event.event, event.json()) == ("message", {"n": "1"})
+            abort(response)
+        post(server, "/channels/news", {"n": "2"})
+        assert next(stays).json() == {"n": "2"}
+    server.until(lambda: listeners(redis) == 0)
+    assert httpx.get(f"{server.url}/channels/unknown").status_code == 404
+
+
+@example("channels_feed")
+def test_channels_outlive_redis(server: UvicornProcess, redis: Redis, redis_server: RedisServer) -> None:
+    """Streams stay open, and what is published when Redis is back is sent; the worker ends when it is told to."""
+    with stream(server, "/channels/news") as (_, events):
+        server.until(lambda: listeners(redis) == 1)
+        redis_server.kill()
+        redis_server.start_again()
+        server.until(lambda: listeners(redis) == 1)
+        post(server, "/channels/news", {"n": "1"})
+        assert next(events).json() == {"n": "1"}
+        server.terminate()
+        assert list(events) == []
