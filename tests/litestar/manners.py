@@ -1,0 +1,165 @@
+"""What the tests of Litestar's manners share: applications, bodies, and what these note in a trace."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import anyio
+import anyio.lowlevel
+from asgi_client import lifespan
+from litestar import Litestar, get
+from litestar.exceptions import LitestarException
+from litestar.params import Parameter
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
+
+if TYPE_CHECKING:
+    from litestar_safe_sse._registry import StreamRegistry
+
+T = TypeVar("T")
+
+try:
+    from litestar.di import NamedDependency
+except ImportError:  # before Litestar 2.23
+    NamedDependency = Annotated[T, "a dependency"]
+
+try:
+    from litestar.params import FromQuery, QueryParameter
+except ImportError:  # before Litestar 2.23
+    FromQuery = Annotated[T, "a query parameter"]
+
+    def QueryParameter(name: str) -> Any:  # noqa: N802
+        return Parameter(query=name)
+
+
+Trace = list[Any]
+
+CONFIG = SafeSSEConfig(ping_interval=None, cleanup_timeout=1, shutdown_grace=0.2)
+
+
+async def endless(trace: Trace, *items: object) -> AsyncIterator[object]:
+    """A body that yields some items and then waits, and that awaits while it ends."""
+    trace.append("body begins")
+    try:
+        for item in items or ("begun",):
+            yield item
+        await anyio.sleep_forever()
+    finally:
+        with anyio.CancelScope(shield=True):  # as trio asks for
+            await anyio.lowlevel.checkpoint()
+        trace.append("body ends")
+
+
+async def brief(trace: Trace, *items: object) -> AsyncIterator[object]:
+    """A body that comes to its end by itself."""
+    trace.append("body begins")
+    for item in items or ("begun",):
+        yield item
+    trace.append("body ends")
+
+
+def make_app(*handlers: Any, config: SafeSSEConfig = CONFIG, **options: Any) -> tuple[Litestar, StreamRegistry]:
+    plugin = SafeSSEPlugin(config)
+    options.setdefault("logging_config", None)
+    options.setdefault("openapi_config", None)
+    plugins = [*options.pop("plugins_before", ()), plugin, *options.pop("plugins_after", ())]
+    return Litestar(handlers, plugins=plugins, **options), plugin.streams
+
+
+@asynccontextmanager
+async def serving(*handlers: Any, **options: Any) -> AsyncIterator[tuple[Litestar, StreamRegistry]]:
+    """Runs an application whose streams must all have ended by the end of the block."""
+    app, streams = make_app(*handlers, **options)
+    async with lifespan(app):
+        yield app, streams
+        assert streams.statistics().open == 0
+
+
+def cause(failure: BaseException | None) -> BaseException | None:
+    """What the application raised: each of Litestar's layers wraps it, once the response has begun."""
+    while isinstance(failure, LitestarException) and failure.__cause__ is not None:
+        failure = failure.__cause__
+    return failure
+
+
+def closed(streams: StreamRegistry) -> dict[CloseReason, int]:
+    return dict(streams.statistics().closed)
+
+
+def cleaned(trace: Trace, stream: StreamContext) -> StreamContext:
+    """Registers a cleanup that tells the reason it runs for."""
+    stream.callback(lambda: trace.append(f"cleaned: {stream.close_reason}"))
+    return stream
+
+
+def endless_and_brief(trace: Trace) -> list[Any]:
+    """Handlers of an endless and a brief stream; new ones for each application, since Litestar keeps state in them."""
+
+    @get("/endless")
+    async def endless_handler(stream: StreamContext) -> SafeServerSentEvent:
+        cleaned(trace, stream)
+        return SafeServerSentEvent(endless(trace))
+
+    @get("/brief")
+    async def brief_handler(stream: StreamContext) -> SafeServerSentEvent:
+        cleaned(trace, stream)
+        return SafeServerSentEvent(brief(trace))
+
+    return [endless_handler, brief_handler]
+
+
+@asynccontextmanager
+async def serving_defaults(trace: Trace, **options: Any) -> AsyncIterator[tuple[Litestar, StreamRegistry]]:
+    """An application with an endless and a brief stream."""
+    async with serving(*endless_and_brief(trace), **options) as (app, streams):
+        app.state.trace = trace
+        yield app, streams
+
+
+ENDLESS = ["body begins", "body ends", "cleaned: client_disconnected"]
+BRIEF = ["body begins", "body ends", "cleaned: completed"]
+
+
+class ClassMiddleware:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["litestar_app"].state.trace.append("middleware")
+        await self.app(scope, receive, send)
+
+
+class Closeable:
+    """An async iterator that holds something from the moment it is made."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+
+    def __aiter__(self) -> Closeable:
+        self.trace.append("started")
+        return self
+
+    async def __anext__(self) -> str:
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.trace.append("closed")
+
+
+def collect(seen: list[Exception]) -> Any:
+    """An ``after_exception`` hook that keeps what was raised."""
+
+    async def after_exception(exc: Exception, scope: Scope) -> None:
+        seen.append(exc)
+
+    return after_exception
+
+
+@dataclass
+class Pool:
+    name: str
