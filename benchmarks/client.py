@@ -147,7 +147,7 @@ def hold(port: int, path: str, streams: int) -> dict[str, Any]:
     selector = selectors.DefaultSelector()
     began = now()
     opened: list[Stream] = []
-    while len(opened) < streams:
+    while len(opened) < streams and now() - began < LIMIT:
         for _ in range(min(200, streams - len(opened))):
             stream = Stream(port, path, f"127.0.1.{1 + len(opened) % 8}")
             stream.ask()

@@ -26,7 +26,10 @@ def _event(options: Options) -> Table:
     server = options.servers[0]
     columns = [f"{streams:,}" for streams in STREAMS]
     table = Table(
-        "flat-event", "Cost of an event as streams grow", columns, "Microseconds an event; bodies that never wait."
+        "flat-event",
+        "Cost of an event as streams grow",
+        columns,
+        "Microseconds an event; bodies that never wait, and the opening of their streams with them.",
     )
     speed = Speed(options.duration)
     peers = [peer for peer in options.peers if peer.name in (FLOOR, OURS)]
