@@ -777,14 +777,14 @@ class Stream:
         if self._writing is None or self.state in (StreamState.CLEANING, StreamState.CLOSED):
             return math.inf
         send_timeout = self.config.send_timeout or math.inf
+        interval = self.config.ping_interval or math.inf
         if self._sending:
             blocked_until = self._sent_at + send_timeout
             if now < blocked_until:
-                return blocked_until
+                return min(blocked_until, now + interval)  # by then it may have ended, and a heartbeat be due
             self.close(CloseReason.SEND_TIMEOUT)
             self._give_up()
             return math.inf
-        interval = self.config.ping_interval or math.inf
         if now >= self._sent_at + interval:
             self._heartbeats += 1
             self._sent_at = now

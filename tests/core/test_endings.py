@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -215,6 +216,23 @@ async def test_heartbeats_are_comments_at_their_interval() -> None:
         await connection.until(lambda got: got.body.count(b": ping\r\n\r\n") >= 3)
         assert server.probe.stream is not None
         assert server.probe.stream.statistics().heartbeats >= 3
+        connection.leave()
+    check(server, CloseReason.CLIENT_DISCONNECTED)
+
+
+@pytest.mark.parametrize("send_timeout", [30.0, None])
+async def test_heartbeats_go_on_after_a_send_that_took_longer_than_their_interval(send_timeout: float | None) -> None:
+    """One that falls due while a ``send()`` is under way is not the last."""
+    server, connection = Server(waiting, ping_interval=0.02, send_timeout=send_timeout), Connection()
+
+    async def send(message: dict[str, Any]) -> None:
+        if message.get("body"):
+            await anyio.sleep(0.05)
+        await connection.send(message)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(server.run, connection, send=send))
+        await connection.until(lambda got: got.body.count(b": ping\r\n\r\n") >= 2)
         connection.leave()
     check(server, CloseReason.CLIENT_DISCONNECTED)
 
