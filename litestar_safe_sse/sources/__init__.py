@@ -6,6 +6,7 @@ Redis says what to install.
 
 from __future__ import annotations
 
+from litestar_safe_sse.exceptions import MissingExtraError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._redis import RedisPlugin
 from litestar_safe_sse.sources._subscription import Overflow, Subscription
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
@@ -22,6 +23,7 @@ __all__ = (
     "EventLogStatistics",
     "Gap",
     "MemoryEventLog",
+    "MissingExtraError",
     "Overflow",
     "PubSubMessage",
     "QueueItem",
@@ -31,5 +33,7 @@ __all__ = (
     "RedisPubSub",
     "RedisQueue",
     "Reset",
+    "SourceRefusedError",
+    "SourceUnavailableError",
     "Subscription",
 )

@@ -26,6 +26,9 @@ __all__ = ("ChannelMessage", "ChannelsSource", "ChannelsSubscription")
 
 _logger = logging.getLogger("litestar_safe_sse")
 
+_PATIENCE = 0.1
+"""Seconds for which a stream that ends waits for the backend, which may try to reach Redis for ever."""
+
 
 class ChannelMessage(SSEMessage, frozen=True, kw_only=True):
     """A message of a channel; yielded to a stream, it is an event of its data.
@@ -86,7 +89,7 @@ class ChannelsSource:
         Raises:
             InvalidFieldError: An argument won't do.
             SourceRefusedError: While iterating: the channel is none of the plugin's, or its backend keeps no history.
-            SourceUnavailableError: While iterating: the backend failed.
+            SourceUnavailableError: While iterating: the backend failed, or the plugin has stopped receiving.
         """
         names = tuple(dict.fromkeys(check_text("channel", channel) for channel in channels))
         if not names:
@@ -138,10 +141,11 @@ class ChannelsSubscription(Subscription):
         return self
 
     async def aclose(self) -> None:
-        """Ends it, and waits until the channels that nobody else listens to have been unsubscribed from."""
+        """Ends it. Channels that nobody else listens to are unsubscribed from, which is waited for 0.1 s at most."""
         self._close()
         if self._hub is not None:
-            await self._hub.settled()
+            with anyio.move_on_after(_PATIENCE):
+                await self._hub.settled()
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -155,6 +159,8 @@ class ChannelsSubscription(Subscription):
             if mailbox.ended:
                 break
             await mailbox.wait()
+        if mailbox.error is not None:
+            raise mailbox.error
         raise StopAsyncIteration
 
     async def _begin(self) -> Mailbox:
@@ -163,9 +169,9 @@ class ChannelsSubscription(Subscription):
             self._listener = _Listener(self._make_mailbox(), self._names)
             self._hub.join(self._listener)
         await self._listener.live.wait()
-        if self._listener.mailbox.error is not None:
-            raise self._listener.mailbox.error
         if self._replay is None:
+            if self._listener.mailbox.error is not None:
+                raise self._listener.mailbox.error
             self._replay = await self._fetch_history()
         return self._listener.mailbox
 
@@ -211,8 +217,13 @@ class _Hub:
         self._listeners: dict[str, dict[_Listener, None]] = {}
         self._subscribers: dict[str, Subscriber] = {}
         self._task: asyncio.Task[None] | None = None
+        self._receiver: asyncio.Future[Any] | None = None
 
     def join(self, listener: _Listener) -> None:
+        receiver = self._watch_receiver()
+        if receiver is not None and receiver.done():
+            listener.end(_ended(receiver))
+            return
         for name in listener.names:
             self._listeners.setdefault(name, {})[listener] = None
         self._look_whether_live(listener)
@@ -234,6 +245,19 @@ class _Hub:
         self._catch_up()
         while self._task is not None:
             await asyncio.wait([self._task])
+
+    def _watch_receiver(self) -> asyncio.Future[Any] | None:
+        """The plugin's task that receives: its end is told to nobody by Litestar, and nothing comes after it."""
+        receiver = getattr(self._plugin, "_sub_task", None)  # there is nothing public to ask
+        if isinstance(receiver, asyncio.Future) and receiver is not self._receiver:
+            self._receiver = receiver
+            receiver.add_done_callback(self._receiver_ended)
+        return self._receiver
+
+    def _receiver_ended(self, receiver: asyncio.Future[Any]) -> None:
+        for listener in {listener for listeners in self._listeners.values() for listener in listeners}:
+            listener.end(_ended(receiver))
+            self.leave(listener)
 
     def _catch_up(self) -> None:
         if self._task is None and self._listeners.keys() != self._subscribers.keys():
@@ -302,3 +326,14 @@ def _translate(name: str, error: Exception) -> SourceRefusedError | SourceUnavai
     if isinstance(error, ChannelsException):
         return SourceRefusedError(f"the channel {name!r:.40} can't be subscribed to ({text})")
     return SourceUnavailableError(f"the backend of the channels failed ({text})")
+
+
+def _ended(receiver: asyncio.Future[Any]) -> SourceUnavailableError:
+    """An error of its own for each listener: a traceback has one home."""
+    error = None if receiver.cancelled() else receiver.exception()
+    if error is None:
+        return SourceUnavailableError("the ChannelsPlugin receives nothing any more: it has been closed, or has ended")
+    return SourceUnavailableError(
+        f"the ChannelsPlugin receives nothing any more ({type(error).__name__}: {error}); restart the worker, and give "
+        "its backend's client retries"
+    )

@@ -120,9 +120,9 @@ class RedisEventLog(EventLog):
     and the one that all sources share for short commands. While Redis is away streams stay open; when it is back,
     what was missed is fetched.
 
-    Redis has to allow ``EVAL``, ``XADD``, ``XRANGE``, ``XREVRANGE``, ``XREAD``, ``DEL``, ``PEXPIRE``, ``GET``, ``SET``
-    and ``TIME``. It should allow ``CLIENT ID`` and ``CLIENT UNBLOCK``: without them the first live event of a topic is
-    up to a second late.
+    Redis has to allow ``PING``, ``EVAL``, ``XADD``, ``XRANGE``, ``XREVRANGE``, ``XREAD``, ``DEL``, ``PEXPIRE``,
+    ``GET``, ``SET`` and ``TIME``. It should allow ``CLIENT ID`` and ``CLIENT UNBLOCK``: without them the first live
+    event of a topic is up to a second late.
 
     Args:
         redis: A ``RedisPlugin``, or whatever one can be made of: a URL, a client, or a function that makes one.

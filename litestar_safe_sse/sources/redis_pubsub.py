@@ -121,6 +121,7 @@ class RedisPubSub:
         Raises:
             InvalidFieldError: An argument won't do.
             SourceRefusedError: While iterating: the permission is missing.
+            SourceUnavailableError: While iterating: what reads from Redis has failed, or has been closed.
         """
         names = [_Name("subscribe", check_text("channel", channel).encode()) for channel in channels]
         if isinstance(patterns, str):
@@ -270,12 +271,23 @@ class _Hub:
                 except SourceUnavailableError:
                     await backoff.wait()
                 except SourceRefusedError as error:
-                    for listener in self._everybody():
-                        listener.end(type(error)(*error.args))
-                        self.leave(listener)
+                    self._end_everybody(error)
+        except Exception as error:
+            self._end_everybody(error)
         finally:  # whoever subscribes from now on is given another hub
+            self._end_everybody(SourceUnavailableError("the connection to Redis has been closed"))
             self._task = None
             self._redis.forget(_Hub, self)
+
+    def _end_everybody(self, error: Exception) -> None:
+        for listener in self._everybody():
+            if isinstance(error, (SourceRefusedError, SourceUnavailableError)):
+                listener.end(type(error)(*error.args))  # one for each: a traceback has one home
+            else:
+                failure = SourceUnavailableError(f"what reads from Redis has failed ({type(error).__name__}: {error})")
+                failure.__cause__ = error
+                listener.end(failure)
+            self.leave(listener)
 
     async def _connect_and_listen(self, backoff: Backoff) -> None:
         connection = await self._redis.connect()

@@ -16,7 +16,7 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import anyio
 import msgspec
@@ -246,8 +246,12 @@ class RedisGroupQueue:
 class _Dispenser(Generic[T]):
     """Those who wait for an item, in the order they came, and the task that fetches items while somebody waits."""
 
-    def __init__(self, redis: RedisPlugin, slice: float, hub_key: Hashable) -> None:
+    _UNSETTLED: ClassVar[str]
+    """What becomes of items that could not be settled."""
+
+    def __init__(self, redis: RedisPlugin, key: str, slice: float, hub_key: Hashable) -> None:
         self._redis = redis
+        self._key = key
         self._slice = slice
         self._hub_key = hub_key
         self._link = redis.link()
@@ -334,7 +338,7 @@ class _Dispenser(Generic[T]):
     def _chore_done(self, task: asyncio.Task[None]) -> None:
         self._chores.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _logger.warning("items of %s may be lost: %s", self._hub_key, error)
+            _logger.warning("items of %r %s: %s", self._key, self._UNSETTLED, error)
 
     def _start(self) -> None:
         self._wake.set()
@@ -389,9 +393,7 @@ class _Dispenser(Generic[T]):
 class _Popper(_Dispenser[bytes]):
     """Pops the items of one list."""
 
-    def __init__(self, redis: RedisPlugin, key: str, slice: float, hub_key: Hashable) -> None:
-        super().__init__(redis, slice, hub_key)
-        self._key = key
+    _UNSETTLED = "may be lost"
 
     def confirm(self, item: bytes) -> None:
         """There is nobody to tell."""
@@ -441,8 +443,10 @@ end
 class _GroupReader(_Dispenser[QueueItem]):
     """Reads the items of one consumer group, as one consumer."""
 
+    _UNSETTLED = "could not be acknowledged or released, so they come again"
+
     def __init__(self, redis: RedisPlugin, options: _GroupOptions, hub_key: Hashable) -> None:
-        super().__init__(redis, options.slice, hub_key)
+        super().__init__(redis, options.key, options.slice, hub_key)
         self._options = options
         self._consumer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._held: dict[str, QueueItem] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -15,9 +15,13 @@ from litestar.channels import ChannelsPlugin
 from litestar.channels.backends.memory import MemoryChannelsBackend
 from litestar.channels.backends.redis import RedisChannelsPubSubBackend, RedisChannelsStreamBackend
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis_server import RedisServer
 from visits import BOUND, Visit, eventually
 
-from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin
+from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
 
@@ -34,6 +38,18 @@ async def started(backend: Any, **options: Any) -> AsyncIterator[ChannelsPlugin]
     options = options or {"arbitrary_channels_allowed": True}
     async with ChannelsPlugin(backend, **options) as plugin:
         yield plugin
+
+
+@asynccontextmanager
+async def started_to_fail(backend: Any) -> AsyncIterator[ChannelsPlugin]:
+    """Litestar raises again at its shutdown what has ended its receiver."""
+    plugin = ChannelsPlugin(backend, arbitrary_channels_allowed=True)
+    await plugin.__aenter__()
+    try:
+        yield plugin
+    finally:
+        with suppress(OSError, RedisConnectionError):
+            await plugin.__aexit__(None, None, None)
 
 
 @pytest.fixture(params=["memory", "pubsub", "stream"])
@@ -71,7 +87,7 @@ async def test_what_is_published_is_received(channels: ChannelsPlugin) -> None:
         assert [message.data for message in await take(first, 2)] == ["1", '{"n":2}']
         await channels.wait_published("3", "b")
         assert await take(first, 1) == [ChannelMessage(data="3", channel="b")]
-    assert subscribers(channels) == 0
+    await eventually(lambda: subscribers(channels) == 0)
 
 
 async def test_streams_share_a_subscriber_and_leave_none(channels: ChannelsPlugin) -> None:
@@ -94,7 +110,7 @@ async def test_streams_share_a_subscriber_and_leave_none(channels: ChannelsPlugi
                 await visit.until_data("1")
         for visit in visits:
             await visit.leave_and_end()
-        assert subscribers(channels) == 0
+        await eventually(lambda: subscribers(channels) == 0)
 
 
 async def test_cancelled_at_any_moment_it_leaves_no_subscriber(channels: ChannelsPlugin) -> None:
@@ -110,7 +126,7 @@ async def test_cancelled_at_any_moment_it_leaves_no_subscriber(channels: Channel
         if number % 2:
             with anyio.fail_after(BOUND):
                 await subscription.aclose()
-            assert subscribers(channels) == 0
+            await eventually(lambda: subscribers(channels) == 0)
         del subscription, wait
     gc.collect()
     await eventually(lambda: subscribers(channels) == 0)
@@ -139,7 +155,7 @@ async def test_a_slow_backend_is_waited_for_in_turn() -> None:
                 await plugin.wait_published(str(number), "a")
                 assert [message.data for message in await take(new, 1)] == [str(number)]
             await closing
-        assert subscribers(plugin) == 0
+        await eventually(lambda: subscribers(plugin) == 0)
 
 
 async def test_a_slow_subscriber_has_a_bounded_buffer() -> None:
@@ -187,7 +203,7 @@ async def test_an_unknown_channel_is_a_typed_error() -> None:
                 await take(source.subscribe("known", "unknown"), 1)
             await plugin.wait_published("1", "known")
             assert [message.data for message in await take(subscription, 1)] == ["1"]
-        assert subscribers(plugin) == 0
+        await eventually(lambda: subscribers(plugin) == 0)
 
 
 async def test_a_backend_that_fails_is_a_typed_error() -> None:
@@ -210,6 +226,131 @@ async def test_a_backend_that_fails_is_a_typed_error() -> None:
         async with source.subscribe("b") as subscription:
             await plugin.wait_published("1", "b")
             assert [message.data for message in await take(subscription, 1)] == ["1"]
+
+
+async def test_streams_end_when_litestar_has_lost_redis(own_redis: RedisServer) -> None:
+    """The task that receives has ended for good: clients are told, at once and when they come back."""
+    client = Redis.from_url(own_redis.url, retry=Retry(NoBackoff(), 0))
+    sse = SafeSSEPlugin()
+    async with started_to_fail(RedisChannelsPubSubBackend(redis=client)) as channels:
+        source = ChannelsSource(channels)
+
+        @get("/")
+        async def feed() -> SafeServerSentEvent:
+            return SafeServerSentEvent(source.subscribe("a"))
+
+        app = Litestar([feed], plugins=[sse])
+        async with app.lifespan():
+            visit = Visit(app).start()
+            await eventually(lambda: subscribers(channels) == 1)
+            await channels.wait_published("1", "a")
+            await visit.until_data("1")
+            own_redis.kill()
+            await visit.ended()
+            assert sse.streams.statistics().closed == {CloseReason.ERROR: 1}
+            await Visit(app).start().ended()
+            assert sse.streams.statistics().closed == {CloseReason.ERROR: 2}
+    await client.aclose()
+
+
+class Receiving(MemoryChannelsBackend):
+    """A backend that stops receiving when it is told to."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        super().__init__()
+        self.failure = failure
+        self.gone = asyncio.Event()
+
+    async def stream_events(self) -> Any:
+        events = super().stream_events()
+        while True:
+            tasks = {asyncio.ensure_future(anext(events)), asyncio.ensure_future(self.gone.wait())}
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+            if self.gone.is_set():
+                break
+            for task in tasks:
+                if task.done():
+                    yield task.result()
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.mark.parametrize("failure", [OSError("cable cut"), None])
+async def test_what_came_before_the_receiver_ended_is_still_sent(failure: Exception | None) -> None:
+    """Then the subscription raises, and so do new ones, whether they wait for a message or for the beginning."""
+    backend = Receiving(failure)
+    async with started_to_fail(backend) as plugin:
+        source = ChannelsSource(plugin)
+        async with source.subscribe("a") as subscription, source.subscribe("b") as waits:
+            waiting = asyncio.ensure_future(take(waits, 1))
+            await plugin.wait_published("1", "a")
+            await eventually(lambda: subscription._listener is not None and len(subscription._listener.mailbox))
+            backend.gone.set()
+            with pytest.raises(SourceUnavailableError, match="cable cut" if failure else "receives nothing"):
+                await waiting
+            assert [message.data for message in await take(subscription, 1)] == ["1"]
+            with pytest.raises(SourceUnavailableError):
+                await take(subscription, 1)
+            with pytest.raises(SourceUnavailableError):
+                await source.subscribe("a").__aenter__()
+            with pytest.raises(SourceUnavailableError):
+                await take(source.subscribe("new"), 1)
+        await eventually(lambda: subscribers(plugin) == 0)
+
+
+async def test_a_plugin_that_was_started_again_is_received_from() -> None:
+    """What has ended was the receiver of before; subscriptions of that time have been told."""
+    plugin = ChannelsPlugin(MemoryChannelsBackend(), arbitrary_channels_allowed=True)
+    source = ChannelsSource(plugin)
+    async with plugin:
+        old = source.subscribe("a")
+        await old.__aenter__()
+    with pytest.raises(SourceUnavailableError):
+        await take(old, 1)
+    async with plugin, source.subscribe("b") as new:
+        await plugin.wait_published("1", "b")
+        assert [message.data for message in await take(new, 1)] == ["1"]
+
+
+async def test_a_plugin_whose_receiver_can_not_be_found_is_used_all_the_same() -> None:
+    """Its attribute is Litestar's own affair, and may be gone in another version."""
+    async with started(MemoryChannelsBackend()) as plugin:
+        task = plugin._sub_task
+        del plugin._sub_task
+        async with ChannelsSource(plugin).subscribe("a") as subscription:
+            await plugin.wait_published("1", "a")
+            assert [message.data for message in await take(subscription, 1)] == ["1"]
+        plugin._sub_task = task
+
+
+async def test_a_backend_that_does_not_answer_is_not_waited_for() -> None:
+    """A stream ends without it; the channel is unsubscribed from when the backend is back."""
+
+    class Hanging(MemoryChannelsBackend):
+        def __init__(self) -> None:
+            super().__init__()
+            self.back = asyncio.Event()
+            self.unsubscribed = asyncio.Event()
+
+        async def unsubscribe(self, channels: Any) -> None:
+            await self.back.wait()
+            await super().unsubscribe(channels)
+            self.unsubscribed.set()
+
+    backend = Hanging()
+    async with started(backend) as plugin:
+        subscription = ChannelsSource(plugin).subscribe("a")
+        await subscription.__aenter__()
+        with anyio.fail_after(BOUND):
+            await subscription.aclose()
+        assert not backend.unsubscribed.is_set()
+        backend.back.set()
+        with anyio.fail_after(BOUND):
+            await backend.unsubscribed.wait()
 
 
 def test_arguments_are_checked() -> None:

@@ -16,7 +16,7 @@ from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._redis import RedisPlugin
+from litestar_safe_sse.sources._redis import RedisConnection, RedisPlugin
 from litestar_safe_sse.sources.redis_pubsub import GAP, PubSubMessage, RedisPubSub
 
 pytestmark = pytest.mark.anyio
@@ -245,6 +245,43 @@ async def test_closing_the_plugin_ends_subscriptions(redis_url: str) -> None:
     await plugin.aclose()
     with anyio.fail_after(BOUND):
         assert await wait == []
+
+
+async def test_whatever_ends_the_reader_is_told_to_all(plugin: RedisPlugin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what nobody expected, and to those who still wait for the beginning; whoever subscribes next is served."""
+    pubsub = RedisPubSub(plugin)
+    live, also = pubsub.subscribe("a"), pubsub.subscribe("a", "b")
+    async with live, also:
+        waits = [asyncio.ensure_future(take(subscription, 1)) for subscription in (live, also)]
+        await asyncio.sleep(0)
+
+        async def receive(self: RedisConnection) -> Any:
+            raise LookupError("never heard of")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RedisConnection, "receive", receive)
+            await plugin.client.publish("a", "1")  # what is received now is so as before, what comes next is not
+            for wait in waits:
+                assert [message.data for message in await wait] == ["1"]
+            with anyio.fail_after(BOUND):
+                for subscription in (live, also, pubsub.subscribe("late")):
+                    with pytest.raises(SourceUnavailableError, match="never heard of") as caught:
+                        await take(subscription, 1)
+                    assert isinstance(caught.value.__cause__, LookupError)
+        async with pubsub.subscribe("a") as again:
+            await pubsub.publish("a", "2")
+            assert [message.data for message in await take(again, 1)] == ["2"]
+
+
+async def test_a_reader_that_is_cancelled_ends_its_subscriptions(plugin: RedisPlugin) -> None:
+    """As the end of an event loop does."""
+    pubsub = RedisPubSub(plugin)
+    async with pubsub.subscribe("a") as subscription:
+        reader = pubsub._hub()._task
+        assert reader is not None
+        reader.cancel()
+        with pytest.raises(SourceUnavailableError):
+            await take(subscription, 1)
 
 
 async def _all(subscription: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -324,6 +325,39 @@ async def test_a_missing_permission_is_a_typed_error(redis_url: str, redis: Redi
             await RedisQueue(wrong, "jobs").push("1")
         await wrong.aclose()
     finally:
+        await redis.acl_deluser("guest")
+
+
+@pytest.mark.parametrize(
+    ("kind", "denied", "path", "said"),
+    [
+        (RedisQueue, "-lpush", "/slow", "items of '{sse}:queue:jobs' may be lost: "),
+        (RedisGroupQueue, "-xack", "/", "items of '{sse}:group:jobs' could not be acknowledged"),
+    ],
+)
+async def test_items_that_can_not_be_settled_are_told_of(
+    kind: Any, denied: str, path: str, said: str, redis_url: str, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the name of their key in Redis; those of a group are not lost."""
+    await redis.acl_setuser(
+        "guest", enabled=True, passwords=["+secret"], commands=["+@all", denied], keys=["*"], reset_channels=True
+    )
+    plugin = RedisPlugin(redis_url, username="guest", password="secret")
+    queue = kind(plugin, "jobs", slice=0.1, settle=0)
+    logger = logging.getLogger("litestar_safe_sse")
+    try:
+        async with serving(queue, plugin) as app:
+            logger.addHandler(caplog.handler)  # Litestar has put handlers of its own in the place of the root's
+            await queue.push("1")
+            visit = Visit(app, path).start()
+            await visit.until(lambda: visit.data)
+            if path == "/slow":
+                visit.leave()
+            await eventually(lambda: said in caplog.text)
+            await visit.leave_and_end()
+        assert ("may be lost" in caplog.text) is (kind is RedisQueue)
+    finally:
+        logger.removeHandler(caplog.handler)
         await redis.acl_deluser("guest")
 
 

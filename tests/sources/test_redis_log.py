@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import random
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -295,6 +296,26 @@ async def test_a_missing_permission_is_a_typed_error(redis_server: RedisServer, 
 
 
 @heavy
+async def test_the_permissions_that_are_named_are_enough(redis_server: RedisServer, redis: Redis) -> None:
+    """For events that were stored before, and for those that come."""
+    required = (RedisEventLog.__doc__ or "").partition("Redis has to allow")[2].partition(".")[0]
+    commands = [f"+{name.lower()}" for name in re.findall(r"``([A-Z]+)``", required)]
+    await redis.acl_setuser("guest", enabled=True, passwords=["+secret"], commands=commands, keys=["*"])
+    plugin = RedisPlugin(redis_server.url, username="guest", password="secret")
+    log = RedisEventLog(plugin)
+    try:
+        with anyio.fail_after(BOUND):
+            await log.append("a", "1", idempotency_key="once")
+            async with log.subscribe("a", start="oldest") as subscription:
+                await begin(subscription)
+                assert data(await take(subscription, 1)) == ["1"]
+                await log.append("a", "2")
+                assert data(await take(subscription, 1)) == ["2"]
+    finally:
+        await plugin.aclose()
+        await redis.acl_deluser("guest")
+
+
 async def test_without_permission_to_interrupt_new_topics_are_read_all_the_same(
     redis_server: RedisServer, redis: Redis
 ) -> None:

@@ -20,7 +20,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis_server import RedisServer, free_port, running_redis, running_sentinel
 from visits import BOUND, Visit, eventually
 
-from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext
+from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext, exceptions, sources
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources import _redis
 from litestar_safe_sse.sources._redis import Backoff, RedisPlugin
@@ -335,6 +335,13 @@ async def test_trio_is_told_that_it_has_no_redis(anyio_backend: Any) -> None:
         _ = RedisPlugin().client
     with pytest.raises(SourceUnavailableError, match="asyncio"):
         await anext(RedisQueue(RedisPlugin(), "jobs").items())
+
+
+@pytest.mark.parametrize("name", ["MissingExtraError", "SourceRefusedError", "SourceUnavailableError"])
+def test_errors_are_found_where_the_sources_are(name: str) -> None:
+    """And are the same as those of the package."""
+    assert name in sources.__all__
+    assert getattr(sources, name) is getattr(exceptions, name)
 
 
 def test_without_redis_py_a_source_says_what_to_install() -> None:
