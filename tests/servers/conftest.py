@@ -17,6 +17,8 @@ _cells = pytest.StashKey[list[Cell]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_cells] = []
+    if os.environ.get("SAFE_SSE_REPORT_DIR") and hasattr(config, "workerinput"):
+        raise pytest.UsageError("a report is made of what one process measured: add --numprocesses 0")
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def cells(request: pytest.FixtureRequest) -> list[Cell]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Writes each matrix to a file of its own: the modules that measure them may run in processes of their own."""
+    """Writes each matrix to a file of its own."""
     directory = os.environ.get("SAFE_SSE_REPORT_DIR")
     cells = session.config.stash[_cells]
     if not directory:
