@@ -169,14 +169,14 @@ class Encoder:
                 return self._block(message, separator)
         if isinstance(item, Struct) and len(self._as_json) < _STRUCTS:
             self._as_json.add(type(item))  # what was looked up once is not looked up again
-        return self._event(self._text(item))
+        return self._event(as_text(item, self._json))
 
     def _block(self, message: SSEMessage, separator: str) -> str:
         data, event, id, retry = message.data, message.event, message.id, message.retry
         comment = message.comment
         if event is None and id is None and retry is None and comment is None and separator == self._separator:
-            return self._event(self._text(data))
-        text = None if data is UNSET else self._text(data)
+            return self._event(as_text(data, self._json))
+        text = None if data is UNSET else as_text(data, self._json)
         if text is None and event is not None:
             text = ""  # 9.2.6: what has no data line is not dispatched
         if text is not None:
@@ -197,20 +197,26 @@ class Encoder:
             block += f"retry: {retry}{separator}"
         return block + separator
 
-    def _text(self, data: object) -> str:
-        if isinstance(data, str):
-            return str.__str__(data)  # a member of a str Enum prints as its name
-        if isinstance(data, (bytes, bytearray, memoryview)):
-            try:
-                return bytes(data).decode()
-            except UnicodeDecodeError as error:
-                raise InvalidFieldError("data", f"{error}; give UTF-8") from error
-        if isinstance(data, int) and not isinstance(data, bool):
-            data = int(data)  # msgspec knows no subclass of int
+
+def as_text(data: object, json: JSONEncoder) -> str:
+    """Return what an event carries for `data`: text as it is, and anything else as JSON.
+
+    Raises:
+        InvalidFieldError: Bytes that are not UTF-8, or what JSON can't hold.
+    """
+    if isinstance(data, str):
+        return str.__str__(data)  # a member of a str Enum prints as its name
+    if isinstance(data, (bytes, bytearray, memoryview)):
         try:
-            return self._json.encode(data).decode()
-        except Exception as error:
-            raise _not_json(data, error) from error
+            return bytes(data).decode()
+        except UnicodeDecodeError as error:
+            raise InvalidFieldError("data", f"{error}; give UTF-8") from error
+    if isinstance(data, int) and not isinstance(data, bool):
+        data = int(data)  # msgspec knows no subclass of int
+    try:
+        return json.encode(data).decode()
+    except Exception as error:
+        raise _not_json(data, error) from error
 
 
 def _encoded(block: str) -> bytes:

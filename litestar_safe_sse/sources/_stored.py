@@ -10,6 +10,7 @@ from litestar.serialization import default_serializer
 from msgspec import UNSET
 from msgspec.json import Encoder as JSONEncoder
 
+from litestar_safe_sse._encoding import as_text
 from litestar_safe_sse._messages import SSEMessage
 from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -49,29 +50,12 @@ class Renderer:
             raise InvalidFieldError("event", f"{message.event!r} is what the log itself sends; take another type")
         data = "" if message.data is UNSET and message.event is not None else message.data
         if data is not UNSET:
-            data = self._text(data)
+            data = check_text("data", as_text(data, self._json))
         rendered = SSEMessage(data, message.event, None, message.retry, message.comment)
         size = sum(len(text.encode()) for text in (data, message.event, message.comment) if isinstance(text, str))
         if size > self._max_bytes:
             raise InvalidFieldError("data", f"{size} bytes; give at most {self._max_bytes}, or a reference to them")
         return rendered
-
-    def _text(self, data: object) -> str:
-        if isinstance(data, str):
-            return check_text("data", data)
-        if isinstance(data, (bytes, bytearray, memoryview)):
-            try:
-                return bytes(data).decode()
-            except UnicodeDecodeError as error:
-                raise InvalidFieldError("data", f"{error}; give UTF-8") from error
-        if isinstance(data, int) and not isinstance(data, bool):
-            data = int(data)  # msgspec knows no subclass of int
-        try:
-            return self._json.encode(data).decode()
-        except Exception as error:
-            raise InvalidFieldError(
-                "data", f"a {type(data).__qualname__} that JSON can't hold ({error}); give what msgspec encodes"
-            ) from error
 
 
 def check_topic(topic: object) -> str:

@@ -228,6 +228,19 @@ class Subscription(ABC):
             self._closed = True
             self._release()
 
+    async def _take_from(self, mailbox: Mailbox) -> SSEMessage:
+        """Waits for a mailbox's next message; ends with the mailbox."""
+        while not self._closed:
+            message = mailbox.take()
+            if message is not None:
+                return message
+            if mailbox.ended:
+                break
+            await mailbox.wait()
+        if mailbox.error is not None:
+            raise mailbox.error
+        raise StopAsyncIteration
+
     @abstractmethod
     async def _next(self) -> SSEMessage:
         """Returns the next message, or raises ``StopAsyncIteration``; cancelled, it loses none."""

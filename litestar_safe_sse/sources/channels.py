@@ -152,16 +152,9 @@ class ChannelsSubscription(Subscription):
 
     async def _next(self) -> SSEMessage:
         mailbox = await self._begin()
-        while not self._closed:
-            message = self._replay.popleft() if self._replay else mailbox.take()
-            if message is not None:
-                return message
-            if mailbox.ended:
-                break
-            await mailbox.wait()
-        if mailbox.error is not None:
-            raise mailbox.error
-        raise StopAsyncIteration
+        if self._replay and not self._closed:
+            return self._replay.popleft()
+        return await self._take_from(mailbox)
 
     async def _begin(self) -> Mailbox:
         if self._listener is None:

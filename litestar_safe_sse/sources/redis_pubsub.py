@@ -158,17 +158,7 @@ class PubSubSubscription(Subscription):
         return self
 
     async def _next(self) -> SSEMessage:
-        mailbox = self._join().mailbox
-        while not self._closed:
-            message = mailbox.take()
-            if message is not None:
-                return message
-            if mailbox.ended:
-                break
-            await mailbox.wait()
-        if mailbox.error is not None:
-            raise mailbox.error
-        raise StopAsyncIteration
+        return await self._take_from(self._join().mailbox)
 
     def _join(self) -> _Listener:
         if self._listener is None:

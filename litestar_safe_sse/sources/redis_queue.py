@@ -13,6 +13,7 @@ import math
 import os
 import secrets
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
@@ -243,7 +244,7 @@ class RedisGroupQueue:
         return self._redis.hub(key, lambda: _GroupReader(self._redis, self._options, key))
 
 
-class _Dispenser(Generic[T]):
+class _Dispenser(ABC, Generic[T]):
     """Those who wait for an item, in the order they came, and the task that fetches items while somebody waits."""
 
     _UNSETTLED: ClassVar[str]
@@ -303,12 +304,13 @@ class _Dispenser(Generic[T]):
 
     # For the subclasses
 
+    @abstractmethod
     async def _give_back(self, items: Sequence[T]) -> None:
-        raise NotImplementedError
+        """Puts items back where they came from, in this order."""
 
+    @abstractmethod
     async def _fetch(self) -> None:
         """Fetches items once, waiting for up to a slice, and hands them out by ``_hand_out``."""
-        raise NotImplementedError
 
     async def _end(self) -> None:
         """Nobody waits any more."""

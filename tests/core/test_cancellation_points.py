@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
@@ -11,37 +11,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 from driver import BOUND, Connection, Probe, Server
+from suspensions import Suspensions
 
 from litestar_safe_sse import CloseReason, StreamContext
 
 pytestmark = pytest.mark.anyio
 
 MANY = 200
-
-
-class Suspensions:
-    """Runs an awaitable, and calls back at each of its suspensions, with its number."""
-
-    def __init__(self, work: Any, suspended: Callable[[int], None]) -> None:
-        self._work = work
-        self._suspended = suspended
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps = self._work.__await__()
-        count = 0
-        pending = steps.send(None)
-        while True:
-            count += 1
-            self._suspended(count)
-            try:
-                try:
-                    got = yield pending
-                except BaseException as exc:
-                    pending = steps.throw(exc)
-                else:
-                    pending = steps.send(got)
-            except StopIteration as stop:
-                return stop.value
 
 
 @asynccontextmanager

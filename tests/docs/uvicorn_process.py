@@ -16,15 +16,10 @@ from pathlib import Path
 
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
+from ports import free_port
 
 WITHIN = 10.0
 """Seconds to wait for what should happen at once."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class UvicornProcess:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import CHROMIUM, PATIENCE_MS, free_port
+from browsing import CHROMIUM, PATIENCE_MS
 from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Request, expect
+from ports import free_port
 
 from example_app.bodies import KINDS
 

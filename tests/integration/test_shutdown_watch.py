@@ -31,6 +31,7 @@ import hypercorn.trio
 import hypercorn.trio.run
 import pytest
 import uvicorn
+from ports import free_port
 from shutdown_apps import HeldOpen
 
 from litestar_safe_sse._shutdown import ShutdownWatch
@@ -223,11 +224,6 @@ def attempt_repeatedly(attempt: Callable[[], Result | None]) -> Result:
         if result := attempt():
             return result
     pytest.fail("The requests were not answered.")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def connect(port: int, process: subprocess.Popen[bytes] | None = None) -> socket.socket:

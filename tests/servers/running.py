@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 import trustme
+from ports import free_port
 
 HERE = Path(__file__).parent
 START_TIMEOUT = 30.0
@@ -194,12 +195,6 @@ class Records:
 
     async def until_each(self, keys: Sequence[str], what: str, within: float = 5.0) -> bool:
         return await self.until(lambda: all(self.of(key, what) for key in keys), within)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RunningServer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import anyio
@@ -54,28 +54,3 @@ async def until(condition: Callable[[], object]) -> None:
     with anyio.fail_after(BOUND):
         while not condition():
             await anyio.lowlevel.checkpoint()
-
-
-class Suspensions:
-    """Runs an awaitable, and calls back at each of its suspensions, with its number."""
-
-    def __init__(self, work: Any, suspended: Callable[[int], None]) -> None:
-        self._work = work
-        self._suspended = suspended
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps = self._work.__await__()
-        count = 0
-        pending = steps.send(None)
-        while True:
-            count += 1
-            self._suspended(count)
-            try:
-                try:
-                    got = yield pending
-                except BaseException as exc:
-                    pending = steps.throw(exc)
-                else:
-                    pending = steps.send(got)
-            except StopIteration as stop:
-                return stop.value

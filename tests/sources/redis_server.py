@@ -10,15 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ports import free_port
+
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 10.0
 ATTEMPTS = 5
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RedisServer:

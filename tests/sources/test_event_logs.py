@@ -14,9 +14,10 @@ import anyio.lowlevel
 import pytest
 from litestar.response.sse import ServerSentEventMessage
 from msgspec import UNSET, Struct
-from reading import BOUND, Suspensions, begin, data, ids, take, take_all, until
+from reading import BOUND, begin, data, ids, take, take_all, until
 from redis.asyncio import Redis
 from redis_server import RedisServer
+from suspensions import Suspensions
 
 from litestar_safe_sse import SSEMessage
 from litestar_safe_sse._encoding import Encoder

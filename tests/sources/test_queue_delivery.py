@@ -20,8 +20,9 @@ import anyio
 import h11
 import psutil
 import pytest
+from ports import free_port
 from redis.asyncio import Redis
-from redis_server import RedisServer, free_port
+from redis_server import RedisServer
 from visits import eventually
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from litestar import Litestar, get
 from litestar.channels import ChannelsPlugin
 from litestar.channels.backends.redis import RedisChannelsPubSubBackend
 from redis.asyncio import Redis
+from suspensions import Suspensions
 from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin, StreamContext
@@ -124,31 +125,6 @@ async def test_thousands_of_visits_leave_no_trace(redis_url: str, redis: Redis, 
 
 async def _same(redis: Redis, before: tuple[int, int, int]) -> bool:
     return await state(redis) <= before
-
-
-class Suspensions:
-    """Runs an awaitable, and calls back at each of its suspensions, with its number."""
-
-    def __init__(self, work: Any, suspended: Callable[[int], None]) -> None:
-        self._work = work
-        self._suspended = suspended
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps = self._work.__await__()
-        pending = steps.send(None)
-        count = 0
-        while True:
-            count += 1
-            self._suspended(count)
-            try:
-                try:
-                    got = yield pending
-                except BaseException as error:
-                    pending = steps.throw(error)
-                else:
-                    pending = steps.send(got)
-            except StopIteration as stop:
-                return stop.value
 
 
 @pytest.mark.parametrize("kind", ["queue", "group", "pubsub", "channels"])

@@ -15,9 +15,10 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.testing import AsyncTestClient
+from ports import free_port
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
-from redis_server import RedisServer, free_port, running_redis, running_sentinel
+from redis_server import RedisServer, running_redis, running_sentinel
 from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext, exceptions, sources

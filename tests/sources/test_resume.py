@@ -15,7 +15,8 @@ from pathlib import Path
 
 import anyio
 import pytest
-from redis_server import RedisServer, free_port
+from ports import free_port
+from redis_server import RedisServer
 
 from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources._redis import RedisPlugin
