@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from litestar_safe_sse._tasks import Runtime
 
 __all__ = ("BlockEncoder", "Buffer")
@@ -25,6 +27,9 @@ LINGER = 0.0005
 """Turns and seconds for which the writer lets a body that is at work add to the next chunk."""
 
 
+_NONE: frozenset[type] = frozenset()
+
+
 class BlockEncoder(Protocol):
     """What makes bytes of events."""
 
@@ -33,12 +38,35 @@ class BlockEncoder(Protocol):
         """Bytes that surround a text."""
         ...
 
-    def encode(self, item: object) -> bytes:
-        """The block of one item."""
+    @property
+    def json_types(self) -> set[type]:
+        """Types whose items are data and nothing else, sent as JSON."""
         ...
 
-    def encode_texts(self, texts: list[str]) -> bytes:
+    @property
+    def to_json(self) -> Callable[[Any], bytes]:
+        """Makes JSON of such an item."""
+        ...
+
+    def refusal(self, item: object, error: Exception) -> Exception:
+        """What to raise where that fails."""
+        ...
+
+    def join_jsons(self, jsons: list[bytes]) -> bytes:
+        """The blocks of what it has made."""
+        ...
+
+    def join_texts(self, texts: list[str]) -> bytes:
         """The blocks of texts that are ASCII."""
+        ...
+
+    def encode(self, item: object) -> bytes:
+        """The block of any item."""
+        ...
+
+    @property
+    def heartbeat(self) -> bytes:
+        """The block of a heartbeat."""
         ...
 
 
@@ -46,17 +74,20 @@ class Buffer:
     """Events wait here, whole, until the writer takes all that is ready as one chunk.
 
     There is one producer (the body's task) and one consumer (the writer). Neither needs a lock, since nothing here
-    awaits between looking and acting. ASCII texts, which cannot fail, are encoded together when they are taken;
-    everything else at once.
+    awaits between looking and acting. What can fail is encoded at once; all that is the same for several events in a
+    row is done for them together, when they are taken.
     """
 
     __slots__ = (
+        "_are_json",
+        "_beaten",
         "_encoder",
         "_ended",
         "_filled",
         "_frame",
         "_glance_at",
         "_has_room",
+        "_json_types",
         "_limit",
         "_linger_until",
         "_parts",
@@ -66,20 +97,25 @@ class Buffer:
         "_size",
         "_taken",
         "_texts",
+        "_to_json",
         "_turns",
         "_until",
         "_written",
         "dropped",
     )
 
+    _encoder: BlockEncoder
+    _to_json: Callable[[Any], bytes]
+
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._encoder: BlockEncoder | None = None
         self._frame = 0
+        self._json_types: set[type] | frozenset[type] = _NONE
         self._limit = 0
         self._parts: list[bytes] = []
-        self._texts: list[str] = []
-        """What came after the parts."""
+        self._texts: list[Any] = []
+        """What came after the parts: ASCII texts, or JSON."""
+        self._are_json = False
         self._size = 0
         self._glance_at = 1
         self._until = 0.0
@@ -91,6 +127,7 @@ class Buffer:
         self._ready = 0
         self._taken = 0
         self._written = 0
+        self._beaten = -1
         self._ended = False
         self.dropped = False
         """Whether nothing will be written any more."""
@@ -98,6 +135,7 @@ class Buffer:
     def open(self, encoder: BlockEncoder, limit: int) -> None:
         """Tells how events are encoded, and from how many bytes on a body has to wait for the writer."""
         self._encoder, self._frame = encoder, encoder.frame
+        self._json_types, self._to_json = encoder.json_types, encoder.to_json
         if not self._ended:
             self._limit = limit
 
@@ -124,11 +162,23 @@ class Buffer:
         Raises:
             InvalidFieldError: If it cannot be sent.
         """
-        if type(item) is str and item.isascii():
+        kind = type(item)
+        if kind is str and item.isascii():  # type: ignore[attr-defined]
+            if self._are_json:
+                self._fold()
             self._texts.append(item)
-            self._size += len(item) + self._frame
+            self._size += len(item) + self._frame  # type: ignore[arg-type]
+        elif kind in self._json_types:
+            try:
+                text = self._to_json(item)
+            except Exception as error:
+                raise self._encoder.refusal(item, error) from error
+            if not self._are_json:
+                self._fold()
+                self._are_json = True
+            self._texts.append(text)
+            self._size += len(text) + self._frame
         else:
-            assert self._encoder is not None
             block = self._encoder.encode(item)
             if self._texts:
                 self._fold()
@@ -154,9 +204,22 @@ class Buffer:
         return False
 
     def _fold(self) -> None:
-        assert self._encoder is not None
-        texts, self._texts = self._texts, []
-        self._parts.append(self._encoder.encode_texts(texts))
+        texts, are_json = self._texts, self._are_json
+        self._texts, self._are_json = [], False
+        if texts:
+            self._parts.append(self._encoder.join_jsons(texts) if are_json else self._encoder.join_texts(texts))
+
+    def beat(self) -> None:
+        """Puts a heartbeat in."""
+        if self._texts:
+            self._fold()
+        block = self._encoder.heartbeat
+        self._parts.append(block)
+        self._size += len(block)
+        self._ready += 1
+        if self._ready == 1:
+            self._beaten = self._taken + 1
+            self._glance()
 
     async def pause(self) -> None:
         """Gives the loop a turn, and waits until there is room or :meth:`release` is called."""
@@ -179,21 +242,26 @@ class Buffer:
         self._ended = True
         self._filled.set()
 
-    async def wait(self) -> None:
+    def filled(self) -> Awaitable[None]:
         """Waits until there may be something to take, or the end."""
-        await self._filled.wait()
+        return self._filled.wait()
 
-    async def linger(self) -> None:
-        """Waits for more, after a ``send``, and lets a body that is at work go on for a few turns of the loop.
+    def linger(self) -> bool:
+        """Lets a body that is at work add to the next chunk for a few turns of the loop; called after a ``send``.
 
         A ``send`` costs more than they do. A body that has nothing in the first of them is waited for without turns.
+
+        Returns:
+            Whether the writer is to wait until the buffer is :meth:`filled`.
         """
         if self._ended or self._size >= self._limit:
-            return
+            return False
+        if self._taken == self._beaten:  # nothing but a heartbeat: the body is not at work
+            return not self._ready
         self._turns = LINGER_TURNS
         self._linger_until = monotonic() + LINGER
         self._runtime.call_soon(self._turn)
-        await self._filled.wait()
+        return True
 
     def _turn(self) -> None:
         # By callbacks, since to resume the writer is to resume the whole application below it.
@@ -226,12 +294,13 @@ class Buffer:
 
     def drop(self) -> None:
         """Forgets what was not written; nothing more will be."""
-        self.dropped = True
         self._parts, self._texts = [], []
         self._forget()
-        self.release()
-        self._filled.set()
-        self._tell()
+        if not self.dropped:
+            self.dropped = True
+            self.release()
+            self._filled.set()
+            self._tell()
 
     async def flush(self) -> None:
         """Waits until all that has been put so far has been handed to the server.

@@ -42,14 +42,15 @@ class Encoder:
         enc_hook: As in `msgspec.json.Encoder`: turns an object that msgspec doesn't know into one it does.
         converters: What turns an item of a type, or of a subclass, into a message, alone or with the
             separator to use for it. The first class in the item's method resolution order that has one wins.
+        ping_comment: The text of a heartbeat.
 
     Raises:
         InvalidFieldError: A default can't be sent.
     """
 
     __slots__ = (
-        "_as_json",
         "_between",
+        "_between_bytes",
         "_converters",
         "_defaults",
         "_head",
@@ -61,6 +62,9 @@ class Encoder:
         "_tail",
         "_tail_bytes",
         "frame",
+        "heartbeat",
+        "json_types",
+        "to_json",
     )
 
     def __init__(
@@ -72,10 +76,13 @@ class Encoder:
         retry: int | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
         converters: Mapping[type, Converter] = MappingProxyType({}),
+        ping_comment: str = "ping",
     ) -> None:
         check_separator("separator", separator)
         defaults = SSEMessage("", event, id, retry)
         self._separator = separator
+        self.heartbeat = encode_comment(ping_comment, separator)
+        """The block of a heartbeat."""
         self._defaults = defaults
         # What surrounds the text of an event that is nothing but data, as _block would write it.
         id_line = "" if defaults.id is None else f"id: {defaults.id}{separator}"
@@ -87,12 +94,15 @@ class Encoder:
         self._head_bytes = self._head.encode()
         self._tail_bytes = self._tail.encode()
         self._between = f"{self._tail}{self._head}"
+        self._between_bytes = self._between.encode()
         self.frame = len(self._head_bytes) + len(self._tail_bytes)
         """Bytes that surround the text of an event that is nothing but data."""
-        self._as_json: set[type] = set()
         self._latest: tuple[object, bytes] = (_Nothing, b"")
         """The latest message, with its block: a handler's streams share the encoder, and often what they send."""
         self._json = JSONEncoder(enc_hook=enc_hook)
+        self.json_types: set[type] = set()
+        """Types whose items are data and nothing else, to be encoded by :attr:`to_json`."""
+        self.to_json: Callable[[Any], bytes] = self._json.encode
         self._converters: dict[type, Converter] = {
             SSEMessage: _itself,
             dict: _from_fields,
@@ -115,48 +125,50 @@ class Encoder:
             return block
         kind = type(item)
         if kind is SSEMessage:
-            block = _encoded(self._message(item))  # type: ignore[arg-type]
-            if type(item.data) is str:  # type: ignore[attr-defined]  # then nothing of it can change
-                self._latest = item, block
-            return block
-        if kind in self._as_json:
-            return self._json_event(item)
+            return self._message(item)  # type: ignore[arg-type]
         return _encoded(self._event(item) if kind is str else self._other(item))  # type: ignore[arg-type]
 
-    def encode_texts(self, texts: list[str]) -> bytes:
+    def join_texts(self, texts: list[str]) -> bytes:
         """Return the blocks for texts that are ASCII, in one piece: the checks and the encoding are done but once."""
         joined = "".join(texts)
         if "\n" in joined or "\r" in joined:
             return "".join([self._event(text) for text in texts]).encode()
         return f"{self._head}{self._between.join(texts)}{self._tail}".encode()
 
+    def join_jsons(self, jsons: list[bytes]) -> bytes:
+        """Return the blocks for what :attr:`to_json` has made, in one piece."""
+        joined = b"".join(jsons)
+        if _LF in joined or _CR in joined:  # of a msgspec.Raw
+            return "".join([self._event(json.decode()) for json in jsons]).encode()
+        return b"".join((self._head_bytes, self._between_bytes.join(jsons), self._tail_bytes))
+
+    def refusal(self, item: object, error: Exception) -> InvalidFieldError:
+        """Return the error for an item that :attr:`to_json` can't encode."""
+        return _not_json(item, error)
+
     def _event(self, text: str) -> str:
         if "\n" in text or "\r" in text:
             text = _continued("data", text, self._separator)
         return f"{self._head}{text}{self._tail}"
 
-    def _message(self, message: SSEMessage) -> str:
+    def _message(self, message: SSEMessage) -> bytes:
         text = message.data
-        if type(text) is not str or message.comment is not None or not self._plain:
-            return self._block(message, self._separator)
-        # An event as most are, in one piece; _block would write the same.
-        separator, event, id, retry = self._separator, message.event, message.id, message.retry
-        if "\n" in text or "\r" in text:
-            text = _continued("data", text, separator)
-        head = "" if id is None else f"id: {id}{separator}"
-        tail = separator if retry is None else f"retry: {retry}{separator}{separator}"
-        if event is None:
-            return f"{head}data: {text}{separator}{tail}"
-        return f"{head}event: {event}{separator}data: {text}{separator}{tail}"
-
-    def _json_event(self, item: object) -> bytes:
-        try:
-            text = self._json.encode(item)
-        except Exception as error:
-            raise _not_json(item, error) from error
-        if _LF in text or _CR in text:  # of a msgspec.Raw
-            return self._event(text.decode()).encode()
-        return b"".join((self._head_bytes, text, self._tail_bytes))
+        if type(text) is not str:
+            return _encoded(self._block(message, self._separator))
+        if message.comment is not None or not self._plain:
+            block = self._block(message, self._separator)
+        else:  # an event as most are, in one piece; _block would write the same
+            separator, event, id, retry = self._separator, message.event, message.id, message.retry
+            if "\n" in text or "\r" in text:
+                text = _continued("data", text, separator)
+            head = "" if id is None else f"id: {id}{separator}"
+            tail = separator if retry is None else f"retry: {retry}{separator}{separator}"
+            if event is not None:
+                head = f"{head}event: {event}{separator}"
+            block = f"{head}data: {text}{separator}{tail}"
+        encoded = _encoded(block)
+        self._latest = message, encoded  # nothing of it can change
+        return encoded
 
     def _other(self, item: object) -> str:
         for kind in type(item).__mro__:
@@ -167,8 +179,8 @@ class Encoder:
                 message, separator = converted
                 check_separator("sep", separator)
                 return self._block(message, separator)
-        if isinstance(item, Struct) and len(self._as_json) < _STRUCTS:
-            self._as_json.add(type(item))  # what was looked up once is not looked up again
+        if isinstance(item, Struct) and len(self.json_types) < _STRUCTS:
+            self.json_types.add(type(item))  # what was looked up once is not looked up again
         return self._event(as_text(item, self._json))
 
     def _block(self, message: SSEMessage, separator: str) -> str:

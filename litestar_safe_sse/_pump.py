@@ -9,25 +9,27 @@ The laws, and where each is kept:
 3. *Cleanups run exactly once*, after the body, in the owner's task, which the cancellations of others cannot reach.
 4. *One reason.* ``Lifecycle.settle`` takes the first cause only.
 5. *Shutdown is ours*: ``close(SHUTDOWN)`` comes from ``_registry.py``, and ``limit`` bounds the rest.
-6. *Nothing is unbounded.* Bytes: ``_buffer.py``. Time: each state that can last has a deadline, kept by one timer.
+6. *Nothing is unbounded.* Bytes: ``_buffer.py``. Time: each state that can last has a deadline, kept by one alarm.
 7. *The server may lie.* ``receive()``, a failed or blocked ``send()``, and a cancellation each end the stream; a
    heartbeat makes sure that there is a ``send()``.
 8. *No side effects on import.*
 9. *The fast path stays fast.* An event costs its encoding and an append to a list.
 
-Three tasks take part. The *request task* belongs to the server; it writes, and waits until all is done, whatever
-cancellations reach it. The *owner* holds the body. The *listener* waits in ``receive()``. A stop flows from any of
-them through ``close()``: cause, reason, body ended, cleanups, done.
+Three tasks take part. The *request task* belongs to the server; it writes (``_writer.py``), and waits until all is
+done, whatever cancellations reach it. The *owner* holds the body. The *listener* waits in ``receive()``. A stop flows
+from any of them through ``close()``: cause, reason, body ended, cleanups, done.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -37,11 +39,11 @@ from litestar_safe_sse import _asyncgens
 from litestar_safe_sse._buffer import Buffer
 from litestar_safe_sse._cleanup import CleanupRegistry
 from litestar_safe_sse._doorway import Doorway
-from litestar_safe_sse._flow import FlowControl, drop_connections, find_flow_control, is_shared
 from litestar_safe_sse._iteration import aclose, aiterate
-from litestar_safe_sse._messages import SSEMessage
 from litestar_safe_sse._state import CloseReason, Lifecycle, StreamState
 from litestar_safe_sse._tasks import Interrupted, persist
+from litestar_safe_sse._wheel import EARLY, LATENESS
+from litestar_safe_sse._writer import Writer
 from litestar_safe_sse.exceptions import SSEError, StreamClosedError
 
 if TYPE_CHECKING:
@@ -49,14 +51,15 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from litestar_safe_sse._buffer import BlockEncoder
-    from litestar_safe_sse._tasks import Event, OwnedTask, Runtime, Timer
+    from litestar_safe_sse._tasks import Event, OwnedTask, Runtime, Wake
+    from litestar_safe_sse._wheel import Wheel
     from litestar_safe_sse.config import SafeSSEConfig
 
     Message = Mapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ("DROP_DELAY", "LAST_WORDS", "Stream", "StreamStatistics")
+__all__ = ("LAST_WORDS", "Handler", "Stream", "StreamStatistics")
 
 T = TypeVar("T")
 
@@ -65,14 +68,6 @@ _INSISTENCE = 0.1
 
 LAST_WORDS = 0.5
 """Seconds in which a client has to take what is left when the server shuts down; the process waits for it."""
-
-_EARLY = 0.001
-"""Seconds by which a timer may be early: uvloop counts in milliseconds."""
-
-DROP_DELAY = 0.02
-"""Seconds from the cancellation of a ``send()`` until its connection is dropped. A server with threads of its own has
-to take note of the first before the second: Granian's worker deadlocks if a ``send()`` fails after the last connection
-has ended (it logs that, which takes the GIL, while the GIL is held to wait for its threads)."""
 
 _REPEATED_ENDS = 16
 """How often a server may say that the request body has ended before it is no longer believed."""
@@ -115,13 +110,33 @@ class _LeftBehind(BaseException):
     """Ends an owner that comes back after a successor has taken over."""
 
 
+class Handler:
+    """What the streams of one handler have in common, made once.
+
+    Args:
+        name: The handler's name, for the log.
+    """
+
+    __slots__ = ("body_task", "encoder", "headers", "listener_task", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.body_task = f"SSE body of {name}"
+        self.listener_task = f"SSE listener of {name}"
+        self.encoder: BlockEncoder | None = None
+        """That of the streams that have no settings of their own."""
+        self.headers: tuple[object, list[tuple[bytes, bytes]]] | None = None
+        """What was configured, and what became of it: the headers of responses that add none."""
+
+
 class Stream:
     """One stream, from the handler's first use of its context until everything is given back.
 
     Args:
         runtime: The running event loop.
+        wheel: The timer of its streams.
         config: The settings in force for this stream.
-        handler: The handler's name, for the log.
+        handler: Its handler.
         logger: The application's logger.
         on_closed: Called once, when the stream has ended and cleaned up.
     """
@@ -129,6 +144,7 @@ class Stream:
     __slots__ = (
         "__weakref__",
         "_advancing",
+        "_alarm_at",
         "_asked",
         "_body",
         "_buffer",
@@ -138,10 +154,8 @@ class Stream:
         "_deadline",
         "_doorway",
         "_ending",
-        "_flow",
         "_heartbeats",
         "_insisted",
-        "_last_words",
         "_latest",
         "_life",
         "_listener",
@@ -152,23 +166,17 @@ class Stream:
         "_orphans",
         "_owner",
         "_parked",
-        "_preamble",
-        "_sending",
-        "_sent_at",
+        "_slot",
         "_sources",
-        "_start",
         "_started",
         "_strays",
         "_strays_gone",
-        "_timer",
-        "_timer_at",
-        "_writing",
+        "_wheel",
+        "_writer",
         "cleanups",
         "config",
-        "error",
-        "handler",
         "id",
-        "request",
+        "kind",
         "runtime",
     )
 
@@ -176,18 +184,17 @@ class Stream:
         self,
         *,
         runtime: Runtime,
+        wheel: Wheel,
         config: SafeSSEConfig,
-        handler: str,
+        handler: Handler,
         logger: Any,
         on_closed: Callable[[Stream], None],
     ) -> None:
         self.id = secrets.token_hex(8)
-        self.handler = handler
+        self.kind = handler
         self.config = config
         self.runtime = runtime
         self.cleanups = CleanupRegistry()
-        self.error: BaseException | None = None
-        """What the body, or the connection, raised."""
         self._logger = logger
         self._on_closed = on_closed
         self._made = monotonic()
@@ -204,32 +211,30 @@ class Stream:
         self._body: object = None
         self._orphans: list[AsyncGenerator[Any, Any]] = []
         self._sources: dict[Source, Callable[[], None]] = {}
-        self._strays: set[OwnedTask] = set()
-        self._strays_gone = runtime.wake()
+        self._strays: dict[OwnedTask, None] = {}
+        self._strays_gone: Wake | None = None
         self._advancing = False
         self._parked = False
         self._insisted = False
         # The writer and the listener
         self._buffer = Buffer(runtime)
-        self._writing: anyio.CancelScope | None = None
-        self._flow: FlowControl | None = None
-        self.request: tuple[Send, Message] | None = None
-        """The ASGI ``send`` and scope, while the stream is being served."""
-        self._last_words: Timer | None = None
-        self._sending = False
-        self._sent_at = math.inf
+        self._writer: Writer | None = None
         self._heartbeats = 0
-        self._start: Message | None = None
-        self._preamble: bytes | None = None
         self._listener: OwnedTask | None = None
         self._listener_done: Event | None = None
-        # The timer
+        # The alarm
+        self._wheel = wheel
         self._deadline = math.inf
         self._latest = math.inf
-        self._timer: Timer | None = None
-        self._timer_at = math.inf
+        self._alarm_at = math.inf
+        self._slot = 0
 
     # What goes on
+
+    @property
+    def handler(self) -> str:
+        """The handler's name."""
+        return self.kind.name
 
     @property
     def state(self) -> StreamState:
@@ -238,6 +243,16 @@ class Stream:
     @property
     def close_reason(self) -> CloseReason | None:
         return self._life.reason
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the body, or the connection, raised."""
+        return self._life.error
+
+    @property
+    def request(self) -> tuple[Send, Message] | None:
+        """The ASGI ``send`` and scope, while the stream is being served."""
+        return None if self._writer is None else self._writer.request
 
     def statistics(self) -> StreamStatistics:
         return StreamStatistics(
@@ -287,12 +302,12 @@ class Stream:
         if reason.client_gone:
             self._hang_up()
         farewell = reason.allows_farewell and self._asked and self.config.shutdown_grace > 0
-        if self.state is StreamState.OPEN and first and farewell:
+        if self._life.state is StreamState.OPEN and first and farewell:
             self._life.move(StreamState.CLOSING)
             self._set_deadline(self.config.shutdown_grace)
-        elif self.state is StreamState.OPEN or (
+        elif self._life.state is StreamState.OPEN or (
             # A client's leaving does not cut the grace short: the body may be in its `finally` already.
-            self.state is StreamState.CLOSING and not reason.allows_farewell and not reason.client_gone
+            self._life.state is StreamState.CLOSING and not reason.allows_farewell and not reason.client_gone
         ):
             self._end()
             self._interrupt()
@@ -300,18 +315,18 @@ class Stream:
     async def aclose(self, reason: CloseReason = CloseReason.CLOSED) -> None:
         """Ends the stream and waits until it has cleaned up; called by the body or a cleanup, it does not wait."""
         self.close(reason)
-        if self.state is not StreamState.NEW and not (self._owner is not None and self._owner.is_current()):
+        if self._life.state is not StreamState.NEW and not (self._owner is not None and self._owner.is_current()):
             await self._closed.wait()
 
     async def discard(self, reason: CloseReason, failure: Exception | None = None) -> None:
         """Makes sure that a stream has ended, also one that no response has taken."""
         if self._settle(reason):
-            self.error = failure
-        if self.state is StreamState.NEW:
+            self._life.error = failure
+        if self._life.state is StreamState.NEW:
             self._end()
             self._start_owner()
         await persist(self._closed)
-        self.error = None
+        self._life.error = None
 
     def limit(self, at: float) -> None:
         """Bounds all that is still to come, by a time of the monotonic clock."""
@@ -331,7 +346,7 @@ class Stream:
 
     def _fail(self, failure: BaseException) -> None:
         if self._life.reason is None:
-            self.error = failure
+            self._life.error = failure
         self.close(CloseReason.ERROR)
 
     def _end(self) -> None:
@@ -365,13 +380,21 @@ class Stream:
             BaseException: What the body raised, what ``send()`` or ``receive()`` raised other than an ``OSError``, or
                 the cancellation of this task; in each case after the cleanups.
         """
-        if self.state is not StreamState.NEW:
+        if self._life.state is not StreamState.NEW:
             raise StreamClosedError("the stream has been answered with already; make a response for each request")
-        self.request = send, scope
+        limit = self.config.buffer_size
+        life, buffer = self._life, self._buffer
+        writer = Writer(send, scope, start, preamble, buffer=buffer, life=life, runtime=self.runtime, limit=limit)
+        self._writer = writer
+        del start  # the frame would hold it for as long as the stream lasts
         try:
-            with anyio.CancelScope() as self._writing:
+            with anyio.CancelScope() as writer.cancel_scope:
                 self._open(receive)
-                await self._write(start, preamble, send)
+                if not self.runtime.starts_in_order:
+                    await self.runtime.turn()  # the listener looks first
+                self._start_owner()
+                await self.runtime.turn()  # an event that is ready goes with the headers, in one packet
+                await writer.write()
         except OSError:
             self.close(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:
@@ -379,52 +402,42 @@ class Stream:
         except GeneratorExit:  # the loop is gone, and nothing can be awaited any more
             raise
         except BaseException:
-            if self.close_reason is CloseReason.SHUTDOWN:  # of which we hear before the server cancels (_registry.py)
-                await self._write_on(send)
+            if self._life.reason is CloseReason.SHUTDOWN:  # of which we hear before the server cancels (_registry.py)
+                await self._write_on(writer)
             self.close(CloseReason.CLIENT_DISCONNECTED)
-            await self._join()
+            await self._join(writer)
             raise
-        await self._join()
-        if self.error is not None:
-            error, self.error = self.error, None
+        await self._join(writer)
+        if life.error is not None:
+            error, life.error = life.error, None
             try:
                 raise error
             finally:
                 del error  # its traceback holds this frame
 
-    async def _write_on(self, send: Send) -> None:
+    async def _write_on(self, writer: Writer) -> None:
         """Goes on writing though the server, shutting down, has cancelled the request: the client still listens."""
         try:
-            with anyio.CancelScope(shield=True) as self._writing:
+            with anyio.CancelScope(shield=True) as scope:
+                writer.cancel_scope = scope
                 # After a send() that was cut off nobody knows what the client has.
-                while self._started and not self._sending and not self._writing.cancel_called:
+                while self._started and not writer.sending and not scope.cancel_called:
                     with contextlib.suppress(asyncio.CancelledError):
-                        return await self._write_events(send)
+                        return await writer.write()
         except OSError:
-            self._hang_up()
+            writer.hang_up()
         except Exception as exc:
             self._fail(exc)
 
-    async def _join(self) -> None:
+    async def _join(self, writer: Writer) -> None:
         """Waits for everyone else, whatever cancellations arrive."""
-        self._writing = None
-        self._release_flow()
-        self._sending = False
-        if self._last_words is not None:
-            self._last_words.cancel()
-            self._last_words = None
-        self._buffer.drop()
+        writer.close()
         self._start_owner()
         try:
             await persist(self._closed)
         finally:
-            self.request = None
+            self._writer = None
             await self._stop_listening()
-
-    def _release_flow(self) -> None:
-        if self._flow is not None:
-            self._flow.close()
-            self._flow = None
 
     def _open(self, receive: Receive) -> None:
         if self._life.reason is not None:  # the handler closed it
@@ -434,72 +447,19 @@ class Stream:
             if self.config.max_lifetime is not None:
                 self._set_deadline(self.config.max_lifetime)
         self._listener_done = self.runtime.event()
-        self._listener = self.runtime.spawn(lambda task: self._listen(task, receive), f"SSE listener of {self.handler}")
-        self._sent_at = monotonic()
-        self._arm(self._look_after_connection(self._sent_at))
-
-    async def _write(self, start: Message, preamble: bytes, send: Send) -> None:
-        self._flow = find_flow_control(send, self.runtime, self.config.buffer_size)
-        self._start, self._preamble = start, preamble
-        await self.runtime.turn()  # the listener looks first: the body of a client that has left is not started
-        if not self._buffer.dropped:
-            self._start_owner()
-            await self.runtime.turn()  # an event that is ready goes with the headers, in one packet
-        await self._write_events(send)
-
-    async def _write_events(self, send: Send) -> None:
-        buffer = self._buffer
-        if self._start is not None:
-            start, self._start = self._start, None
-            await self._send(send, start)
-        while not buffer.dropped:
-            chunk = buffer.take()
-            if self._preamble is not None:  # sent even if empty: Daphne keeps the headers back until then
-                chunk, self._preamble = self._preamble + chunk, None
-                await self._write_chunk(chunk, send)
-            elif chunk:
-                await self._write_chunk(chunk, send)
-            elif self.state in (StreamState.CLEANING, StreamState.CLOSED):
-                break
-            else:
-                await buffer.wait()
-        ends_after_error = self._flow is not None and self._flow.ends_after_error
-        self._release_flow()
-        if buffer.dropped:  # by a hang-up
-            return
-        if self.error is None or ends_after_error:  # else the missing end tells the client that events are missing
-            await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _write_chunk(self, chunk: bytes, send: Send) -> None:
-        await self._send(send, {"type": "http.response.body", "body": chunk, "more_body": True})
-        self._buffer.mark_written()
-        await self._buffer.linger()
-
-    async def _send(self, send: Send, message: Message) -> None:
-        self._sent_at = monotonic()
-        self._sending = True
-        await send(message)
-        if self._flow is not None:
-            await self._flow.drain()
-        self._sending = False
-
-    def _give_up(self) -> None:
-        """Drops a client that takes nothing: servers hold on to it, and not every ``send()`` can be cancelled."""
-        request = self.request
-        # At a shutdown all that remain are dropped together (_registry.py).
-        if self._sending and request and not is_shared(request[1]) and self.close_reason is not CloseReason.SHUTDOWN:
-            self.runtime.call_later(DROP_DELAY, lambda: drop_connections([request]))
-        self._hang_up()
+        self._listener = self.runtime.spawn(partial(self._listen, receive), self.kind.listener_task)
+        self._arm(self._look_after(monotonic()))
 
     def _hang_up(self) -> None:
         """Sends nothing more."""
-        self._buffer.drop()
-        if self._writing is not None and self._sending:  # elsewhere the writer looks for itself
-            self._writing.cancel()
+        if self._writer is None:
+            self._buffer.drop()
+        else:
+            self._writer.hang_up()
 
     # The listener waits for the client to leave
 
-    async def _listen(self, task: OwnedTask, receive: Receive) -> None:
+    async def _listen(self, receive: Receive, task: OwnedTask) -> None:
         failure = await task.attempt(self._receive(receive))
         if failure is None or isinstance(failure, OSError):
             self.close(CloseReason.CLIENT_DISCONNECTED)
@@ -534,7 +494,7 @@ class Stream:
     async def enter_async_context(self, manager: AbstractAsyncContextManager[T]) -> T:
         """Enters a context in the task that will leave it, where that can be."""
         entering = self.cleanups.enter_async_context(manager)
-        if self.state is not StreamState.NEW or not self.runtime.can_hold_contexts:
+        if self._life.state is not StreamState.NEW or not self.runtime.can_hold_contexts:
             return await entering
         if self._doorway is None:
             self._doorway = Doorway(self.runtime)
@@ -551,35 +511,27 @@ class Stream:
             self._spawn_owner(self._own)
 
     def _spawn_owner(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]]) -> None:
-        async def run(task: OwnedTask) -> None:
-            _asyncgens.adopt_in_this_context(self)
-            try:
-                await work(task)
-            except _LeftBehind:
-                return
-
         _asyncgens.install()
-        self._owner = self.runtime.spawn(run, f"SSE body of {self.handler}")
+        self._owner = self.runtime.spawn(work, self.kind.body_task)
 
     async def _own(self, task: OwnedTask) -> None:
+        _asyncgens.adopt_in_this_context(self)
         if self._doorway is not None:
             await self._doorway.serve(task, task.attempt)
             self._doorway = None
         if not self._ending:
             self._advancing = True
-            outcome = await self._attempt(task, self._advance())
+            outcome = await task.attempt(self._advance())
+            if self._owner is not task:  # it was left behind, and a successor has taken over
+                return
             self._advancing = False
             self._body_done(outcome)
-        outcome = await self._attempt(task, self._close_body())
+        outcome = await task.attempt(self._close_body())
+        if self._owner is not task:
+            return
         if outcome is not None:
             self._report_body(outcome)
         await self._clean(task)
-
-    async def _attempt(self, task: OwnedTask, work: Coroutine[Any, Any, object]) -> BaseException | None:
-        outcome = await task.attempt(work)
-        if self._owner is not task:
-            raise _LeftBehind
-        return outcome
 
     async def _advance(self) -> None:
         put = self._buffer.put
@@ -631,7 +583,7 @@ class Stream:
         if failure is None:
             self._settle(CloseReason.COMPLETED)
         elif self._settle(CloseReason.ERROR):
-            self.error = _as_error(failure)
+            self._life.error = _as_error(failure)
         elif not isinstance(failure, Interrupted) or self._insisted:
             self._report_body(failure)
         if not self._ending:
@@ -653,6 +605,7 @@ class Stream:
             while self._orphans:
                 await self._orphans.pop().aclose()
             while self._strays:
+                self._strays_gone = self.runtime.wake()
                 await self._strays_gone.wait()
 
     def attach(self, source: Source, tell: Callable[[], None]) -> None:
@@ -675,56 +628,71 @@ class Stream:
             failure = await task.attempt(generator.aclose())
             if failure is not None:
                 self.cleanups.fail("a generator of the body", failure)
-            self._strays.discard(task)
-            if not self._strays:
+            del self._strays[task]
+            if self._strays_gone is not None:
                 self._strays_gone.set()
 
-        self._strays.add(self.runtime.spawn(close, f"SSE body of {self.handler}"))
+        self._strays[self.runtime.spawn(close, self.kind.body_task)] = None
         return True
 
     async def _clean(self, task: OwnedTask) -> None:
         self._life.move(StreamState.CLEANING)
         self._buffer.finish()
-        if self._writing is not None:  # what the body left is still sent, but not at any price
+        if self._writer is not None and self._writer.is_open:  # what the body left is still sent, not at any price
             patience = self.config.cleanup_timeout
-            if self.close_reason is CloseReason.SHUTDOWN:
+            if self._life.reason is CloseReason.SHUTDOWN:
                 patience = min(patience, LAST_WORDS)
-            self._last_words = self.runtime.call_later(self._within(patience), self._give_up)
+            self._writer.limit(self._within(patience))
         await self._unwind(task)
+
+    async def _take_over(self, task: OwnedTask) -> None:
+        """Goes on where an owner that does not end was left behind."""
+        _asyncgens.adopt_in_this_context(self)
+        if self._life.state is StreamState.ENDING:
+            await self._clean(task)
+        else:
+            await self._unwind(task)
 
     async def _unwind(self, task: OwnedTask) -> None:
         async def attempt(work: Coroutine[Any, Any, object]) -> BaseException | None:
             self._insisted = False
             self._set_deadline(self.config.cleanup_timeout)
-            return await self._attempt(task, work)
+            outcome = await task.attempt(work)
+            if self._owner is not task:
+                raise _LeftBehind
+            return outcome
 
-        error = self.error
-        if error is None and self.close_reason is not CloseReason.COMPLETED:
+        error = self._life.error
+        if error is None and self._life.reason is not CloseReason.COMPLETED:
             error = self.runtime.stray_cancellation()
-        await self.cleanups.unwind(error, attempt)
+        try:
+            await self.cleanups.unwind(error, attempt)
+        except _LeftBehind:
+            return
         self._finish()
 
     def _finish(self) -> None:
         self._life.move(StreamState.CLOSED)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._disarm()
         self._owner = None
         report = self.cleanups.close()
         try:
-            self._log(report)
+            with contextlib.suppress(Exception):  # a logger that fails must not hold up those who wait for the end
+                self._log(report)
         finally:
             self._on_closed(self)
             self._closed.set()
 
     def _log(self, report: Any) -> None:
-        with contextlib.suppress(Exception):  # a logger that fails must not hold up those who wait for the end
-            name = f"SSE stream {self.id} of {self.handler}"
-            if report is not None:
-                self._logger.warning(f"{name}: {report}")
-            self._logger.debug(
-                f"{name} closed: {self.close_reason}, {self._buffer.events} events, {monotonic() - self._made:.3f} s"
-            )
+        is_enabled = getattr(self._logger, "isEnabledFor", None)
+        if report is None and is_enabled is not None and not is_enabled(logging.DEBUG):
+            return
+        name = f"SSE stream {self.id} of {self.handler}"
+        if report is not None:
+            self._logger.warning(f"{name}: {report}")
+        self._logger.debug(
+            f"{name} closed: {self.close_reason}, {self._buffer.events} events, {monotonic() - self._made:.3f} s"
+        )
 
     def _insist(self) -> None:
         """Cancels once more what has used up its time; what still does not end is left behind."""
@@ -736,9 +704,9 @@ class Stream:
         name = self.cleanups.running or "the body"
         self.cleanups.fail(name, TimeoutError("did not end though cancelled twice, and was left behind"))
         self._advancing = False
-        self._spawn_owner(self._clean if self.state is StreamState.ENDING else self._unwind)
+        self._spawn_owner(self._take_over)
 
-    # The timer: heartbeats, and the one deadline that each state has
+    # The alarm: heartbeats, and the one deadline that each state has
 
     def _within(self, seconds: float) -> float:
         return max(min(seconds, self._latest - monotonic()), _INSISTENCE)
@@ -748,48 +716,54 @@ class Stream:
         self._arm(self._deadline)
 
     def _arm(self, at: float) -> None:
-        if at < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = at
-            self._timer = self.runtime.call_later(max(0.0, at - monotonic()), self._on_timer)
+        if at < self._alarm_at:
+            self._disarm()
+            self._alarm_at = at
+            self._slot = self._wheel.set(self, at)
 
-    def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, math.inf
-        now = monotonic() + _EARLY
+    def _disarm(self) -> None:
+        if self._alarm_at < math.inf:
+            self._alarm_at = math.inf
+            self._wheel.clear(self, self._slot)
+
+    def on_time(self) -> None:
+        """Does what is due; called by the wheel."""
+        self._alarm_at = math.inf
+        now = monotonic() + EARLY
         if now >= self._deadline:
             self._deadline = math.inf
             self._on_deadline()
-        if self.state is not StreamState.CLOSED:
-            self._arm(min(self._look_after_connection(now), self._deadline))
+        if self._life.state is not StreamState.CLOSED:
+            self._arm(min(self._look_after(now), self._deadline))
 
     def _on_deadline(self) -> None:
-        if self.state is StreamState.OPEN:
+        if self._life.state is StreamState.OPEN:
             self.close(CloseReason.MAX_LIFETIME)
-        elif self.state is StreamState.CLOSING:
+        elif self._life.state is StreamState.CLOSING:
             self._end()
             self._interrupt()
         else:
             self._insist()
 
-    def _look_after_connection(self, now: float) -> float:
+    def _look_after(self, now: float) -> float:
         """Notices a ``send()`` that is blocked, and sends the heartbeat that is due; tells when to look again."""
-        if self._writing is None or self.state in (StreamState.CLEANING, StreamState.CLOSED):
+        writer = self._writer
+        if writer is None or not writer.is_open or self._life.is_body_done:
             return math.inf
         send_timeout = self.config.send_timeout or math.inf
-        interval = self.config.ping_interval or math.inf
-        if self._sending:
-            blocked_until = self._sent_at + send_timeout
+        interval = (self.config.ping_interval or math.inf) * (1 - LATENESS)  # so that none is late
+        if writer.sending:
+            blocked_until = writer.sent_at + send_timeout
             if now < blocked_until:
                 return min(blocked_until, now + interval)  # by then it may have ended, and a heartbeat be due
             self.close(CloseReason.SEND_TIMEOUT)
-            self._give_up()
+            writer.give_up()
             return math.inf
-        if now >= self._sent_at + interval:
+        if now >= writer.sent_at + interval:
             self._heartbeats += 1
-            self._sent_at = now
-            self._buffer.put(SSEMessage(comment=self.config.ping_comment))
-        return min(self._sent_at + interval, now + send_timeout)
+            writer.sent_at = now
+            self._buffer.beat()
+        return min(writer.sent_at + interval, now + send_timeout)
 
 
 def _is_closed(failure: BaseException) -> bool:

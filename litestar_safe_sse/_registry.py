@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from litestar_safe_sse import _asyncgens
-from litestar_safe_sse._encoding import Encoder
 from litestar_safe_sse._flow import drop_connections
-from litestar_safe_sse._pump import DROP_DELAY, LAST_WORDS, Stream
+from litestar_safe_sse._pump import LAST_WORDS, Handler, Stream
 from litestar_safe_sse._shutdown import ShutdownWatch
 from litestar_safe_sse._state import CloseReason
 from litestar_safe_sse._tasks import Runtime, current_key, current_runtime, persist
+from litestar_safe_sse._wheel import Wheel
+from litestar_safe_sse._writer import DROP_DELAY
 from litestar_safe_sse.exceptions import SSEError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from collections.abc import Hashable, Iterator, Mapping
 
     from litestar_safe_sse.config import SafeSSEConfig
 
@@ -59,30 +60,35 @@ class RegistryStatistics:
 class _Loop:
     """The streams of one event loop, which a shutdown ends together."""
 
-    def __init__(self, runtime: Runtime, watch: ShutdownWatch, logger: Any) -> None:
+    def __init__(self, runtime: Runtime, watch: ShutdownWatch, logger: Any, closed: Counter[CloseReason]) -> None:
         self.runtime = runtime
+        self.wheel = Wheel(runtime)
         self.watch = watch
         self.logger = logger
+        self.closed = closed
         self.streams: dict[str, Stream] = {}
         self.draining = False
         self.empty: anyio.Event | None = None
         self.farewells: list[tuple[Any, Any]] = []
         """The requests of the streams that a drain has ended."""
 
+    def forget(self, stream: Stream) -> None:
+        self.streams.pop(stream.id, None)
+        if stream.close_reason is not None:
+            self.closed[stream.close_reason] += 1
+        if self.draining:
+            self._bid_farewell(stream)
 
-class HandlerKind:
-    """What the streams of one handler have in common, made once.
-
-    Attributes:
-        name: The handler's name.
-        encoder: That of the streams that have no settings of their own.
-    """
-
-    __slots__ = ("encoder", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.encoder: Encoder | None = None
+    def _bid_farewell(self, stream: Stream) -> None:
+        if stream.request is not None:
+            self.farewells.append(stream.request)
+        if not self.streams:
+            if self.farewells:
+                # A server waits at its exit for clients that have stopped reading, be it for their last bytes.
+                requests, self.farewells = self.farewells, []
+                self.runtime.call_later(LAST_WORDS + DROP_DELAY, lambda: drop_connections(requests))
+            if self.empty is not None:
+                self.empty.set()
 
 
 class StreamRegistry:
@@ -100,7 +106,7 @@ class StreamRegistry:
         self.logger: Any = None
         """The application's logger, once it is known."""
         self._loops: dict[Hashable, _Loop] = {}
-        self.kinds: dict[object, HandlerKind] = {}
+        self.handlers: dict[object, Handler] = {}
         """By handler, so no more than the application has."""
         self._opened = 0
         self._refused = 0
@@ -134,11 +140,11 @@ class StreamRegistry:
         for stream in tuple(loop.streams.values()):
             await stream.aclose(reason)
 
-    def admit(self, handler: str) -> Stream:
+    def admit(self, handler: Handler) -> Stream:
         """Makes a stream.
 
         Args:
-            handler: The name of the handler it belongs to.
+            handler: The handler it belongs to.
 
         Raises:
             StreamRefusedError: If a shutdown is under way or ``max_streams`` are open.
@@ -150,10 +156,11 @@ class StreamRegistry:
             raise StreamRefusedError("the server is shutting down" if loop.draining else "too many streams are open")
         stream = Stream(
             runtime=loop.runtime,
+            wheel=loop.wheel,
             config=self.config,
             handler=handler,
             logger=loop.logger,
-            on_closed=self._forget(loop),
+            on_closed=loop.forget,
         )
         loop.streams[stream.id] = stream
         self._opened += 1
@@ -211,7 +218,7 @@ class StreamRegistry:
             logger = self.logger or logging.getLogger("litestar_safe_sse")
             patience = self.config.shutdown_grace + self.config.cleanup_timeout + _APPLICATION_SHUTDOWN
             watch = ShutdownWatch(self.begin_drain, logger, drain=self.drain, patience=patience)
-            loop = self._loops[runtime.key] = _Loop(runtime, watch, logger)
+            loop = self._loops[runtime.key] = _Loop(runtime, watch, logger, self._closed)
             watch.install()
         return loop
 
@@ -221,24 +228,3 @@ class StreamRegistry:
             if loop.runtime.is_gone():
                 del self._loops[key]
                 loop.watch.uninstall()
-
-    def _forget(self, loop: _Loop) -> Callable[[Stream], None]:
-        def forget(stream: Stream) -> None:
-            loop.streams.pop(stream.id, None)
-            if stream.close_reason is not None:
-                self._closed[stream.close_reason] += 1
-            if loop.draining:
-                self._bid_farewell(loop, stream)
-
-        return forget
-
-    def _bid_farewell(self, loop: _Loop, stream: Stream) -> None:
-        if stream.request is not None:
-            loop.farewells.append(stream.request)
-        if not loop.streams:
-            if loop.farewells:
-                # A server waits at its exit for clients that have stopped reading, be it for their last bytes.
-                requests, loop.farewells = loop.farewells, []
-                loop.runtime.call_later(LAST_WORDS + DROP_DELAY, lambda: drop_connections(requests))
-            if loop.empty is not None:
-                loop.empty.set()

@@ -80,11 +80,18 @@ _MOVES: Mapping[StreamState, frozenset[StreamState]] = {
 class Lifecycle:
     """The state of one stream and the reason it ends for."""
 
-    __slots__ = ("reason", "state")
+    __slots__ = ("error", "reason", "state")
 
     def __init__(self) -> None:
         self.state = StreamState.NEW
         self.reason: CloseReason | None = None
+        self.error: BaseException | None = None
+        """What the body, or the connection, raised."""
+
+    @property
+    def is_body_done(self) -> bool:
+        """Whether the body has ended, so that no event can follow."""
+        return self.state is StreamState.CLEANING or self.state is StreamState.CLOSED
 
     def move(self, to: StreamState) -> None:
         """Moves to another state.

@@ -11,12 +11,13 @@ import asyncio
 import contextvars
 import sys
 import time
+import types
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable
 
 __all__ = (
     "Breather",
@@ -43,7 +44,7 @@ class Wake(Protocol):
 
     def set(self) -> None: ...
 
-    async def wait(self) -> None: ...
+    def wait(self) -> Awaitable[None]: ...
 
 
 class Event(Protocol):
@@ -91,6 +92,11 @@ class Runtime(Protocol):
         """Whether a context entered in one attempt of a task may be left in another."""
         ...
 
+    @property
+    def starts_in_order(self) -> bool:
+        """Whether tasks begin in the order in which they were spawned, before a :meth:`turn` ends."""
+        ...
+
     def spawn(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str) -> OwnedTask: ...
 
     def wake(self) -> Wake: ...
@@ -112,7 +118,7 @@ class Runtime(Protocol):
         """Whether the loop has ended."""
         ...
 
-    async def turn(self) -> None:
+    def turn(self) -> Awaitable[None]:
         """Lets everything else that is ready run once."""
 
     def let_threads_run(self) -> None:
@@ -226,12 +232,18 @@ class Breather:
             self._next = now + self.INTERVAL
 
 
+@types.coroutine
+def _turn() -> Generator[None]:
+    yield
+
+
 class AsyncioRuntime:
     """asyncio and uvloop."""
 
     __slots__ = ("_breather", "_loop", "key")
 
     can_hold_contexts = True
+    starts_in_order = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._breather = Breather()
@@ -259,8 +271,8 @@ class AsyncioRuntime:
     def is_gone(self) -> bool:
         return self._loop.is_closed()
 
-    async def turn(self) -> None:
-        await asyncio.sleep(0)
+    def turn(self) -> Awaitable[None]:
+        return _turn()
 
     def let_threads_run(self) -> None:
         self._breather.breathe()
@@ -281,12 +293,9 @@ class AsyncioWake:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def wait(self) -> None:
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+    def wait(self) -> Awaitable[None]:
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
 
 class AsyncioEvent:

@@ -10,7 +10,7 @@ from litestar_safe_sse._tasks import Breather, Interrupted
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable
+    from collections.abc import Awaitable, Callable, Coroutine, Hashable
 
     from litestar_safe_sse._tasks import Event, OwnedTask, Timer, Wake
 
@@ -24,6 +24,7 @@ class TrioRuntime:
 
     # A scope or nursery has to be left inside the scope of the attempt that entered it.
     can_hold_contexts = False
+    starts_in_order = False
 
     def __init__(self) -> None:
         self._breather = Breather()
@@ -75,12 +76,9 @@ class TrioWake:
         if self._event is not None:
             self._event.set()
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[None]:
         self._event = trio.Event()
-        try:
-            await self._event.wait()
-        finally:
-            self._event = None
+        return self._event.wait()
 
 
 class TrioTask:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from litestar.datastructures import MutableScopeHeaders
 from litestar.exceptions import ImproperlyConfiguredException, ServiceUnavailableException
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
@@ -17,7 +18,8 @@ from msgspec import UNSET, UnsetType
 from litestar_safe_sse._encoding import Encoder, encode_comment
 from litestar_safe_sse._iteration import aclose, check_content
 from litestar_safe_sse._messages import SSEMessage
-from litestar_safe_sse._registry import HandlerKind, StreamRefusedError
+from litestar_safe_sse._pump import Handler
+from litestar_safe_sse._registry import StreamRefusedError
 from litestar_safe_sse._state import CloseReason, StreamState
 from litestar_safe_sse._tasks import run_apart
 from litestar_safe_sse.config import SafeSSEConfig
@@ -33,8 +35,11 @@ if TYPE_CHECKING:
     from litestar.enums import MediaType
     from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
 
+    from litestar_safe_sse._buffer import BlockEncoder
     from litestar_safe_sse._pump import Stream
     from litestar_safe_sse._registry import StreamRegistry
+
+    RawHeaders = list[tuple[bytes, bytes]]
 
 __all__ = ("SafeServerSentEvent",)
 
@@ -73,13 +78,13 @@ class Slot:
             )
         return slot  # type: ignore[no-any-return]
 
-    def kind(self, scope: Scope) -> HandlerKind:
+    def handler(self, scope: Scope) -> Handler:
         """What the streams of the request's handler have in common."""
-        handler = scope["route_handler"]
-        kind = self.registry.kinds.get(handler)
-        if kind is None:
-            kind = self.registry.kinds[handler] = HandlerKind(str(handler))
-        return kind
+        route_handler = scope["route_handler"]
+        handler = self.registry.handlers.get(route_handler)
+        if handler is None:
+            handler = self.registry.handlers[route_handler] = Handler(str(route_handler))
+        return handler
 
     def admit(self, scope: Scope) -> Stream:
         """The request's stream, made if there is none yet.
@@ -89,7 +94,7 @@ class Slot:
         """
         if self.stream is None or self.stream.state is StreamState.CLOSED:
             try:
-                self.stream = self.registry.admit(self.kind(scope).name)
+                self.stream = self.registry.admit(self.handler(scope))
             except StreamRefusedError as refusal:
                 raise unavailable(str(refusal), self.registry.config) from refusal
         return self.stream
@@ -219,23 +224,30 @@ class SafeServerSentEvent(Response[Any]):
             raise unavailable("the server is shutting down", stream.config)
         slot.unused = None
         config = replace(stream.config, **self.overrides) if self.overrides else stream.config
-        kind = slot.kind(request.scope)
+        handler = stream.kind
+        encoder: BlockEncoder
         if self.has_defaults or self.response_type_encoders or "separator" in self.overrides:
             encoder = self._encoder(config, type_encoders)
         else:
-            encoder = kind.encoder = kind.encoder or self._encoder(config, type_encoders)
+            handler.encoder = encoder = handler.encoder or self._encoder(config, type_encoders)
         stream.accept(self.content, encoder, config)
         return SafeSSEResponse(
             preamble=self._preamble(config),
             stream=stream,
             background=self.background or background,
             cookies=[*self.cookies, *(cookies or ())],
-            encoding="utf-8",
-            headers=merged(HEADERS, headers or {}, self.headers),
+            headers=self._raw_headers(handler, headers),
             is_head_response=is_head_response or request.method == "HEAD",
-            media_type=self.media_type,
             status_code=self.status_code or status_code or 200,
         )
+
+    def _raw_headers(self, handler: Handler, headers: Mapping[str, str] | None) -> RawHeaders:
+        """The headers; those of a response that adds none of its own are made once a handler."""
+        if self.headers:
+            return encoded(merged(HEADERS, headers or {}, self.headers))
+        if handler.headers is None or handler.headers[0] is not headers:
+            handler.headers = headers, encoded(merged(HEADERS, headers or {}))
+        return handler.headers[1]
 
     def _encoder(self, config: SafeSSEConfig, type_encoders: TypeEncodersMap | None) -> Encoder:
         encoders = {**(type_encoders or {}), **self.response_type_encoders}
@@ -246,6 +258,7 @@ class SafeServerSentEvent(Response[Any]):
             retry=self.retry_duration,
             enc_hook=get_serializer(encoders) if encoders else default_serializer,
             converters={ServerSentEventMessage: from_litestar},
+            ping_comment=config.ping_comment,
         )
 
     def _preamble(self, config: SafeSSEConfig) -> bytes:
@@ -263,10 +276,13 @@ class SafeSSEResponse(ASGIResponse):
 
     _should_set_content_length = False
 
-    def __init__(self, *, preamble: bytes, stream: Stream, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self, *, preamble: bytes, stream: Stream, headers: RawHeaders, is_head_response: bool, **kwargs: Any
+    ) -> None:
+        super().__init__(is_head_response=True, **kwargs)  # which has it make no headers
         # To HEAD too: the headers that GET would have had (RFC 9110, section 9.3.2).
-        self.headers.setdefault("content-type", "text/event-stream; charset=utf-8")
+        self.headers = MutableScopeHeaders({"headers": [*headers]})
+        self.is_head_response = is_head_response
         self.preamble = preamble
         self.stream = stream
 
@@ -276,8 +292,13 @@ class SafeSSEResponse(ASGIResponse):
             if self.is_head_response:
                 await self._answer_head(send)
             else:
-                start = {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()}
-                await self.stream.serve(scope, receive, send, start=start, preamble=self.preamble)  # type: ignore[arg-type]
+                await self.stream.serve(
+                    scope,
+                    receive,
+                    send,  # type: ignore[arg-type]
+                    start={"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()},
+                    preamble=self.preamble,
+                )
         except Exception:
             await self.after_response()
             raise
@@ -311,6 +332,15 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return dict(named.values())
 
 
+def encoded(headers: Mapping[str, str]) -> RawHeaders:
+    """Headers as ASGI has them, with the content type."""
+    made = MutableScopeHeaders()
+    for name, value in headers.items():
+        made.add(name, value)
+    made.setdefault("content-type", "text/event-stream; charset=utf-8")
+    return made.headers
+
+
 async def end(slot: Slot, reason: CloseReason, failure: Exception | None = None) -> None:
     """Ends what a request has: its stream, if that still lives, and a body that was never started."""
     unused, slot.unused = slot.unused, None
@@ -319,5 +349,5 @@ async def end(slot: Slot, reason: CloseReason, failure: Exception | None = None)
             with anyio.move_on_after(slot.registry.config.cleanup_timeout, shield=True):
                 await aclose(unused)
     finally:
-        if slot.stream is not None:
+        if slot.stream is not None and slot.stream.state is not StreamState.CLOSED:
             await slot.stream.discard(reason, failure)

@@ -29,6 +29,8 @@ ORDER = [
     "_cleanup",
     "_doorway",
     "_flow",
+    "_wheel",
+    "_writer",
     "_pump",
     "_slices",
     "_shutdown",

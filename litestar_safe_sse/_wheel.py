@@ -1,0 +1,123 @@
+"""One timer for all the streams of an event loop.
+
+Most streams wait for the same things, a heartbeat or the end of a time limit, and hardly any cares about milliseconds.
+So their times are rounded into slots, and the loop has one timer, for the earliest slot. (The idea, not the structure,
+is that of G. Varghese and T. Lauck, "Hashed and Hierarchical Timing Wheels", 1987.)
+"""
+
+from __future__ import annotations
+
+import math
+from heapq import heappop, heappush
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from litestar_safe_sse._tasks import Runtime, Timer
+
+__all__ = ("EARLY", "LATENESS", "Alarm", "Wheel")
+
+TICK = 1 / 256
+"""Seconds of the shortest slot."""
+
+PRECISION = 9
+"""Bits of a delay that count."""
+
+LATENESS = 1 / 256
+"""The part of a delay by which an alarm may be late, if that is more than a tick: what lies beyond those bits."""
+
+EARLY = 0.001
+"""Seconds by which a loop's timer may be early: uvloop counts in milliseconds."""
+
+
+class Alarm(Protocol):
+    """What is told when its time has come."""
+
+    def on_time(self) -> None: ...
+
+
+class Wheel:
+    """Tells alarms when their time has come, those of one slot together.
+
+    Args:
+        runtime: The running event loop.
+    """
+
+    __slots__ = ("_count", "_due", "_runtime", "_slots", "_timer", "_wound_to")
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._count = 0
+        self._slots: dict[int, dict[Alarm, None]] = {}
+        self._due: list[int] = []
+        """The slots, as a heap. One that has been emptied stays until its time has come, so that it is in it once."""
+        self._timer: Timer | None = None
+        self._wound_to: float = math.inf
+
+    def set(self, alarm: Alarm, at: float) -> int:
+        """Has an alarm told once, not before its time, and late by little.
+
+        Args:
+            alarm: The alarm, which must not be set already.
+            at: The time, in seconds of the monotonic clock.
+
+        Returns:
+            Its slot, to :meth:`clear` it by.
+        """
+        now = monotonic()
+        ticks = max(math.ceil(at / TICK), int(now / TICK) + 1)
+        step = 1 << max(0, int(max(0.0, at - now) / TICK).bit_length() - PRECISION)
+        slot = -(-ticks // step) * step
+        alarms = self._slots.get(slot)
+        if alarms is None:
+            alarms = self._slots[slot] = {}
+            heappush(self._due, slot)
+            if slot < self._wound_to:
+                self._wind(slot, now)
+        alarms[alarm] = None
+        self._count += 1
+        return slot
+
+    def clear(self, alarm: Alarm, slot: int) -> None:
+        """Forgets an alarm that was set and has not been told."""
+        del self._slots[slot][alarm]
+        self._count -= 1
+        if not self._count and self._timer is not None:
+            self._timer.cancel()
+            self._rest()
+
+    def _wind(self, slot: int, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wound_to = slot
+        self._timer = self._runtime.call_later(max(0.0, slot * TICK - now), self._turn)
+
+    def _rest(self) -> None:
+        self._timer, self._wound_to = None, math.inf
+        self._slots.clear()
+        self._due.clear()
+
+    def _turn(self) -> None:
+        self._timer, self._wound_to = None, -math.inf  # wound again once, at the end
+        latest = (monotonic() + EARLY) / TICK
+        try:
+            while self._due and self._due[0] <= latest:
+                self._tell(heappop(self._due))
+        finally:
+            if self._count:
+                self._wind(self._due[0], monotonic())
+            else:
+                self._rest()
+
+    def _tell(self, slot: int) -> None:
+        alarms = self._slots[slot]
+        try:
+            while alarms:
+                alarm, _ = alarms.popitem()
+                self._count -= 1
+                alarm.on_time()
+        finally:
+            if alarms:  # one has failed, and the others are still to be told
+                heappush(self._due, slot)
+            else:
+                del self._slots[slot]
