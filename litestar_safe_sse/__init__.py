@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._pump import StreamStatistics
+from litestar_safe_sse._registry import RegistryStatistics
 from litestar_safe_sse._state import CloseReason, StreamState
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.exceptions import (
@@ -29,6 +31,7 @@ __all__ = (
     "InvalidFieldError",
     "MissingPluginError",
     "OutsideRequestError",
+    "RegistryStatistics",
     "SSEError",
     "SSEMessage",
     "SafeSSEConfig",
@@ -37,4 +40,5 @@ __all__ = (
     "StreamClosedError",
     "StreamContext",
     "StreamState",
+    "StreamStatistics",
 )

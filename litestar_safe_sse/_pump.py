@@ -28,12 +28,12 @@ import logging
 import math
 import secrets
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import anyio
+from msgspec import Struct
 
 from litestar_safe_sse import _asyncgens
 from litestar_safe_sse._buffer import Buffer
@@ -73,8 +73,7 @@ _REPEATED_ENDS = 16
 """How often a server may say that the request body has ended before it is no longer believed."""
 
 
-@dataclass(frozen=True)
-class StreamStatistics:
+class StreamStatistics(Struct, frozen=True, kw_only=True):
     """One stream at one moment.
 
     Attributes:

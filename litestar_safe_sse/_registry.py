@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping  # a field of what users may have in a schema
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from msgspec import Struct
 
 from litestar_safe_sse import _asyncgens
 from litestar_safe_sse._flow import drop_connections
@@ -21,7 +22,7 @@ from litestar_safe_sse._writer import DROP_DELAY
 from litestar_safe_sse.exceptions import SSEError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Hashable, Iterator
 
     from litestar_safe_sse.config import SafeSSEConfig
 
@@ -38,8 +39,7 @@ class StreamRefusedError(SSEError):
     """A stream was not admitted."""
 
 
-@dataclass(frozen=True)
-class RegistryStatistics:
+class RegistryStatistics(Struct, frozen=True, kw_only=True):
     """The streams of one application in one process, at one moment.
 
     Attributes:
