@@ -161,12 +161,16 @@ class Encoder:
             separator, event, id, retry = self._separator, message.event, message.id, message.retry
             if "\n" in text or "\r" in text:
                 text = _continued("data", text, separator)
-            head = "" if id is None else f"id: {id}{separator}"
             tail = separator if retry is None else f"retry: {retry}{separator}{separator}"
-            if event is not None:
-                head = f"{head}event: {event}{separator}"
+            if id is None:
+                head = "" if event is None else f"event: {event}{separator}"
+            else:
+                head = f"id: {id}{separator}" if event is None else f"id: {id}{separator}event: {event}{separator}"
             block = f"{head}data: {text}{separator}{tail}"
-        encoded = _encoded(block)
+        try:
+            encoded = block.encode()
+        except UnicodeEncodeError as error:
+            raise lone_surrogate("data", error) from error
         self._latest = message, encoded  # nothing of it can change
         return encoded
 

@@ -43,14 +43,13 @@ class Wheel:
         runtime: The running event loop.
     """
 
-    __slots__ = ("_count", "_due", "_runtime", "_slots", "_timer", "_wound_to")
+    __slots__ = ("_due", "_runtime", "_slots", "_timer", "_wound_to")
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._count = 0
         self._slots: dict[int, dict[Alarm, None]] = {}
         self._due: list[int] = []
-        """The slots, as a heap. One that has been emptied stays until its time has come, so that it is in it once."""
+        """The slots, as a heap. One that has been emptied stays until it comes first, so that it is in it only once."""
         self._timer: Timer | None = None
         self._wound_to: float = math.inf
 
@@ -75,27 +74,17 @@ class Wheel:
             if slot < self._wound_to:
                 self._wind(slot, now)
         alarms[alarm] = None
-        self._count += 1
         return slot
 
     def clear(self, alarm: Alarm, slot: int) -> None:
         """Forgets an alarm that was set and has not been told."""
         del self._slots[slot][alarm]
-        self._count -= 1
-        if not self._count and self._timer is not None:
-            self._timer.cancel()
-            self._rest()
 
     def _wind(self, slot: int, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._wound_to = slot
         self._timer = self._runtime.call_later(max(0.0, slot * TICK - now), self._turn)
-
-    def _rest(self) -> None:
-        self._timer, self._wound_to = None, math.inf
-        self._slots.clear()
-        self._due.clear()
 
     def _turn(self) -> None:
         self._timer, self._wound_to = None, -math.inf  # wound again once, at the end
@@ -104,17 +93,17 @@ class Wheel:
             while self._due and self._due[0] <= latest:
                 self._tell(heappop(self._due))
         finally:
-            if self._count:
+            while self._due and not self._slots[self._due[0]]:
+                del self._slots[heappop(self._due)]
+            self._wound_to = math.inf
+            if self._due:
                 self._wind(self._due[0], monotonic())
-            else:
-                self._rest()
 
     def _tell(self, slot: int) -> None:
         alarms = self._slots[slot]
         try:
             while alarms:
                 alarm, _ = alarms.popitem()
-                self._count -= 1
                 alarm.on_time()
         finally:
             if alarms:  # one has failed, and the others are still to be told
