@@ -511,7 +511,8 @@ class Stream:
 
     def _spawn_owner(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]]) -> None:
         _asyncgens.install()
-        self._owner = self.runtime.spawn(work, self.kind.body_task)
+        context = None if self._owner is None else self._owner.context  # a successor's is its predecessor's
+        self._owner = self.runtime.spawn(work, self.kind.body_task, context)
 
     async def _own(self, task: OwnedTask) -> None:
         _asyncgens.adopt_in_this_context(self)
@@ -646,7 +647,6 @@ class Stream:
 
     async def _take_over(self, task: OwnedTask) -> None:
         """Goes on where an owner that does not end was left behind."""
-        _asyncgens.adopt_in_this_context(self)
         if self._life.state is StreamState.ENDING:
             await self._clean(task)
         else:

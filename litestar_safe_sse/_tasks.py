@@ -66,6 +66,11 @@ class Timer(Protocol):
 class OwnedTask(Protocol):
     """A task that only its creator cancels."""
 
+    @property
+    def context(self) -> contextvars.Context:
+        """Its context."""
+        ...
+
     def cancel(self) -> None:
         """Delivers one cancellation (on trio: cancels the attempt under way, for good)."""
 
@@ -97,13 +102,22 @@ class Runtime(Protocol):
         """Whether tasks begin in the order in which they were spawned, before a :meth:`turn` ends."""
         ...
 
-    def spawn(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str) -> OwnedTask: ...
+    def spawn(
+        self,
+        work: Callable[[OwnedTask], Coroutine[Any, Any, None]],
+        name: str,
+        context: contextvars.Context | None = None,
+    ) -> OwnedTask:
+        """Begins a task, in a copy of the current context unless one is given."""
+        ...
 
     def wake(self) -> Wake: ...
 
     def event(self) -> Event: ...
 
-    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer: ...
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        """Calls back in a context of nobody's, which holds on to no request."""
+        ...
 
     def call_soon(self, callback: Callable[[], object]) -> None: ...
 
@@ -240,18 +254,24 @@ def _turn() -> Generator[None]:
 class AsyncioRuntime:
     """asyncio and uvloop."""
 
-    __slots__ = ("_breather", "_loop", "key")
+    __slots__ = ("_breather", "_context", "_loop", "key")
 
     can_hold_contexts = True
     starts_in_order = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._breather = Breather()
+        self._context = contextvars.Context()
         self._loop = loop
         self.key: Hashable = loop
 
-    def spawn(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str) -> OwnedTask:
-        return AsyncioTask(self._loop, work, name)
+    def spawn(
+        self,
+        work: Callable[[OwnedTask], Coroutine[Any, Any, None]],
+        name: str,
+        context: contextvars.Context | None = None,
+    ) -> OwnedTask:
+        return AsyncioTask(self._loop, work, name, contextvars.copy_context() if context is None else context)
 
     def wake(self) -> Wake:
         return AsyncioWake(self._loop)
@@ -260,7 +280,7 @@ class AsyncioRuntime:
         return AsyncioEvent(self._loop)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
-        return self._loop.call_later(delay, callback)
+        return self._loop.call_later(delay, callback, context=self._context)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         self._loop.call_soon(callback)
@@ -330,18 +350,23 @@ class AsyncioEvent:
 
 
 class AsyncioTask:
-    __slots__ = ("_cancelled", "_loop", "_task")
+    __slots__ = ("_cancelled", "_loop", "_task", "context")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         work: Callable[[OwnedTask], Coroutine[Any, Any, None]],
         name: str,
+        context: contextvars.Context,
     ) -> None:
         self._loop = loop
         self._cancelled = False
+        self.context = context
         # Not by the loop's task factory: an eager one would run the body before the response has begun.
-        self._task = asyncio.Task(work(self), loop=loop, name=name)
+        if sys.version_info >= (3, 11):
+            self._task = asyncio.Task(work(self), loop=loop, name=name, context=context)
+        else:
+            self._task = context.run(asyncio.Task, work(self), loop=loop, name=name)
         # https://docs.python.org/3/library/asyncio-extending.html#task-lifetime-support
         asyncio._unregister_task(self._task)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -31,8 +32,13 @@ class TrioRuntime:
         self._token = trio.lowlevel.current_trio_token()
         self.key: Hashable = self._token
 
-    def spawn(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str) -> OwnedTask:
-        return TrioTask(work, name)
+    def spawn(
+        self,
+        work: Callable[[OwnedTask], Coroutine[Any, Any, None]],
+        name: str,
+        context: contextvars.Context | None = None,
+    ) -> OwnedTask:
+        return TrioTask(work, name, contextvars.copy_context() if context is None else context)
 
     def wake(self) -> Wake:
         return TrioWake()
@@ -82,11 +88,14 @@ class TrioWake:
 
 
 class TrioTask:
-    __slots__ = ("_scope", "_task")
+    __slots__ = ("_scope", "_task", "context")
 
-    def __init__(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str) -> None:
+    def __init__(
+        self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str, context: contextvars.Context
+    ) -> None:
         self._scope: trio.CancelScope | None = None
-        self._task = trio.lowlevel.spawn_system_task(work, self, name=name)
+        self.context = context
+        self._task = trio.lowlevel.spawn_system_task(work, self, name=name, context=context)
 
     def cancel(self) -> None:
         if self._scope is not None:

@@ -1,0 +1,82 @@
+"""Whatever runs for a stream runs in the context of its request."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+from driver import BOUND, Connection
+from litestar import Litestar, get
+
+from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
+
+pytestmark = pytest.mark.anyio
+
+whose: contextvars.ContextVar[str] = contextvars.ContextVar("whose", default="nobody's")
+
+
+class Requests:
+    """An application whose streams note in whose context they do what."""
+
+    def __init__(self, config: SafeSSEConfig) -> None:
+        self.seen: dict[str, list[str]] = {}
+        self.stays = anyio.Event()
+
+        @get(["/one", "/two", "/other", "/stubborn"])
+        async def handler(stream: StreamContext) -> SafeServerSentEvent:
+            name = stream.request.url.path[1:]
+            whose.set(name)
+            seen = self.seen.setdefault(name, [])
+            stream.callback(lambda: seen.append(f"cleanup {whose.get()}"))
+
+            async def body() -> AsyncIterator[str]:
+                token = whose.set(f"body of {whose.get()}")
+                try:
+                    yield whose.get()
+                    while not self.stays.is_set():
+                        try:
+                            with anyio.CancelScope(shield=name == "stubborn"):
+                                await self.stays.wait()
+                        except anyio.get_cancelled_exc_class():
+                            if name != "stubborn":
+                                raise
+                finally:
+                    whose.reset(token)
+                    seen.append(f"finally {whose.get()}")
+
+            return SafeServerSentEvent(body())
+
+        self.app = Litestar([handler], plugins=[SafeSSEPlugin(config)], logging_config=None)
+
+    async def visit(self, connection: Connection) -> None:
+        await self.app(connection.scope, connection.receive, connection.send)  # type: ignore[arg-type]
+
+
+async def test_a_body_sees_what_its_handler_has_set() -> None:
+    """Body, its finally and the cleanups see the variables of the handler; so do those of other streams theirs."""
+    requests = Requests(SafeSSEConfig())
+    connections = {name: Connection(f"/{name}", leaves_after=b"data") for name in ("one", "two")}
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as group:
+            for connection in connections.values():
+                group.start_soon(requests.visit, connection)
+    for name, connection in connections.items():
+        assert connection.body == f"data: body of {name}\r\n\r\n".encode()
+        assert requests.seen[name] == [f"finally {name}", f"cleanup {name}"]
+
+
+async def test_the_cleanups_of_a_body_left_behind_see_their_own_stream() -> None:
+    """A body's time is kept by a timer that other streams share, but what follows is not done in their context."""
+    requests = Requests(SafeSSEConfig(ping_interval=0.5, cleanup_timeout=0.3))
+    other, stubborn = Connection("/other"), Connection("/stubborn", leaves_after=b"data")
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as group:
+            group.start_soon(requests.visit, other)
+            await other.until(lambda connection: b"data" in connection.body)
+            await requests.visit(stubborn)
+            before = list(requests.seen["stubborn"])
+            requests.stays.set()
+    assert before == ["cleanup body of stubborn"]
+    assert requests.seen["other"] == ["finally other", "cleanup other"]
