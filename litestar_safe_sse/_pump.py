@@ -647,6 +647,7 @@ class Stream:
 
     async def _take_over(self, task: OwnedTask) -> None:
         """Goes on where an owner that does not end was left behind."""
+        _asyncgens.adopt_in_this_context(self)
         if self._life.state is StreamState.ENDING:
             await self._clean(task)
         else:

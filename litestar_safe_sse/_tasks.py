@@ -365,7 +365,7 @@ class AsyncioTask:
         # Not by the loop's task factory: an eager one would run the body before the response has begun.
         if sys.version_info >= (3, 11):
             self._task = asyncio.Task(work(self), loop=loop, name=name, context=context)
-        else:
+        else:  # which takes a copy of it
             self._task = context.run(asyncio.Task, work(self), loop=loop, name=name)
         # https://docs.python.org/3/library/asyncio-extending.html#task-lifetime-support
         asyncio._unregister_task(self._task)

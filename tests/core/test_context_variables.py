@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 from collections.abc import AsyncIterator
 
 import anyio
 import pytest
+import sniffio
 from driver import BOUND, Connection
 from litestar import Litestar, get
 
@@ -78,5 +80,7 @@ async def test_the_cleanups_of_a_body_left_behind_see_their_own_stream() -> None
             await requests.visit(stubborn)
             before = list(requests.seen["stubborn"])
             requests.stays.set()
-    assert before == ["cleanup body of stubborn"]
+    # Before Python 3.11 a task of asyncio's cannot share a context; its successor has that of the handler.
+    shared = sys.version_info >= (3, 11) or sniffio.current_async_library() == "trio"
+    assert before == ["cleanup body of stubborn" if shared else "cleanup stubborn"]
     assert requests.seen["other"] == ["finally other", "cleanup other"]
