@@ -26,6 +26,9 @@ PRECISION = 9
 LATENESS = 1 / 256
 """The part of a delay by which an alarm may be late, if that is more than a tick: what lies beyond those bits."""
 
+BUDGET = 0.001
+"""Seconds after which the loop has a turn, and what was told a chance to act, before more alarms are told."""
+
 EARLY = 0.001
 """Seconds by which a loop's timer may be early: uvloop counts in milliseconds."""
 
@@ -88,10 +91,11 @@ class Wheel:
 
     def _turn(self) -> None:
         self._timer, self._wound_to = None, -math.inf  # wound again once, at the end
-        latest = (monotonic() + EARLY) / TICK
+        now = monotonic()
+        latest, until = (now + EARLY) / TICK, now + BUDGET
         try:
-            while self._due and self._due[0] <= latest:
-                self._tell(heappop(self._due))
+            while self._due and self._due[0] <= latest and now < until:
+                now = self._tell(heappop(self._due), until)
         finally:
             while self._due and not self._slots[self._due[0]]:
                 del self._slots[heappop(self._due)]
@@ -99,14 +103,17 @@ class Wheel:
             if self._due:
                 self._wind(self._due[0], monotonic())
 
-    def _tell(self, slot: int) -> None:
+    def _tell(self, slot: int, until: float) -> float:
         alarms = self._slots[slot]
+        now = 0.0
         try:
-            while alarms:
+            while alarms and now < until:
                 alarm, _ = alarms.popitem()
                 alarm.on_time()
+                now = monotonic()
         finally:
-            if alarms:  # one has failed, and the others are still to be told
+            if alarms:  # the time is up, or one has failed, and the others are still to be told
                 heappush(self._due, slot)
             else:
                 del self._slots[slot]
+        return now

@@ -107,6 +107,7 @@ class Writer:
                 await buffer.filled()
                 continue
             await self._hand_over({"type": "http.response.body", "body": chunk, "more_body": True})
+            del chunk  # it may be large, and the next one long in coming
             buffer.mark_written()
             if buffer.linger():
                 await buffer.filled()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -686,3 +687,24 @@ async def test_iterate_over_a_sync_source() -> None:
     server, connection = Server(body), Connection()
     await server.run(connection)
     assert connection.body == b"data: true\r\n\r\n" * 2
+
+
+async def test_what_was_sent_is_let_go() -> None:
+    """While a stream waits for its next event, nothing of it holds on to the bytes of the last one."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        yield "x" * 50_000
+        await stream.flush()
+        probe.note("sent")
+        await anyio.sleep_forever()
+
+    server, connection = Server(body), Connection()
+    async with anyio.create_task_group() as group:
+        group.start_soon(server.run, connection)
+        await server.probe.until("sent")
+        for _ in range(10):  # what lingers after a send takes a few turns
+            await anyio.lowlevel.checkpoint()
+        chunk = next(message["body"] for message in connection.messages if len(message.get("body", b"")) > 50_000)
+        connection.messages.clear()
+        assert sys.getrefcount(chunk) == 2  # ours, and that of the question
+        connection.leave()

@@ -196,8 +196,10 @@ def test_body_is_cleaned_up_exactly_once_whichever_way_its_client_leaves(
                 continue
             if way.leave is Leave.GOAWAY and server.kind.server == "granian":
                 continue  # its streams go on; see below
-            if way.leave is Leave.GOAWAY and server.kind.trio and species.alone:
-                continue  # Hypercorn's worker dies of its own BusyResourceError: it closes while it sends
+            if way.leave is Leave.GOAWAY and server.kind.trio and not species.hushes:
+                # Hypercorn's worker dies of its own BusyResourceError if it closes while it sends, as it does now and
+                # then where the events of many bodies keep coming.
+                continue
             try:
                 cell, found = await fill(server, species, way)
             except (AssertionError, OSError, ProtocolError):
