@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import UNSET
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ("RedisEventLog",)
+
+T = TypeVar("T")
 
 IDEMPOTENCY = 600.0
 """Seconds for which an idempotency key is known."""
@@ -216,17 +218,7 @@ class RedisHub(Hub):
 
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
         """See :meth:`Hub.look`."""
-        backoff = Backoff()
-        while True:
-            try:
-                found = await self._look(wanted)
-            except SourceUnavailableError as error:
-                if self._closing.is_set():
-                    raise
-                self._tell_away(error)
-                await backoff.wait(self._closing)
-            else:
-                break
+        found = await self._insist(lambda: self._look(wanted))
         for extent in found.values():
             if isinstance(extent, SourceRefusedError):
                 raise extent
@@ -235,17 +227,9 @@ class RedisHub(Hub):
     async def page(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
         """See :meth:`Hub.page`."""
         first, last = f"{after.epoch}-{after.seq + 1}", f"{upto.epoch}-{upto.seq}"
-        backoff = Backoff()
-        while True:
-            try:
-                entries = await self._redis.execute("XRANGE", self._prefix + topic, first, last, "COUNT", PAGE)
-            except SourceUnavailableError as error:
-                if self._closing.is_set():
-                    raise
-                self._tell_away(error)
-                await backoff.wait(self._closing)
-            else:
-                return [_event(*entry) for entry in entries]
+        command = ("XRANGE", self._prefix + topic, first, last, "COUNT", PAGE)
+        entries = await self._insist(lambda: self._redis.execute(*command))
+        return [_event(*entry) for entry in entries]
 
     def on_use(self) -> None:
         """Has the reader read a new topic too, at once."""
@@ -262,6 +246,18 @@ class RedisHub(Hub):
             await self._link.interrupt()
         if self._reader is not None:
             await asyncio.wait([self._reader])
+
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Asks again, after pauses, until Redis can be reached."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await ask()
+            except SourceUnavailableError as error:
+                if self._closing.is_set():
+                    raise
+                self._tell_away(error)
+                await backoff.wait(self._closing)
 
     async def _look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent | SourceRefusedError]:
         keys = [self._prefix + topic for topic in wanted]
