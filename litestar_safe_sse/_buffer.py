@@ -171,6 +171,8 @@ class Buffer:
         elif kind in self._json_types:
             try:
                 text = self._to_json(item)
+                if not text.isascii():
+                    text.decode()  # a msgspec.Raw may hold anything
             except Exception as error:
                 raise self._encoder.refusal(item, error) from error
             if not self._are_json:

@@ -64,7 +64,6 @@ class Encoder:
         "frame",
         "heartbeat",
         "json_types",
-        "to_json",
     )
 
     def __init__(
@@ -102,7 +101,6 @@ class Encoder:
         self._json = JSONEncoder(enc_hook=enc_hook)
         self.json_types: set[type] = set()
         """Types whose items are data and nothing else, to be encoded by :attr:`to_json`."""
-        self.to_json: Callable[[Any], bytes] = self._json.encode
         self._converters: dict[type, Converter] = {
             SSEMessage: _itself,
             dict: _from_fields,
@@ -128,6 +126,15 @@ class Encoder:
             return self._message(item)  # type: ignore[arg-type]
         return _encoded(self._event(item) if kind is str else self._other(item))  # type: ignore[arg-type]
 
+    @property
+    def to_json(self) -> Callable[[Any], bytes]:
+        """Return what makes JSON of an item."""
+        return self._json.encode
+
+    def refusal(self, item: object, error: Exception) -> InvalidFieldError:
+        """Return the error for an item of which :attr:`to_json` makes nothing that can be sent."""
+        return _not_json(item, error)
+
     def join_texts(self, texts: list[str]) -> bytes:
         """Return the blocks for texts that are ASCII, in one piece: the checks and the encoding are done but once."""
         joined = "".join(texts)
@@ -139,12 +146,8 @@ class Encoder:
         """Return the blocks for what :attr:`to_json` has made, in one piece."""
         joined = b"".join(jsons)
         if _LF in joined or _CR in joined:  # of a msgspec.Raw
-            return "".join([self._event(json.decode()) for json in jsons]).encode()
+            jsons = [_continued("data", json.decode(), self._separator).encode() for json in jsons]
         return b"".join((self._head_bytes, self._between_bytes.join(jsons), self._tail_bytes))
-
-    def refusal(self, item: object, error: Exception) -> InvalidFieldError:
-        """Return the error for an item that :attr:`to_json` can't encode."""
-        return _not_json(item, error)
 
     def _event(self, text: str) -> str:
         if "\n" in text or "\r" in text:

@@ -134,6 +134,7 @@ class Runtime(Protocol):
 
     def turn(self) -> Awaitable[None]:
         """Lets everything else that is ready run once."""
+        ...
 
     def let_threads_run(self) -> None:
         """Lets go of the GIL for long enough that a thread which waits for it gets it."""

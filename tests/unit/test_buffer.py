@@ -1,0 +1,128 @@
+"""What is put in comes out: the same bytes, in the same order, however they were put together on the way."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from msgspec import Raw, Struct
+
+from litestar_safe_sse import InvalidFieldError, SSEMessage
+from litestar_safe_sse._buffer import Buffer
+from litestar_safe_sse._encoding import Encoder
+
+
+class Wake:
+    def set(self) -> None: ...
+
+    async def wait(self) -> None:
+        raise AssertionError("nobody waits here")
+
+
+class Runtime:
+    """As much of an event loop as a buffer needs that nobody waits for."""
+
+    def wake(self) -> Wake:
+        return Wake()
+
+    def call_soon(self, callback: object) -> None: ...
+
+
+class Order(Struct):
+    value: Any
+
+
+class Reading(Struct):
+    value: Any
+
+
+MESSAGE = SSEMessage("again", event="e", id=7)
+ITEMS = [
+    "plain",
+    "",
+    "two\nlines",
+    "a\r\nb\rc",
+    "naïve",
+    "é\n",
+    Order(1),
+    Order("é"),
+    Order(Raw(b"[1,\r\n2]")),
+    Reading(None),
+    MESSAGE,
+    SSEMessage({"a": 1}),
+    SSEMessage(comment="c"),
+    {"data": "d", "event": "e"},
+    7,
+    b"bytes",
+    None,  # stands for a heartbeat
+]
+
+
+def opened(encoder: Encoder, limit: int = 1 << 30) -> Buffer:
+    buffer = Buffer(Runtime())  # type: ignore[arg-type]
+    buffer.open(encoder, limit)
+    return buffer
+
+
+@pytest.mark.parametrize("defaults", [{}, {"event": "e", "id": "9", "retry": 5}, {"separator": "\n"}])
+@pytest.mark.parametrize("seed", range(20))
+def test_any_mixture_comes_out_as_it_was_put_in(defaults: dict[str, Any], seed: int) -> None:
+    """Runs of strings and of Structs are put together, everything else is on its own; none of it shows."""
+    chance = random.Random(seed)
+    buffer, plain = opened(Encoder(**defaults)), Encoder(**defaults)
+    got = expected = b""
+    events = 0
+    for _ in range(500):
+        for item in [chance.choice(ITEMS)] * chance.choice([1, 1, 2, 5]):
+            if item is None:
+                buffer.beat()
+                expected += b": ping" + 2 * defaults.get("separator", "\r\n").encode()
+            else:
+                buffer.put(item)
+                expected += plain.encode(item)
+            events += 1
+            assert buffer.events == events
+        if chance.random() < 0.1:
+            pending = buffer.pending
+            chunk = buffer.take()
+            assert len(chunk) >= pending  # which counts what is certain: a line break adds to it
+            got += chunk
+    got += buffer.take()
+    assert got == expected
+    assert (buffer.pending, buffer.take()) == (0, b"")
+
+
+@pytest.mark.parametrize("bad", [Order(object()), Order(Raw(b"\xff")), "\ud800", SSEMessage("\ud800"), {"no": 1}, None])
+def test_what_cannot_be_sent_leaves_the_rest_as_it_was(bad: object) -> None:
+    """A refusal names the field, and is raised at once, not when others are to be sent."""
+    buffer = opened(Encoder())
+    for item in ("one", Order(1)):
+        buffer.put(item)
+        with pytest.raises(InvalidFieldError):
+            buffer.put(bad)
+    assert buffer.events == 2
+    assert buffer.take() == b'data: one\r\n\r\ndata: {"value":1}\r\n\r\n'
+
+
+@pytest.mark.parametrize("item", ["x" * 10, Order("x"), SSEMessage("x")])
+def test_a_full_buffer_says_so(item: object) -> None:
+    """As soon as the limit is reached, whatever kind of event it is."""
+    encoder = Encoder()
+    encoder.encode(item)  # by now its type is known
+    size = len(encoder.encode(item))
+    buffer = opened(encoder, limit=3 * size)
+    assert [buffer.put(item) for _ in range(3)][-1] is True
+    assert buffer.pending == 3 * size
+
+
+def test_a_dropped_buffer_is_empty() -> None:
+    """What comes after the drop is forgotten by the next."""
+    buffer = opened(Encoder())
+    for item in ("one", Order(1), MESSAGE):
+        buffer.put(item)
+    buffer.drop()
+    assert (buffer.take(), buffer.pending, buffer.events) == (b"", 0, 3)
+    assert buffer.put("late") is True  # its body is to end
+    buffer.drop()
+    assert (buffer.take(), buffer.pending) == (b"", 0)
