@@ -27,9 +27,6 @@ LINGER = 0.0005
 """Turns and seconds for which the writer lets a body that is at work add to the next chunk."""
 
 
-_NONE: frozenset[type] = frozenset()
-
-
 class BlockEncoder(Protocol):
     """What makes bytes of events."""
 
@@ -105,12 +102,12 @@ class Buffer:
     )
 
     _encoder: BlockEncoder
+    _json_types: set[type]
     _to_json: Callable[[Any], bytes]
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._frame = 0
-        self._json_types: set[type] | frozenset[type] = _NONE
         self._limit = 0
         self._parts: list[bytes] = []
         self._texts: list[Any] = []
@@ -128,6 +125,7 @@ class Buffer:
         self._taken = 0
         self._written = 0
         self._beaten = -1
+        """How many events there were when one had been put in alone that was a heartbeat."""
         self._ended = False
         self.dropped = False
         """Whether nothing will be written any more."""
@@ -258,7 +256,7 @@ class Buffer:
         """
         if self._ended or self._size >= self._limit:
             return False
-        if self._taken == self._beaten:  # nothing but a heartbeat: the body is not at work
+        if self._taken == self._beaten:  # nothing but a heartbeat was taken: the body is not at work
             return not self._ready
         self._turns = LINGER_TURNS
         self._linger_until = monotonic() + LINGER
