@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,9 @@ GLANCES = 8
 LINGER_TURNS = 4
 LINGER = 0.0005
 """Turns and seconds for which the writer lets a body that is at work add to the next chunk."""
+
+AT_WORK = 0.002
+"""Seconds between two chunks at most, for a body to be taken to be at work."""
 
 
 class BlockEncoder(Protocol):
@@ -77,7 +81,6 @@ class Buffer:
 
     __slots__ = (
         "_are_json",
-        "_beaten",
         "_encoder",
         "_ended",
         "_filled",
@@ -91,6 +94,7 @@ class Buffer:
         "_progress",
         "_ready",
         "_runtime",
+        "_sent_at",
         "_size",
         "_taken",
         "_texts",
@@ -121,11 +125,10 @@ class Buffer:
         self._progress: anyio.Event | None = None
         self._turns = 0
         self._linger_until = 0.0
+        self._sent_at = -math.inf
         self._ready = 0
         self._taken = 0
         self._written = 0
-        self._beaten = -1
-        """How many events there were when one had been put in alone that was a heartbeat."""
         self._ended = False
         self.dropped = False
         """Whether nothing will be written any more."""
@@ -218,7 +221,6 @@ class Buffer:
         self._size += len(block)
         self._ready += 1
         if self._ready == 1:
-            self._beaten = self._taken + 1
             self._glance()
 
     async def pause(self) -> None:
@@ -256,10 +258,12 @@ class Buffer:
         """
         if self._ended or self._size >= self._limit:
             return False
-        if self._taken == self._beaten:  # nothing but a heartbeat was taken: the body is not at work
+        now, before = monotonic(), self._sent_at
+        self._sent_at = now
+        if now > before + AT_WORK:  # what is rare, as an event to thousands of streams, is not followed by others
             return not self._ready
         self._turns = LINGER_TURNS
-        self._linger_until = monotonic() + LINGER
+        self._linger_until = now + LINGER
         self._runtime.call_soon(self._turn)
         return True
 
