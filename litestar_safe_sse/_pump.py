@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from litestar_safe_sse._buffer import BlockEncoder
-    from litestar_safe_sse._tasks import Event, OwnedTask, Runtime, Wake
+    from litestar_safe_sse._tasks import Event, OwnedTask, Runtime, Wake, Work
     from litestar_safe_sse._wheel import Wheel
     from litestar_safe_sse.config import SafeSSEConfig
 
@@ -242,11 +242,6 @@ class Stream:
     @property
     def close_reason(self) -> CloseReason | None:
         return self._life.reason
-
-    @property
-    def error(self) -> BaseException | None:
-        """What the body, or the connection, raised."""
-        return self._life.error
 
     @property
     def request(self) -> tuple[Send, Message] | None:
@@ -509,7 +504,7 @@ class Stream:
         else:
             self._spawn_owner(self._own)
 
-    def _spawn_owner(self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]]) -> None:
+    def _spawn_owner(self, work: Work) -> None:
         _asyncgens.install()
         context = None if self._owner is None else self._owner.context  # a successor's is its predecessor's
         self._owner = self.runtime.spawn(work, self.kind.body_task, context)

@@ -19,6 +19,9 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable
 
+    Work = Callable[["OwnedTask"], Coroutine[Any, Any, None]]
+    """What a task does, which is given itself."""
+
 __all__ = (
     "Breather",
     "Event",
@@ -102,12 +105,7 @@ class Runtime(Protocol):
         """Whether tasks begin in the order in which they were spawned, before a :meth:`turn` ends."""
         ...
 
-    def spawn(
-        self,
-        work: Callable[[OwnedTask], Coroutine[Any, Any, None]],
-        name: str,
-        context: contextvars.Context | None = None,
-    ) -> OwnedTask:
+    def spawn(self, work: Work, name: str, context: contextvars.Context | None = None) -> OwnedTask:
         """Begins a task, in a copy of the current context unless one is given."""
         ...
 
@@ -266,12 +264,7 @@ class AsyncioRuntime:
         self._loop = loop
         self.key: Hashable = loop
 
-    def spawn(
-        self,
-        work: Callable[[OwnedTask], Coroutine[Any, Any, None]],
-        name: str,
-        context: contextvars.Context | None = None,
-    ) -> OwnedTask:
+    def spawn(self, work: Work, name: str, context: contextvars.Context | None = None) -> OwnedTask:
         return AsyncioTask(self._loop, work, name, contextvars.copy_context() if context is None else context)
 
     def wake(self) -> Wake:
@@ -353,13 +346,7 @@ class AsyncioEvent:
 class AsyncioTask:
     __slots__ = ("_cancelled", "_loop", "_task", "context")
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        work: Callable[[OwnedTask], Coroutine[Any, Any, None]],
-        name: str,
-        context: contextvars.Context,
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Work, name: str, context: contextvars.Context) -> None:
         self._loop = loop
         self._cancelled = False
         self.context = context

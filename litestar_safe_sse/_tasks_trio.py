@@ -13,7 +13,7 @@ from litestar_safe_sse.exceptions import StreamClosedError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Hashable
 
-    from litestar_safe_sse._tasks import Event, OwnedTask, Timer, Wake
+    from litestar_safe_sse._tasks import Event, OwnedTask, Timer, Wake, Work
 
 __all__ = ("TrioRuntime",)
 
@@ -32,12 +32,7 @@ class TrioRuntime:
         self._token = trio.lowlevel.current_trio_token()
         self.key: Hashable = self._token
 
-    def spawn(
-        self,
-        work: Callable[[OwnedTask], Coroutine[Any, Any, None]],
-        name: str,
-        context: contextvars.Context | None = None,
-    ) -> OwnedTask:
+    def spawn(self, work: Work, name: str, context: contextvars.Context | None = None) -> OwnedTask:
         return TrioTask(work, name, contextvars.copy_context() if context is None else context)
 
     def wake(self) -> Wake:
@@ -90,9 +85,7 @@ class TrioWake:
 class TrioTask:
     __slots__ = ("_scope", "_task", "context")
 
-    def __init__(
-        self, work: Callable[[OwnedTask], Coroutine[Any, Any, None]], name: str, context: contextvars.Context
-    ) -> None:
+    def __init__(self, work: Work, name: str, context: contextvars.Context) -> None:
         self._scope: trio.CancelScope | None = None
         self.context = context
         self._task = trio.lowlevel.spawn_system_task(work, self, name=name, context=context)
