@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -52,16 +53,19 @@ def chromium(directory: Path) -> Iterator[BrowserContext]:
 
 @contextlib.contextmanager
 def launched(server: str = "uvicorn", *, workers: int = 1, redis_url: str = "") -> Iterator[str]:
-    """``python -m example_app`` for the length of a block; yields its address."""
+    """``python -m example_app`` for the length of a block; yields its address, and prints its output."""
     port = free_port()
     arguments = ["--server", server, "--workers", str(workers), "--port", str(port)]
-    with subprocess.Popen(
-        [sys.executable, "-m", "example_app", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "EXAMPLE_REDIS_URL": redis_url},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    with (
+        tempfile.TemporaryFile() as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "example_app", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "EXAMPLE_REDIS_URL": redis_url},
+            stdout=output,
+            stderr=output,
+        ) as process,
+    ):
         try:
             url = f"http://127.0.0.1:{port}"
             deadline = time.monotonic() + 30
@@ -79,6 +83,8 @@ def launched(server: str = "uvicorn", *, workers: int = 1, redis_url: str = "") 
                 for one in everyone:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         one.kill()
+                output.seek(0)
+                print(output.read().decode(errors="replace"))
 
 
 def answers(url: str) -> bool:

@@ -48,6 +48,9 @@ SOON = 0.5
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent to processes")
 
 
+Result = TypeVar("Result")
+
+
 @dataclass(frozen=True)
 class Kind:
     """A server, as it is started."""
@@ -111,7 +114,7 @@ class Server:
                 return bool(connection.recv(65536))
             return False
 
-        attempt_repeatedly(attempt)
+        self._repeatedly(attempt)
 
     def hold(self, cleanup: float = 0.0) -> socket.socket:
         """Opens a response that is held open, and waits until it is."""
@@ -128,7 +131,14 @@ class Server:
             connection.close()
             return None
 
-        return attempt_repeatedly(attempt)
+        return self._repeatedly(attempt)
+
+    def _repeatedly(self, attempt: Callable[[], Result | None]) -> Result:
+        """Makes a request again if need be: one of the first that Granian gets may stay without an answer."""
+        for _ in range(int(PATIENCE)):
+            if result := attempt():
+                return result
+        pytest.fail(f"The requests were not answered.\n{self.log.read_text()}")
 
     def all(self, event: str) -> list[Report]:
         return [report for report in self.reports if report.event == event]
@@ -213,17 +223,6 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     yield launch
     for server in servers:
         server.end()
-
-
-Result = TypeVar("Result")
-
-
-def attempt_repeatedly(attempt: Callable[[], Result | None]) -> Result:
-    """Makes a request again if need be: one of the first that Granian gets may stay without an answer."""
-    for _ in range(int(PATIENCE)):
-        if result := attempt():
-            return result
-    pytest.fail("The requests were not answered.")
 
 
 def connect(port: int, process: subprocess.Popen[bytes] | None = None) -> socket.socket:
