@@ -95,6 +95,19 @@ def answers(url: str) -> bool:
         return False
 
 
+def _answer(request: urllib.request.Request) -> HTTPResponse:
+    """Asks again, as browsers do, when the connection is lost: at Granian it may wait for the worker that is killed."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            response: HTTPResponse = urllib.request.urlopen(request, timeout=5)
+        except ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return response
+
+
 class Event(NamedTuple):
     type: str
     id: str
@@ -104,8 +117,7 @@ class Event(NamedTuple):
 def read_feed(url: str, last_event_id: str = "") -> Iterator[Event]:
     """The events of the feed, until the connection is lost or the iterator is closed."""
     headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
-    response: HTTPResponse
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/feed/events", headers=headers), timeout=5) as response:
+    with _answer(urllib.request.Request(f"{url}/feed/events", headers=headers)) as response:
         fields: dict[str, str] = {}
         with contextlib.suppress(ConnectionError, HTTPException):
             for line in response:
