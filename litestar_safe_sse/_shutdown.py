@@ -28,9 +28,13 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from litestar_safe_sse._tasks import current_key, current_runtime
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from types import FrameType
+
+    from litestar_safe_sse._tasks import Runtime
 
     Call = Callable[[], object]
 
@@ -102,7 +106,7 @@ class ShutdownWatch:
         calls: list[Call] = [self._on_shutdown]
         if "granian.server.mp" in modules:
             calls.append(_ignore_repeated_signals)
-        self._bell = bell = _Bell(_current_loop(), calls, self._logger)
+        self._bell = bell = _Bell(current_runtime(), calls, self._logger)
         steps: list[_Hook] = list(_hook_first_steps(bell))
         if server == "hypercorn" and not steps:
             steps = list(_hook_trigger(bell))
@@ -159,92 +163,19 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-class _Loop(Protocol):
-    """An event loop, be it asyncio's or trio's."""
-
-    name: str
-
-    def soon(self, call: Call, /) -> object:
-        """Calls in the loop's thread. Any thread and any signal handler may ask for it."""
-        ...
-
-    def later(self, seconds: float, call: Call, /) -> object:
-        """Calls in the loop's thread, which alone may ask for it."""
-        ...
-
-    def runs_here(self) -> bool:
-        """Whether the caller runs in this very loop."""
-        ...
-
-    def coroutines(self) -> Iterator[Any]:
-        """The outermost coroutine of each task."""
-        ...
-
-
-class _AsyncioLoop:
-    name = "asyncio"
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-
-    def soon(self, call: Call, /) -> object:
-        return self._loop.call_soon_threadsafe(call)
-
-    def later(self, seconds: float, call: Call, /) -> object:
-        return self._loop.call_later(seconds, call)
-
-    def runs_here(self) -> bool:
-        return asyncio.get_running_loop() is self._loop
-
-    def coroutines(self) -> Iterator[Any]:
-        return (task.get_coro() for task in asyncio.all_tasks(self._loop))
-
-
-class _TrioLoop:
-    name = "trio"
-
-    def __init__(self, trio: Any) -> None:
-        self._trio = trio
-        self._token = trio.lowlevel.current_trio_token()
-
-    def soon(self, call: Call, /) -> object:
-        return self._token.run_sync_soon(call)
-
-    def later(self, seconds: float, call: Call, /) -> object:
-        return self._trio.lowlevel.spawn_system_task(self._call_later, seconds, call)
-
-    async def _call_later(self, seconds: float, call: Call) -> None:
-        await self._trio.sleep(seconds)
-        call()
-
-    def runs_here(self) -> bool:
-        return self._trio.lowlevel.current_trio_token() is self._token
-
-    def coroutines(self) -> Iterator[Any]:
-        tasks = [self._trio.lowlevel.current_root_task()]
-        while tasks:
-            task = tasks.pop()
-            yield task.coro
-            tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-
-
-def _current_loop() -> _Loop:
-    # trio first: it can run as a guest in asyncio's loop.
-    trio = sys.modules.get("trio")
-    if trio is not None:
-        with contextlib.suppress(RuntimeError):
-            return _TrioLoop(trio)
-    return _AsyncioLoop()
-
-
 class _Bell:
     """Makes its calls once, in the loop's own thread."""
 
-    def __init__(self, loop: _Loop, calls: list[Call], logger: Logger) -> None:
-        self.loop = loop
+    def __init__(self, runtime: Runtime, calls: list[Call], logger: Logger) -> None:
+        self.runtime = runtime
         self.removed = False
         self._calls = calls
         self._logger = logger
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether nobody is left to be told: a loop without a lifespan ends without telling."""
+        return self.removed or self.runtime.is_gone()
 
     def ring(self) -> None:
         """Rings from a signal handler, where nothing else is safe to touch, a logger included."""
@@ -253,7 +184,7 @@ class _Bell:
     def call_soon(self, call: Call) -> None:
         # The error says that the loop has ended, and with it all who could be told.
         with contextlib.suppress(RuntimeError):
-            self.loop.soon(call)
+            self.runtime.call_threadsafe(call)
 
     def ring_here(self) -> None:
         """Rings from within the loop."""
@@ -326,7 +257,7 @@ class _Link:
     def __init__(self, slot: _Signal | _Attribute, bell: _Bell) -> None:
         self.slot = slot
         self.bell = bell
-        self.previous = slot.get()
+        self.previous = _alive(slot.get())
         slot.put(self._as_seen())
 
     def _as_seen(self) -> Any:
@@ -335,10 +266,7 @@ class _Link:
     def take_out(self) -> None:
         if _link_in(self.slot.get()) is not self:
             return
-        below = self.previous
-        while (link := _link_in(below)) is not None and link.bell.removed:
-            below = link.previous
-        self.slot.put(below)
+        self.slot.put(_alive(self.previous))
 
 
 class _ReactorHold:
@@ -374,13 +302,20 @@ class _ReactorHold:
 
 def _hold_reactor(bell: _Bell, drain: Callable[[], Awaitable[None]]) -> Iterator[_ReactorHold]:
     reactor = sys.modules.get("twisted.internet.reactor")
-    if reactor is not None and bell.loop.name == "asyncio":
+    if reactor is not None and bell.runtime.name == "asyncio":
         yield _ReactorHold(reactor, bell, drain)
 
 
 def _link_in(value: Any) -> _Link | None:
     link = getattr(value, "__func__", value)
     return link if isinstance(link, _Link) else None
+
+
+def _alive(value: Any) -> Any:
+    """The first in a chain that still has somebody to tell."""
+    while (link := _link_in(value)) is not None and link.bell.is_dead:
+        value = link.previous
+    return value
 
 
 class _Chained(_Link):
@@ -414,7 +349,7 @@ class _Postponed(_Link):
     def _start(self) -> None:
         if not self._started:
             self._started = True
-            self.bell.loop.later(self._patience, self._end)
+            self.bell.runtime.call_later(self._patience, self._end)
 
     def _end(self) -> None:
         if not self.bell.removed:
@@ -478,7 +413,7 @@ class _Trigger(_Link):
 
     def __call__(self, trigger: Callable[[], Awaitable[Any]]) -> Any:
         # The module is the same for every loop of the process, and this is about one of them.
-        return self.previous(partial(self._wait, trigger) if self.bell.loop.runs_here() else trigger)
+        return self.previous(partial(self._wait, trigger) if self.bell.runtime.key == current_key() else trigger)
 
     async def _wait(self, trigger: Callable[[], Awaitable[Any]]) -> None:
         await trigger()
@@ -487,23 +422,35 @@ class _Trigger(_Link):
 
 def _hook_first_steps(bell: _Bell) -> Iterator[_Link]:
     for module, variable, (*path, method) in _FIRST_STEPS:
-        for found in _own(_locals_of(bell.loop, module, variable)):
+        for found in _own(_locals_of(bell.runtime, module, variable)):
             owner = reduce(lambda value, name: getattr(value, name, None), path, found)
             if callable(getattr(owner, method, None)):
                 yield _FirstStep(_Attribute(owner, method), bell)
 
 
 def _hook_trigger(bell: _Bell) -> Iterator[_Link]:
-    module = sys.modules.get(f"hypercorn.{bell.loop.name}.run")
+    module = sys.modules.get(f"hypercorn.{bell.runtime.name}.run")
     if callable(getattr(module, "raise_shutdown", None)):
         yield _Trigger(_Attribute(module, "raise_shutdown"), bell)
 
 
-def _locals_of(loop: _Loop, module: str, variable: str) -> list[Any]:
+def _coroutines(runtime: Runtime) -> Iterator[Any]:
+    """The outermost coroutine of each task."""
+    if runtime.name == "asyncio":
+        yield from (task.get_coro() for task in asyncio.all_tasks())
+        return
+    tasks = [sys.modules["trio"].lowlevel.current_root_task()]
+    while tasks:
+        task = tasks.pop()
+        yield task.coro
+        tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+
+
+def _locals_of(runtime: Runtime, module: str, variable: str) -> list[Any]:
     """What a local variable holds in those of the loop's waiting coroutines that a module defines."""
     if module not in sys.modules:
         return []
-    frames = (frame for coroutine in loop.coroutines() for frame in _waiting_frames(coroutine))
+    frames = (frame for coroutine in _coroutines(runtime) for frame in _waiting_frames(coroutine))
     values = (frame.f_locals.get(variable) for frame in frames if _module_of(frame) == module)
     return list({id(value): value for value in values if value is not None}.values())
 

@@ -93,6 +93,11 @@ class Runtime(Protocol):
     """One running event loop."""
 
     @property
+    def name(self) -> str:
+        """What the library calls itself: ``asyncio`` or ``trio``."""
+        ...
+
+    @property
     def key(self) -> Hashable: ...
 
     @property
@@ -255,6 +260,7 @@ class AsyncioRuntime:
 
     __slots__ = ("_breather", "_context", "_loop", "key")
 
+    name = "asyncio"
     can_hold_contexts = True
     starts_in_order = True
 

@@ -23,6 +23,7 @@ class TrioRuntime:
 
     __slots__ = ("_breather", "_token", "key")
 
+    name = "trio"
     # A scope or nursery has to be left inside the scope of the attempt that entered it.
     can_hold_contexts = False
     starts_in_order = False

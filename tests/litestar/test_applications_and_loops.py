@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import signal
 import threading
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -125,25 +127,49 @@ def test_event_loops_in_threads(trace: Trace) -> None:
     assert len(streams) == 0
 
 
-def handlers_in_chain(number: int) -> int:
-    """How many handlers of a signal call one another."""
-    handler, count = signal.getsignal(number), 0
+@pytest.fixture
+def _python_handles_sigint() -> Iterator[None]:
+    """Whatever the applications of other tests have put in front."""
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, found)
+
+
+def handlers_in_chain() -> int:
+    """How many handlers of ^C call one another."""
+    handler, count = signal.getsignal(signal.SIGINT), 0
     while handler is not None and hasattr(handler, "previous"):
         handler, count = handler.previous, count + 1
     return count
 
 
+@pytest.mark.usefixtures("_python_handles_sigint")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_event_loops_one_after_another_leave_nothing(trace: Trace, backend: str) -> None:
     """Without a lifespan, as on Daphne, loop after loop leaves no growing list of loops and signal handlers."""
     app, streams = make_app(*endless_and_brief(trace))
-    before = handlers_in_chain(signal.SIGINT)
     for _ in range(5):
         anyio.run(request, app, "/brief", backend=backend)
-    assert handlers_in_chain(signal.SIGINT) - before <= 1
+    assert handlers_in_chain() <= 1
     assert len(streams._loops) <= 1
 
 
+@pytest.mark.usefixtures("_python_handles_sigint")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_applications_one_after_another_leave_nothing(backend: str) -> None:
+    """Applications that are made for one loop each, as tests do, and served without a lifespan, are let go."""
+    applications = []
+    for _ in range(5):
+        app, streams = make_app(*endless_and_brief([]))
+        anyio.run(request, app, "/brief", backend=backend)
+        applications.append(weakref.ref(streams))
+        del app, streams
+    assert handlers_in_chain() <= 1
+    gc.collect()
+    assert [application() for application in applications[:-1]] == [None] * 4
+
+
+@pytest.mark.usefixtures("_python_handles_sigint")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_application_lives_several_times(trace: Trace, backend: str) -> None:
     """An application that is started and shut down again and again streams each time, and leaves nothing."""
