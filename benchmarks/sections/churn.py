@@ -13,7 +13,7 @@ __all__ = ("churn",)
 
 AT_ONCE = 16
 A_ROUND = 1000
-WARM = 2000
+WARM = 20_000
 SETTLE = 1.0
 BUILTIN = "litestar"
 
