@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks.peers import Peer
 
-__all__ = ("SERVERS", "Process", "ask_client", "client", "missing", "prepared", "running", "versions")
+__all__ = ("SERVERS", "Process", "ask_client", "client", "free_port", "missing", "prepared", "running", "versions")
 
 PEERS = Path(__file__).parent / "peers"
 ROOT = PEERS.parent.parent
@@ -107,7 +107,7 @@ def versions() -> str:
 @contextmanager
 def running(peer: Peer, server: str) -> Iterator[Process]:
     """A peer that serves, until the end of the block."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         command = _command(peer, server, port, Path(directory))
         with _ended(_start(command)) as popen:
@@ -119,7 +119,7 @@ def running(peer: Peer, server: str) -> Iterator[Process]:
 @contextmanager
 def prepared() -> Iterator[Process]:
     """The server that only hands over bytes."""
-    port = _free_port()
+    port = free_port()
     with _ended(_start([sys.executable, "-m", "benchmarks.prepared_server", str(port)])) as popen:
         process = Process("prepared bytes", port, popen)
         _await_port(process)
@@ -201,7 +201,8 @@ def _ended(popen: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
                 child.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 

@@ -214,7 +214,7 @@ class StreamRegistry:
         loop = self._loops.get(current_key())
         if loop is None:
             runtime = current_runtime()
-            self._forget_gone_loops()  # first: their links are then on top of the chain
+            self._forget_gone_loops()
             logger = self.logger or logging.getLogger("litestar_safe_sse")
             patience = self.config.shutdown_grace + self.config.cleanup_timeout + _APPLICATION_SHUTDOWN
             watch = ShutdownWatch(self.begin_drain, logger, drain=self.drain, patience=patience)

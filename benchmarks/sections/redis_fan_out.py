@@ -19,6 +19,7 @@ from litestar.channels.backends.redis import RedisChannelsPubSubBackend, RedisCh
 from redis.asyncio import Redis
 
 from benchmarks.sections import Options
+from benchmarks.servers import free_port
 from benchmarks.tables import Table
 from litestar_safe_sse.sources import RedisEventLog, RedisPlugin
 
@@ -203,9 +204,7 @@ PEERS: dict[str, Callable[[str, Tally], contextlib.AbstractAsyncContextManager[P
 @contextmanager
 def running_redis() -> Iterator[str]:
     """A server of our own, with nothing on disk."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         command = ["redis-server", "--port", f"{port}", "--bind", "127.0.0.1", "--dir", directory, "--save", ""]
         popen = subprocess.Popen(command, stdout=subprocess.DEVNULL)
