@@ -14,9 +14,9 @@ from litestar.plugins.base import InitPlugin, ReceiveRoutePlugin
 from litestar.routes import HTTPRoute, WebSocketRoute
 from litestar.types import Scope
 
-from litestar_safe_sse._encoding import decode_last_event_id
-from litestar_safe_sse._registry import StreamRegistry
-from litestar_safe_sse._state import CloseReason
+from litestar_safe_sse._core.encoding import decode_last_event_id
+from litestar_safe_sse._core.registry import StreamRegistry
+from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.context import StreamContext
 from litestar_safe_sse.exceptions import InvalidFieldError, OutsideRequestError

@@ -15,13 +15,14 @@ from litestar.response.sse import ServerSentEventMessage
 from litestar.serialization import default_serializer, get_serializer
 from msgspec import UNSET, UnsetType
 
-from litestar_safe_sse._encoding import Encoder, encode_comment
-from litestar_safe_sse._iteration import aclose, check_content
-from litestar_safe_sse._messages import SSEMessage
-from litestar_safe_sse._pump import Handler
-from litestar_safe_sse._registry import StreamRefusedError
-from litestar_safe_sse._state import CloseReason, StreamState
-from litestar_safe_sse._tasks import run_apart
+from litestar_safe_sse._core.encoding import Encoder, encode_comment
+from litestar_safe_sse._core.iteration import aclose, check_content
+from litestar_safe_sse._core.messages import SSEMessage
+from litestar_safe_sse._core.registry import StreamRefusedError
+from litestar_safe_sse._core.state import CloseReason, StreamState
+from litestar_safe_sse._core.stream import Handler
+from litestar_safe_sse._litestar import from_litestar
+from litestar_safe_sse._runtime.shielding import run_shielded
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError
 
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from litestar.enums import MediaType
     from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
 
-    from litestar_safe_sse._buffer import BlockEncoder
-    from litestar_safe_sse._pump import Stream
-    from litestar_safe_sse._registry import StreamRegistry
+    from litestar_safe_sse._core.buffer import BlockEncoder
+    from litestar_safe_sse._core.registry import StreamRegistry
+    from litestar_safe_sse._core.stream import Stream
 
     RawHeaders = list[tuple[bytes, bytes]]
 
@@ -306,7 +307,7 @@ class SafeSSEResponse(ASGIResponse):
             raise
         except BaseException:  # cancelled: a background task has to await all the same
             limit = self.stream.config.cleanup_timeout
-            await run_apart(self.after_response(), self.stream.runtime, limit=limit, name="SSE background tasks")
+            await run_shielded(self.after_response(), self.stream.runtime, limit=limit, name="SSE background tasks")
             raise
         await self.after_response()
 
@@ -316,14 +317,6 @@ class SafeSSEResponse(ASGIResponse):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self.stream.discard(CloseReason.COMPLETED)
-
-
-def from_litestar(message: ServerSentEventMessage) -> tuple[SSEMessage, str]:
-    """Makes our message of Litestar's, where ``None`` as data means that there is none."""
-    only_others = message.event is None and (message.comment, message.id, message.retry) != (None, None, None)
-    # Its default is "", which after a lone comment, id or retry would have an empty event dispatched.
-    data = UNSET if message.data is None or (message.data == "" and only_others) else message.data
-    return SSEMessage(data, message.event, message.id, message.retry, message.comment), message.sep
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,14 @@ Redis says what to install.
 from __future__ import annotations
 
 from litestar_safe_sse.exceptions import MissingExtraError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._redis import RedisPlugin
 from litestar_safe_sse.sources._subscription import Overflow, Subscription
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
 from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
-from litestar_safe_sse.sources.redis_log import RedisEventLog
-from litestar_safe_sse.sources.redis_pubsub import Gap, PubSubMessage, RedisPubSub
-from litestar_safe_sse.sources.redis_queue import QueueItem, RedisGroupQueue, RedisQueue
+from litestar_safe_sse.sources.redis.connection import RedisPlugin
+from litestar_safe_sse.sources.redis.log import RedisEventLog
+from litestar_safe_sse.sources.redis.pubsub import Gap, PubSubMessage, RedisPubSub
+from litestar_safe_sse.sources.redis.queue import QueueItem, RedisGroupQueue, RedisQueue
 
 __all__ = (
     "ChannelMessage",

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from litestar.response.sse import ServerSentEventMessage
-from litestar.serialization import default_serializer
 from msgspec import UNSET
 from msgspec.json import Encoder as JSONEncoder
 
-from litestar_safe_sse._encoding import as_text
-from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._core.encoding import as_text
+from litestar_safe_sse._core.messages import SSEMessage
+from litestar_safe_sse._litestar import ServerSentEventMessage, default_serializer, from_litestar
 from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError
-from litestar_safe_sse.response import from_litestar
 from litestar_safe_sse.sources._subscription import DROPPED
 
 __all__ = ("RESET", "Renderer", "check_topic")

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Literal
 
-from litestar_safe_sse._messages import SSEMessage
-from litestar_safe_sse._tasks import current_runtime
+from litestar_safe_sse._core.messages import SSEMessage
+from litestar_safe_sse._runtime.current import current_runtime
 from litestar_safe_sse.config import check_integer
 from litestar_safe_sse.exceptions import InvalidFieldError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from litestar_safe_sse._tasks import Wake
+    from litestar_safe_sse._runtime.base import Wake
 
 __all__ = ("DROPPED", "Key", "Mailbox", "Overflow", "Subscription", "make_mailbox")
 

@@ -13,11 +13,11 @@ import anyio
 from litestar.channels import ChannelsPlugin, Subscriber
 from litestar.channels.plugin import ChannelsException
 
-from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._redis import spawn
 from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
+from litestar_safe_sse.sources.redis.connection import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable

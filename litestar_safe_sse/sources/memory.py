@@ -9,16 +9,16 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_duration, check_integer, check_text
 from litestar_safe_sse.sources._cursor import Position, cursor, record, tag
-from litestar_safe_sse.sources._hub import PAGE, Choices, Extent, Hub, LogSubscription, StoredEvent
+from litestar_safe_sse.sources._fan_out import PAGE, Extent, Hub, LogSubscription, StoredEvent, SubscribeOptions
 from litestar_safe_sse.sources._stored import Renderer, check_topic
 from litestar_safe_sse.sources._subscription import Key, Overflow
 from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, OnReset, StartAt
 
 if TYPE_CHECKING:
-    from litestar_safe_sse.sources._hub import Channel
+    from litestar_safe_sse.sources._fan_out import Channel
 
 __all__ = ("MemoryEventLog",)
 
@@ -79,7 +79,9 @@ class MemoryEventLog(EventLog):
         key: Key | None = None,
     ) -> LogSubscription:
         """See :meth:`EventLog.subscribe`."""
-        return LogSubscription(lambda: self._hub, topics, after, Choices(start, on_reset, buffer, overflow, key))
+        return LogSubscription(
+            lambda: self._hub, topics, after, SubscribeOptions(start, on_reset, buffer, overflow, key)
+        )
 
     def statistics(self) -> EventLogStatistics:
         """The log's figures at this moment."""

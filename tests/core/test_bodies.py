@@ -24,7 +24,7 @@ from litestar_safe_sse import (
     SSEMessage,
     StreamContext,
 )
-from litestar_safe_sse._tasks import current_runtime
+from litestar_safe_sse._runtime.current import current_runtime
 
 pytestmark = pytest.mark.anyio
 

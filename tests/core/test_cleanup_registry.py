@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litestar_safe_sse._cleanup import CleanupRegistry
-from litestar_safe_sse._tasks import Interrupted
+from litestar_safe_sse._core.cleanup import CleanupRegistry
+from litestar_safe_sse._runtime.base import Interrupted
 from litestar_safe_sse.exceptions import StreamClosedError
 
 

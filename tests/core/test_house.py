@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -14,96 +15,83 @@ import litestar_safe_sse
 from litestar_safe_sse import sources
 
 PACKAGE = Path(litestar_safe_sse.__file__).parent
+NAME = PACKAGE.name
 
-ORDER = [
-    "exceptions",
-    "config",
-    "_messages",
-    "_encoding",
-    "_state",
-    "_tasks",
-    "_tasks_trio",
-    "_asyncgens",
-    "_iteration",
-    "_buffer",
-    "_cleanup",
-    "_doorway",
-    "_flow",
-    "_wheel",
-    "_writer",
-    "_pump",
-    "_slices",
-    "_shutdown",
-    "_registry",
-    "context",
-    "response",
-    "plugin",
-    "sources._subscription",
-    "sources._cursor",
-    "sources._stored",
-    "sources.event_log",
-    "sources._hub",
-    "sources.memory",
-    "sources._redis",
-    "sources.redis_log",
-    "sources._handover",
-    "sources.redis_queue",
-    "sources.redis_pubsub",
-    "sources.channels",
-]
-"""Each file imports only from those above it, so nothing outside of ``sources`` from there."""
+WINGS = ("exceptions", "config", "_runtime", "_servers", "_core", "context", "_litestar", "sources", "faces")
+"""Each imports only from itself and from those before it. The faces are the files at the top, which users import."""
 
-LITESTAR_FROM = "response"
+KNOW_LITESTAR = ("_litestar", "faces", "sources.channels", "sources.redis.connection")
+
+Imports = dict[str, set[str]]
 
 
-PACKAGES = ("litestar_safe_sse", "litestar_safe_sse.sources")
-
-
-def tree_of(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
-
-
-def imports(module: str) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(tree_of(module)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found.update(names if node.module in PACKAGES else [node.module])
-        elif isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+def modules() -> dict[str, Path]:
+    """Every module of the package, by its name within it."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
-def test_every_file_has_its_place() -> None:
-    """The order above names every file of the package."""
-    files = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
-    assert {file for file in files if not file.endswith("__init__")} == set(ORDER)
+MODULES = modules()
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_a_file_imports_only_from_above(module: str) -> None:
-    """Imports go one way; the one exception is the backend that is loaded only where its loop runs."""
-    above = set(ORDER[: ORDER.index(module)])
-    own = {name.partition(".")[2] for name in imports(module) if name.startswith("litestar_safe_sse.")}
-    allowed = above | ({"_tasks_trio"} if module == "_tasks" else set()) | types_only(module)
-    assert own <= allowed
+def wing_of(module: str) -> str:
+    top = module.partition(".")[0]
+    return top if top in WINGS else "faces"
 
 
-def types_only(module: str) -> set[str]:
-    """What a file imports for type checkers alone."""
+def imported(node: ast.AST) -> set[str]:
+    """The modules that a tree imports, those of the package by their name within it."""
     found: set[str] = set()
-    for node in ast.walk(tree_of(module)):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            for inner in ast.walk(node):
-                if isinstance(inner, ast.ImportFrom) and inner.module and inner.module.startswith("litestar_safe_sse."):
-                    found.add(inner.module.partition(".")[2])
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.ImportFrom) and inner.module is not None:
+            own = inner.module.removeprefix(NAME).lstrip(".") if inner.module.split(".")[0] == NAME else None
+            if own is None:
+                found.add(inner.module)
+                continue
+            for alias in inner.names:
+                name = f"{own}.{alias.name}".lstrip(".")
+                found.add(f"{NAME}.{name if name in MODULES else own}".rstrip("."))
+        elif isinstance(inner, ast.Import):
+            found.update(alias.name for alias in inner.names)
     return found
 
 
-@pytest.mark.parametrize("module", ORDER[: ORDER.index(LITESTAR_FROM)])
-def test_litestar_first_appears_at_the_response(module: str) -> None:
+def imports_of(module: str, *, types: bool) -> set[str]:
+    """What a module imports, with or without what is for type checkers alone."""
+    tree = ast.parse(MODULES[module].read_text())
+    if not types:
+        tree.body = [node for node in tree.body if not is_for_type_checkers(node)]
+    return imported(tree)
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def own(names: set[str]) -> set[str]:
+    return {name.removeprefix(f"{NAME}.") for name in names if name.startswith(f"{NAME}.")}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module])
+def test_arrows_run_one_way(module: str) -> None:
+    """A wing imports only from those below it, for type checkers too."""
+    below = WINGS[: WINGS.index(wing_of(module)) + 1]
+    assert {wing_of(name) for name in own(imports_of(module, types=True))} <= set(below)
+
+
+def test_there_is_no_circle() -> None:
+    """No module needs itself, by way of others, to be imported."""
+    TopologicalSorter({module: own(imports_of(module, types=False)) for module in MODULES}).prepare()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module])
+def test_litestar_is_known_to_the_faces(module: str) -> None:
     """The core knows ASGI, and nothing of Litestar."""
-    assert not {name for name in imports(module) if name == "litestar" or name.startswith("litestar.")}
+    knows = any(name.partition(".")[0] == "litestar" for name in imports_of(module, types=True))
+    assert not knows or module in KNOW_LITESTAR or wing_of(module) in KNOW_LITESTAR
 
 
 def test_importing_the_package_loads_nothing_optional_and_hooks_nothing() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from litestar_safe_sse import _wheel
-from litestar_safe_sse._wheel import BUDGET, EARLY, LATENESS, TICK, Wheel
+from litestar_safe_sse._core import timers
+from litestar_safe_sse._core.timers import BUDGET, EARLY, LATENESS, TICK, TimerWheel
 
 
 class Timer:
@@ -65,14 +65,14 @@ class Bell:
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     loop = Loop()
-    monkeypatch.setattr(_wheel, "monotonic", lambda: loop.now)
+    monkeypatch.setattr(timers, "monotonic", lambda: loop.now)
     return loop
 
 
 @pytest.fixture
-def wheel(loop: Loop) -> Iterator[Wheel]:
+def wheel(loop: Loop) -> Iterator[TimerWheel]:
     """A wheel of which nothing may be left when its time has come."""
-    wheel = Wheel(loop)  # type: ignore[arg-type]
+    wheel = TimerWheel(loop)  # type: ignore[arg-type]
     yield wheel
     loop.run_until(loop.now + 1e7)
     assert loop.pending == []
@@ -80,7 +80,7 @@ def wheel(loop: Loop) -> Iterator[Wheel]:
 
 
 @pytest.mark.parametrize("delay", [-5.0, 0.0, 1e-6, 0.003, TICK, 0.02, 0.5, 0.996, 1.0, 5.0, 15.0, 3600.0, 1e6])
-def test_never_early_and_late_by_little(loop: Loop, wheel: Wheel, delay: float) -> None:
+def test_never_early_and_late_by_little(loop: Loop, wheel: TimerWheel, delay: float) -> None:
     """Told once, and in time, wherever in a tick the clock stands."""
     for offset in (0.0, TICK / 3, TICK * 0.999):
         loop.now += offset
@@ -91,7 +91,7 @@ def test_never_early_and_late_by_little(loop: Loop, wheel: Wheel, delay: float) 
         assert 0 <= bell.told[0] - due <= max(TICK, delay * LATENESS) + 1e-6
 
 
-def test_an_early_loop_tells_no_alarm_a_millisecond_early(loop: Loop, wheel: Wheel) -> None:
+def test_an_early_loop_tells_no_alarm_a_millisecond_early(loop: Loop, wheel: TimerWheel) -> None:
     """A loop that counts in milliseconds may call too soon; the alarm is then told that much too soon, not again."""
     loop.skew = -EARLY
     bell, due = Bell(loop), loop.now + 0.5
@@ -101,7 +101,7 @@ def test_an_early_loop_tells_no_alarm_a_millisecond_early(loop: Loop, wheel: Whe
     assert bell.told[0] >= due - EARLY
 
 
-def test_one_timer_for_all(loop: Loop, wheel: Wheel) -> None:
+def test_one_timer_for_all(loop: Loop, wheel: TimerWheel) -> None:
     """A thousand alarms, spread over a second, need a timer a tick at most, and one at a time."""
     bells = [Bell(loop) for _ in range(1000)]
     for index, bell in enumerate(bells):
@@ -115,7 +115,7 @@ def test_one_timer_for_all(loop: Loop, wheel: Wheel) -> None:
     assert calls <= 1 / TICK + 1
 
 
-def test_an_earlier_alarm_is_told_earlier(loop: Loop, wheel: Wheel) -> None:
+def test_an_earlier_alarm_is_told_earlier(loop: Loop, wheel: TimerWheel) -> None:
     """The timer is wound back for it."""
     late, soon = Bell(loop), Bell(loop)
     wheel.set(late, loop.now + 10)
@@ -126,7 +126,7 @@ def test_an_earlier_alarm_is_told_earlier(loop: Loop, wheel: Wheel) -> None:
     assert len(late.told) == 1
 
 
-def test_a_cleared_alarm_is_not_told(loop: Loop, wheel: Wheel) -> None:
+def test_a_cleared_alarm_is_not_told(loop: Loop, wheel: TimerWheel) -> None:
     """Nor does it keep those beside it from being told."""
     gone, stays = Bell(loop), Bell(loop)
     slot = wheel.set(gone, loop.now + 1)
@@ -136,7 +136,7 @@ def test_a_cleared_alarm_is_not_told(loop: Loop, wheel: Wheel) -> None:
     assert (gone.told, len(stays.told)) == ([], 1)
 
 
-def test_nothing_is_left_of_cleared_alarms(loop: Loop, wheel: Wheel) -> None:
+def test_nothing_is_left_of_cleared_alarms(loop: Loop, wheel: TimerWheel) -> None:
     """What is set and cleared a million times takes no more room than the slots there are."""
     stays = Bell(loop)
     wheel.set(stays, loop.now + 60)
@@ -150,7 +150,7 @@ def test_nothing_is_left_of_cleared_alarms(loop: Loop, wheel: Wheel) -> None:
     assert len(stays.told) == 1
 
 
-def test_a_failure_is_its_own(loop: Loop, wheel: Wheel) -> None:
+def test_a_failure_is_its_own(loop: Loop, wheel: TimerWheel) -> None:
     """An alarm that raises is the loop's to report; those in its slot and after it are told all the same."""
 
     class Broken(Bell):
@@ -169,7 +169,7 @@ def test_a_failure_is_its_own(loop: Loop, wheel: Wheel) -> None:
     assert [len(bell.told) for bell in (*bells, broken)] == [1, 1, 1, 1]
 
 
-def test_many_alarms_leave_the_loop_its_turns(loop: Loop, wheel: Wheel) -> None:
+def test_many_alarms_leave_the_loop_its_turns(loop: Loop, wheel: TimerWheel) -> None:
     """Alarms of one time are told bit by bit, if together they take long; none is forgotten."""
 
     class Slow(Bell):
@@ -189,7 +189,7 @@ def test_many_alarms_leave_the_loop_its_turns(loop: Loop, wheel: Wheel) -> None:
     assert max(turns) * 0.0003 <= BUDGET + 0.0003
 
 
-def test_alarms_may_set_and_clear_others(loop: Loop, wheel: Wheel) -> None:
+def test_alarms_may_set_and_clear_others(loop: Loop, wheel: TimerWheel) -> None:
     """While they are told, as streams do that close each other."""
     victim = Bell(loop)
     heir = Bell(loop)
@@ -210,7 +210,7 @@ def test_alarms_may_set_and_clear_others(loop: Loop, wheel: Wheel) -> None:
     assert heir.told[0] - killer.told[0] <= 2 * TICK
 
 
-def test_whatever_happens(loop: Loop, wheel: Wheel) -> None:
+def test_whatever_happens(loop: Loop, wheel: TimerWheel) -> None:
     """Ten thousand random steps, against a plain list."""
     chance = random.Random(7)
     waiting: dict[Bell, tuple[float, float, int]] = {}

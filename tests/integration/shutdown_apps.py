@@ -46,7 +46,7 @@ class HeldOpen:
         self._handlers: list[Any] = []
         self._watches: list[Any] = []
         if watches:
-            from litestar_safe_sse._shutdown import ShutdownWatch
+            from litestar_safe_sse._servers.shutdown import ShutdownWatch
 
             self._watches = [ShutdownWatch(self._on_shutdown, logger, patience=patience) for _ in range(watches)]
 

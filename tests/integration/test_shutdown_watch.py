@@ -34,7 +34,7 @@ import uvicorn
 from ports import free_port
 from shutdown_apps import HeldOpen
 
-from litestar_safe_sse._shutdown import ShutdownWatch
+from litestar_safe_sse._servers.shutdown import ShutdownWatch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -890,7 +890,7 @@ def test_an_unknown_version_is_said_to_be(monkeypatch: pytest.MonkeyPatch, handl
     def no_version(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("litestar_safe_sse._shutdown.version", no_version)
+    monkeypatch.setattr("litestar_safe_sse._servers.shutdown.version", no_version)
     log = Log()
 
     async def main() -> None:
@@ -906,6 +906,6 @@ def test_an_unknown_version_is_said_to_be(monkeypatch: pytest.MonkeyPatch, handl
 
 def test_importing_brings_no_server_in() -> None:
     """The module imports neither a server nor trio: it asks for those that are there."""
-    code = "import sys; import litestar_safe_sse._shutdown; print(*sys.modules)"
+    code = "import sys; import litestar_safe_sse._servers.shutdown; print(*sys.modules)"
     output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True, timeout=PATIENCE)
     assert not {"uvicorn", "granian", "hypercorn", "daphne", "trio"} & set(output.split())

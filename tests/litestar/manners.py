@@ -18,7 +18,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
 
 if TYPE_CHECKING:
-    from litestar_safe_sse._registry import StreamRegistry
+    from litestar_safe_sse._core.registry import StreamRegistry
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from litestar.types import ExceptionLoggingHandler, GetLogger
 
     from litestar_safe_sse import StreamContext
-    from litestar_safe_sse._registry import StreamRegistry
+    from litestar_safe_sse._core.registry import StreamRegistry
 
 pytestmark = pytest.mark.anyio
 

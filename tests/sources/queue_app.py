@@ -7,8 +7,8 @@ import os
 from litestar import Litestar, get
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
-from litestar_safe_sse.sources._redis import RedisPlugin
-from litestar_safe_sse.sources.redis_queue import RedisGroupQueue, RedisQueue
+from litestar_safe_sse.sources.redis.connection import RedisPlugin
+from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
 
 SETTLE = 0.3
 

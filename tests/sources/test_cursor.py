@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from litestar_safe_sse import SafeSSEConfig
-from litestar_safe_sse._encoding import decode_last_event_id
+from litestar_safe_sse._core.encoding import decode_last_event_id
 from litestar_safe_sse.sources._cursor import MAX_TOPICS, Position, cursor, positions, record, tag
 
 places = some.builds(Position, some.integers(0, 2**48 - 1), some.integers(0, 2**48 - 1), some.integers(0, 2**32 - 1))

@@ -20,12 +20,12 @@ from redis_server import RedisServer
 from suspensions import Suspensions
 
 from litestar_safe_sse import SSEMessage
-from litestar_safe_sse._encoding import Encoder
+from litestar_safe_sse._core.encoding import Encoder
 from litestar_safe_sse.exceptions import InvalidFieldError
-from litestar_safe_sse.sources._redis import RedisPlugin
 from litestar_safe_sse.sources.event_log import EventLog, Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
-from litestar_safe_sse.sources.redis_log import RedisEventLog
+from litestar_safe_sse.sources.redis.connection import RedisPlugin
+from litestar_safe_sse.sources.redis.log import RedisEventLog
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,8 @@ from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._redis import RedisConnection, RedisPlugin
-from litestar_safe_sse.sources.redis_pubsub import GAP, PubSubMessage, RedisPubSub
+from litestar_safe_sse.sources.redis.connection import RedisConnection, RedisPlugin
+from litestar_safe_sse.sources.redis.pubsub import GAP, PubSubMessage, RedisPubSub
 
 pytestmark = pytest.mark.anyio
 

@@ -17,8 +17,8 @@ from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._redis import RedisPlugin
-from litestar_safe_sse.sources.redis_queue import RedisGroupQueue, RedisQueue
+from litestar_safe_sse.sources.redis.connection import RedisPlugin
+from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
 
 pytestmark = pytest.mark.anyio
 

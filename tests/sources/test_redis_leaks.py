@@ -20,10 +20,10 @@ from suspensions import Suspensions
 from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin, StreamContext
-from litestar_safe_sse.sources._redis import RedisPlugin
 from litestar_safe_sse.sources.channels import ChannelsSource
-from litestar_safe_sse.sources.redis_pubsub import RedisPubSub
-from litestar_safe_sse.sources.redis_queue import RedisGroupQueue, RedisQueue
+from litestar_safe_sse.sources.redis.connection import RedisPlugin
+from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
+from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
 
 pytestmark = pytest.mark.anyio
 

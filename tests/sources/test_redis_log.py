@@ -19,10 +19,10 @@ from redis_server import RedisServer
 
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources import _redis, redis_log
-from litestar_safe_sse.sources._redis import RedisPlugin
 from litestar_safe_sse.sources._subscription import Subscription
 from litestar_safe_sse.sources.event_log import Reset
-from litestar_safe_sse.sources.redis_log import RedisEventLog
+from litestar_safe_sse.sources.redis.connection import RedisPlugin
+from litestar_safe_sse.sources.redis.log import RedisEventLog
 
 pytestmark = pytest.mark.anyio
 

@@ -24,9 +24,9 @@ from visits import BOUND, Visit, eventually
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext, exceptions, sources
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources import _redis
-from litestar_safe_sse.sources._redis import Backoff, RedisPlugin
-from litestar_safe_sse.sources.redis_pubsub import RedisPubSub
-from litestar_safe_sse.sources.redis_queue import RedisGroupQueue, RedisQueue
+from litestar_safe_sse.sources.redis.connection import Backoff, RedisPlugin
+from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
+from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
 
 pytestmark = pytest.mark.anyio
 

@@ -19,8 +19,8 @@ from ports import free_port
 from redis_server import RedisServer
 
 from litestar_safe_sse.exceptions import SourceUnavailableError
-from litestar_safe_sse.sources._redis import RedisPlugin
-from litestar_safe_sse.sources.redis_log import RedisEventLog
+from litestar_safe_sse.sources.redis.connection import RedisPlugin
+from litestar_safe_sse.sources.redis.log import RedisEventLog
 
 HERE = Path(__file__).parent
 WORKERS = 4

@@ -9,8 +9,8 @@ import pytest
 from msgspec import Raw, Struct
 
 from litestar_safe_sse import InvalidFieldError, SSEMessage
-from litestar_safe_sse._buffer import Buffer
-from litestar_safe_sse._encoding import Encoder
+from litestar_safe_sse._core.buffer import Buffer
+from litestar_safe_sse._core.encoding import Encoder
 
 
 class Wake:
@@ -76,7 +76,7 @@ def test_any_mixture_comes_out_as_it_was_put_in(defaults: dict[str, Any], seed: 
     for _ in range(500):
         for item in [chance.choice(ITEMS)] * chance.choice([1, 1, 2, 5]):
             if item is None:
-                buffer.beat()
+                buffer.put_heartbeat()
                 expected += b": ping" + 2 * defaults.get("separator", "\r\n").encode()
             else:
                 buffer.put(item)

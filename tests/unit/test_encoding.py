@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, Struct
 
-from litestar_safe_sse._encoding import Encoder, decode_last_event_id, encode_comment
-from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._core.encoding import Encoder, decode_last_event_id, encode_comment
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 TESTS = Path(__file__).parents[1]

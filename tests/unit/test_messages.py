@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 

@@ -1,4 +1,4 @@
-"""The same on trio, whose cancellations are level-triggered; imported only where trio runs."""
+"""trio, whose cancellations are level-triggered; imported only where it runs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from litestar_safe_sse._tasks import Breather, Interrupted
+from litestar_safe_sse._runtime.base import Interrupted
+from litestar_safe_sse._runtime.gil import GilYielder
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Hashable
 
-    from litestar_safe_sse._tasks import Event, OwnedTask, Timer, Wake, Work
+    from litestar_safe_sse._runtime.base import Event, OwnedTask, Timer, Wake, Work
 
 __all__ = ("TrioRuntime",)
 
@@ -21,7 +22,7 @@ __all__ = ("TrioRuntime",)
 class TrioRuntime:
     """trio."""
 
-    __slots__ = ("_breather", "_token", "key")
+    __slots__ = ("_gil", "_token", "key")
 
     name = "trio"
     # A scope or nursery has to be left inside the scope of the attempt that entered it.
@@ -29,7 +30,7 @@ class TrioRuntime:
     starts_in_order = False
 
     def __init__(self) -> None:
-        self._breather = Breather()
+        self._gil = GilYielder()
         self._token = trio.lowlevel.current_trio_token()
         self.key: Hashable = self._token
 
@@ -62,7 +63,7 @@ class TrioRuntime:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def let_threads_run(self) -> None:
-        self._breather.breathe()
+        self._gil.yield_gil()
 
     def stray_cancellation(self) -> BaseException:
         return StreamClosedError("the stream was stopped")  # a trio.Cancelled cannot be made
@@ -98,7 +99,7 @@ class TrioTask:
     def is_current(self) -> bool:
         return trio.lowlevel.current_task() is self._task
 
-    async def attempt(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
+    async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
         try:
             # The end of trio.run() cancels system tasks; what is owned here still gets its time.
             with trio.CancelScope(shield=True) as self._scope:

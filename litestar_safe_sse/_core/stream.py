@@ -8,14 +8,14 @@ The laws, and where each is kept:
    (``_interrupt``). When its time is up it is cancelled again, then left behind and reported (``_insist``).
 3. *Cleanups run exactly once*, after the body, in the owner's task, which the cancellations of others cannot reach.
 4. *One reason.* ``Lifecycle.settle`` takes the first cause only.
-5. *Shutdown is ours*: ``close(SHUTDOWN)`` comes from ``_registry.py``, and ``limit`` bounds the rest.
-6. *Nothing is unbounded.* Bytes: ``_buffer.py``. Time: each state that can last has a deadline, kept by one alarm.
+5. *Shutdown is ours*: ``close(SHUTDOWN)`` comes from ``registry.py``, and ``limit`` bounds the rest.
+6. *Nothing is unbounded.* Bytes: ``buffer.py``. Time: each state that can last has a deadline, kept by one alarm.
 7. *The server may lie.* ``receive()``, a failed or blocked ``send()``, and a cancellation each end the stream; a
    heartbeat makes sure that there is a ``send()``.
 8. *No side effects on import.*
 9. *The fast path stays fast.* An event costs its encoding and an append to a list.
 
-Three tasks take part. The *request task* belongs to the server; it writes (``_writer.py``), and waits until all is
+Three tasks take part. The *request task* belongs to the server; it writes (``writer.py``), and waits until all is
 done, whatever cancellations reach it. The *owner* holds the body. The *listener* waits in ``receive()``. A stop flows
 from any of them through ``close()``: cause, reason, body ended, cleanups, done.
 """
@@ -35,38 +35,39 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import anyio
 from msgspec import Struct
 
-from litestar_safe_sse import _asyncgens
-from litestar_safe_sse._buffer import Buffer
-from litestar_safe_sse._cleanup import CleanupRegistry
-from litestar_safe_sse._doorway import Doorway
-from litestar_safe_sse._iteration import aclose, aiterate
-from litestar_safe_sse._state import CloseReason, Lifecycle, StreamState
-from litestar_safe_sse._tasks import Interrupted, persist
-from litestar_safe_sse._wheel import EARLY, LATENESS
-from litestar_safe_sse._writer import Writer
+from litestar_safe_sse._core import asyncgens
+from litestar_safe_sse._core.buffer import Buffer
+from litestar_safe_sse._core.cleanup import CleanupRegistry
+from litestar_safe_sse._core.iteration import aclose, aiterate
+from litestar_safe_sse._core.portal import Portal
+from litestar_safe_sse._core.state import CloseReason, Lifecycle, StreamState
+from litestar_safe_sse._core.timers import EARLY, LATENESS
+from litestar_safe_sse._core.writer import Writer
+from litestar_safe_sse._runtime.base import Interrupted
+from litestar_safe_sse._runtime.shielding import wait_shielded
 from litestar_safe_sse.exceptions import SSEError, StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from litestar_safe_sse._buffer import BlockEncoder
-    from litestar_safe_sse._tasks import Event, OwnedTask, Runtime, Wake, Work
-    from litestar_safe_sse._wheel import Wheel
+    from litestar_safe_sse._core.buffer import BlockEncoder
+    from litestar_safe_sse._core.timers import TimerWheel
+    from litestar_safe_sse._runtime.base import Event, OwnedTask, Runtime, Wake, Work
     from litestar_safe_sse.config import SafeSSEConfig
 
     Message = Mapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ("LAST_WORDS", "Handler", "Stream", "StreamStatistics")
+__all__ = ("FINAL_SEND_TIMEOUT", "Handler", "Stream", "StreamStatistics")
 
 T = TypeVar("T")
 
 _INSISTENCE = 0.1
 """Seconds that a body or cleanup has after its second cancellation, before it is left behind."""
 
-LAST_WORDS = 0.5
+FINAL_SEND_TIMEOUT = 0.5
 """Seconds in which a client has to take what is left when the server shuts down; the process waits for it."""
 
 _REPEATED_ENDS = 16
@@ -151,7 +152,6 @@ class Stream:
         "_closing",
         "_content",
         "_deadline",
-        "_doorway",
         "_ending",
         "_heartbeats",
         "_insisted",
@@ -165,6 +165,7 @@ class Stream:
         "_orphans",
         "_owner",
         "_parked",
+        "_portal",
         "_slot",
         "_sources",
         "_started",
@@ -183,7 +184,7 @@ class Stream:
         self,
         *,
         runtime: Runtime,
-        wheel: Wheel,
+        wheel: TimerWheel,
         config: SafeSSEConfig,
         handler: Handler,
         logger: Any,
@@ -205,7 +206,7 @@ class Stream:
         # The owner and the body
         self._owner: OwnedTask | None = None
         self._started = False
-        self._doorway: Doorway | None = None
+        self._portal: Portal | None = None
         self._content: object = None
         self._body: object = None
         self._orphans: list[AsyncGenerator[Any, Any]] = []
@@ -319,7 +320,7 @@ class Stream:
         if self._life.state is StreamState.NEW:
             self._end()
             self._start_owner()
-        await persist(self._closed)
+        await wait_shielded(self._closed)
         self._life.error = None
 
     def limit(self, at: float) -> None:
@@ -334,8 +335,8 @@ class Stream:
         if first:
             if self._closing is not None:
                 self._closing.set()
-            for tell in self._sources.values():
-                tell()
+            for notify in self._sources.values():
+                notify()
         return first
 
     def _fail(self, failure: BaseException) -> None:
@@ -396,7 +397,7 @@ class Stream:
         except GeneratorExit:  # the loop is gone, and nothing can be awaited any more
             raise
         except BaseException:
-            if self._life.reason is CloseReason.SHUTDOWN:  # of which we hear before the server cancels (_registry.py)
+            if self._life.reason is CloseReason.SHUTDOWN:  # of which we hear before the server cancels (registry.py)
                 await self._write_on(writer)
             self.close(CloseReason.CLIENT_DISCONNECTED)
             await self._join(writer)
@@ -428,7 +429,7 @@ class Stream:
         writer.close()
         self._start_owner()
         try:
-            await persist(self._closed)
+            await wait_shielded(self._closed)
         finally:
             self._writer = None
             await self._stop_listening()
@@ -454,7 +455,7 @@ class Stream:
     # The listener waits for the client to leave
 
     async def _listen(self, receive: Receive, task: OwnedTask) -> None:
-        failure = await task.attempt(self._receive(receive))
+        failure = await task.capture(self._receive(receive))
         if failure is None or isinstance(failure, OSError):
             self.close(CloseReason.CLIENT_DISCONNECTED)
         elif isinstance(failure, Exception):
@@ -490,38 +491,38 @@ class Stream:
         entering = self.cleanups.enter_async_context(manager)
         if self._life.state is not StreamState.NEW or not self.runtime.can_hold_contexts:
             return await entering
-        if self._doorway is None:
-            self._doorway = Doorway(self.runtime)
+        if self._portal is None:
+            self._portal = Portal(self.runtime)
             self._spawn_owner(self._own)
-        return await self._doorway.enter(entering)
+        return await self._portal.enter(entering)
 
     def _start_owner(self) -> None:
         if self._started:
             return
         self._started = True
-        if self._doorway is not None:
-            self._doorway.shut()
+        if self._portal is not None:
+            self._portal.shut()
         else:
             self._spawn_owner(self._own)
 
     def _spawn_owner(self, work: Work) -> None:
-        _asyncgens.install()
+        asyncgens.install()
         context = None if self._owner is None else self._owner.context  # a successor's is its predecessor's
         self._owner = self.runtime.spawn(work, self.kind.body_task, context)
 
     async def _own(self, task: OwnedTask) -> None:
-        _asyncgens.adopt_in_this_context(self)
-        if self._doorway is not None:
-            await self._doorway.serve(task, task.attempt)
-            self._doorway = None
+        asyncgens.adopt_in_this_context(self)
+        if self._portal is not None:
+            await self._portal.serve(task, task.capture)
+            self._portal = None
         if not self._ending:
             self._advancing = True
-            outcome = await task.attempt(self._advance())
+            outcome = await task.capture(self._advance())
             if self._owner is not task:  # it was left behind, and a successor has taken over
                 return
             self._advancing = False
             self._body_done(outcome)
-        outcome = await task.attempt(self._close_body())
+        outcome = await task.capture(self._close_body())
         if self._owner is not task:
             return
         if outcome is not None:
@@ -603,10 +604,10 @@ class Stream:
                 self._strays_gone = self.runtime.wake()
                 await self._strays_gone.wait()
 
-    def attach(self, source: Source, tell: Callable[[], None]) -> None:
+    def attach(self, source: Source, notify: Callable[[], None]) -> None:
         """Has a source of the body ended with it, and told when the stream begins to close."""
         self._asked = True
-        self._sources[source] = tell
+        self._sources[source] = notify
 
     def detach(self, source: Source) -> None:
         self._sources.pop(source, None)
@@ -620,7 +621,7 @@ class Stream:
             return True
 
         async def close(task: OwnedTask) -> None:
-            failure = await task.attempt(generator.aclose())
+            failure = await task.capture(generator.aclose())
             if failure is not None:
                 self.cleanups.fail("a generator of the body", failure)
             del self._strays[task]
@@ -636,23 +637,23 @@ class Stream:
         if self._writer is not None and self._writer.is_open:  # what the body left is still sent, not at any price
             patience = self.config.cleanup_timeout
             if self._life.reason is CloseReason.SHUTDOWN:
-                patience = min(patience, LAST_WORDS)
+                patience = min(patience, FINAL_SEND_TIMEOUT)
             self._writer.limit(self._within(patience))
         await self._unwind(task)
 
     async def _take_over(self, task: OwnedTask) -> None:
         """Goes on where an owner that does not end was left behind."""
-        _asyncgens.adopt_in_this_context(self)
+        asyncgens.adopt_in_this_context(self)
         if self._life.state is StreamState.ENDING:
             await self._clean(task)
         else:
             await self._unwind(task)
 
     async def _unwind(self, task: OwnedTask) -> None:
-        async def attempt(work: Coroutine[Any, Any, object]) -> BaseException | None:
+        async def capture(work: Coroutine[Any, Any, object]) -> BaseException | None:
             self._insisted = False
             self._set_deadline(self.config.cleanup_timeout)
-            outcome = await task.attempt(work)
+            outcome = await task.capture(work)
             if self._owner is not task:
                 raise _LeftBehind
             return outcome
@@ -661,7 +662,7 @@ class Stream:
         if error is None and self._life.reason is not CloseReason.COMPLETED:
             error = self.runtime.stray_cancellation()
         try:
-            await self.cleanups.unwind(error, attempt)
+            await self.cleanups.unwind(error, capture)
         except _LeftBehind:
             return
         self._finish()
@@ -757,7 +758,7 @@ class Stream:
         if now >= writer.sent_at + interval:
             self._heartbeats += 1
             writer.sent_at = now
-            self._buffer.beat()
+            self._buffer.put_heartbeat()
         return min(writer.sent_at + interval, now + send_timeout)
 
 

@@ -13,9 +13,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from litestar_safe_sse._tasks import Runtime, Timer
+    from litestar_safe_sse._runtime.base import Runtime, Timer
 
-__all__ = ("EARLY", "LATENESS", "Alarm", "Wheel")
+__all__ = ("EARLY", "LATENESS", "Alarm", "TimerWheel")
 
 TICK = 1 / 256
 """Seconds of the shortest slot."""
@@ -39,7 +39,7 @@ class Alarm(Protocol):
     def on_time(self) -> None: ...
 
 
-class Wheel:
+class TimerWheel:
     """Tells alarms when their time has come, those of one slot together.
 
     Args:
@@ -95,7 +95,7 @@ class Wheel:
         latest, until = (now + EARLY) / TICK, now + BUDGET
         try:
             while self._due and self._due[0] <= latest and now < until:
-                now = self._tell(heappop(self._due), until)
+                now = self._notify(heappop(self._due), until)
         finally:
             while self._due and not self._slots[self._due[0]]:
                 del self._slots[heappop(self._due)]
@@ -103,7 +103,7 @@ class Wheel:
             if self._due:
                 self._wind(self._due[0], monotonic())
 
-    def _tell(self, slot: int, until: float) -> float:
+    def _notify(self, slot: int, until: float) -> float:
         alarms = self._slots[slot]
         now = 0.0
         try:

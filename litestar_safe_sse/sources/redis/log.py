@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import UNSET
 
-from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_duration, check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._cursor import Position, cursor, record, tag
-from litestar_safe_sse.sources._hub import PAGE, Choices, Extent, Hub, LogSubscription, StoredEvent
-from litestar_safe_sse.sources._redis import Backoff, RedisLink, RedisPlugin, spawn
+from litestar_safe_sse.sources._fan_out import PAGE, Extent, Hub, LogSubscription, StoredEvent, SubscribeOptions
 from litestar_safe_sse.sources._stored import Renderer, check_topic
 from litestar_safe_sse.sources._subscription import Key, Overflow
 from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, OnReset, StartAt
+from litestar_safe_sse.sources.redis.connection import Backoff, RedisLink, RedisPlugin, spawn
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -188,7 +188,8 @@ class RedisEventLog(EventLog):
         key: Key | None = None,
     ) -> LogSubscription:
         """See :meth:`EventLog.subscribe`."""
-        return LogSubscription(self._hub, topics, after, Choices(start, on_reset, buffer, overflow, key))
+        options = SubscribeOptions(start, on_reset, buffer, overflow, key)
+        return LogSubscription(self._hub, topics, after, options)
 
     def statistics(self) -> EventLogStatistics:
         """The log's figures, in this event loop, at this moment."""
@@ -256,7 +257,7 @@ class RedisHub(Hub):
             except SourceUnavailableError as error:
                 if self._closing.is_set():
                     raise
-                self._tell_away(error)
+                self._notify_away(error)
                 await backoff.wait(self._closing)
 
     async def _look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent | SourceRefusedError]:
@@ -283,10 +284,10 @@ class RedisHub(Hub):
                         refused = None
                     else:
                         await self._pass_on(await self._wait(link))
-                    self._tell_back()
+                    self._notify_back()
                     backoff.reset()
                 except SourceUnavailableError as error:
-                    self._tell_away(error)
+                    self._notify_away(error)
                     check_at = 0.0  # whatever has happened to Redis may have happened to what is stored
                     await backoff.wait(self._closing)
                 except SourceRefusedError as error:
@@ -351,12 +352,12 @@ class RedisHub(Hub):
         if interrupt is not None:
             interrupt.cancel()
 
-    def _tell_away(self, error: SourceUnavailableError) -> None:
+    def _notify_away(self, error: SourceUnavailableError) -> None:
         if not self._away and not self._closing.is_set():
             self._away = True
             _logger.warning("the event log is waiting for Redis: %s", error)
 
-    def _tell_back(self) -> None:
+    def _notify_back(self) -> None:
         if self._away:
             self._away = False
             _logger.warning("the event log reads from Redis again")

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import anyio
 import msgspec
 
-from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._redis import PATIENCE, Backoff, RedisPlugin, spawn
 from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
+from litestar_safe_sse.sources.redis.connection import PATIENCE, Backoff, RedisPlugin, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from litestar_safe_sse.sources._redis import Command, RedisConnection, RedisSource
+    from litestar_safe_sse.sources.redis.connection import Command, RedisConnection, RedisSource
 
 __all__ = ("GAP", "Gap", "PubSubMessage", "PubSubSubscription", "RedisPubSub")
 

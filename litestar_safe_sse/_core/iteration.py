@@ -14,7 +14,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from litestar_safe_sse._tasks import Runtime
+    from litestar_safe_sse._runtime.base import Runtime
 
 __all__ = ("ThreadedIterator", "aclose", "aiterate", "check_content")
 

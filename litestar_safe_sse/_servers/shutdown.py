@@ -28,13 +28,13 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from litestar_safe_sse._tasks import current_key, current_runtime
+from litestar_safe_sse._runtime.current import current_key, current_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from types import FrameType
 
-    from litestar_safe_sse._tasks import Runtime
+    from litestar_safe_sse._runtime.base import Runtime
 
     Call = Callable[[], object]
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 
-    from litestar_safe_sse._tasks import Runtime
+    from litestar_safe_sse._runtime.base import Runtime
 
     Ends = tuple[tuple[str, int], int]
     """The client's address and the server's port."""

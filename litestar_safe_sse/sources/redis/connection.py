@@ -109,7 +109,7 @@ class RedisPlugin(InitPlugin):
         self.dependency_key = dependency_key
         self._make = _maker(redis, options)
         self._closes_client = not isinstance(redis, (Redis, RedisCluster))
-        self._here: dict[asyncio.AbstractEventLoop, _Here] = {}
+        self._here: dict[asyncio.AbstractEventLoop, LoopState] = {}
 
     @classmethod
     def of(cls, redis: RedisPlugin | RedisSource) -> RedisPlugin:
@@ -234,7 +234,7 @@ class RedisPlugin(InitPlugin):
             if self._closes_client:
                 await here.client.aclose()
 
-    def here(self) -> _Here:
+    def here(self) -> LoopState:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError as error:
@@ -243,11 +243,11 @@ class RedisPlugin(InitPlugin):
         if here is None:
             for gone in [known for known in self._here if known.is_closed()]:
                 del self._here[gone]
-            here = self._here[loop] = _Here(loop, self._make(), RedisLink(self))
+            here = self._here[loop] = LoopState(loop, self._make(), RedisLink(self))
         return here
 
 
-class _Here:
+class LoopState:
     """What one event loop holds."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, client: RedisClient, commands: RedisLink) -> None:

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import anyio
 import msgspec
 
-from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_duration, check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._handover import HandOver
-from litestar_safe_sse.sources._redis import Backoff, RedisPlugin, code_of, spawn
+from litestar_safe_sse.sources.redis.connection import Backoff, RedisPlugin, code_of, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Hashable, Sequence
 
     from litestar_safe_sse.context import StreamContext
-    from litestar_safe_sse.sources._redis import Command, RedisSource
+    from litestar_safe_sse.sources.redis.connection import Command, RedisSource
 
 __all__ = ("QueueItem", "RedisGroupQueue", "RedisQueue")
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import anyio
 
-from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import MAX_TOPICS, Position, cursor, positions, record, tag
 from litestar_safe_sse.sources._stored import RESET, check_topic
@@ -90,9 +90,9 @@ class Channel:
     def move(self, position: Position) -> None:
         self.position = position
         self.record = record(self.tag, position)
-        self.tell()
+        self.notify()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         if self._moved is not None:
             self._moved.set()
             self._moved = None
@@ -229,7 +229,7 @@ class Hub(ABC):
                 # One error for each: a traceback has one home.
                 mailbox.end(None if error is None else type(error)(*error.args), lost=error is None)
             self._dissolve(audience)
-        channel.tell()
+        channel.notify()
 
     def _dissolve(self, audience: Audience) -> None:
         for channel in audience.channels:
@@ -241,7 +241,7 @@ class Hub(ABC):
 
 
 @dataclass(frozen=True)
-class Choices:
+class SubscribeOptions:
     """What a subscription was asked to do; as in ``EventLog.subscribe``."""
 
     start: StartAt
@@ -258,13 +258,15 @@ class LogSubscription(Subscription):
         hub: Returns the hub of the running event loop.
         topics: The topics.
         after: The ID to resume from.
-        choices: How.
+        options: How.
 
     Raises:
         InvalidFieldError: An argument won't do.
     """
 
-    def __init__(self, hub: Callable[[], Hub], topics: tuple[str, ...], after: str | None, choices: Choices) -> None:
+    def __init__(
+        self, hub: Callable[[], Hub], topics: tuple[str, ...], after: str | None, options: SubscribeOptions
+    ) -> None:
         self._hub: Hub | None = None
         self._channels: list[Channel] = []
         self._mailbox: Mailbox | None = None
@@ -274,11 +276,11 @@ class LogSubscription(Subscription):
         self._topics = {topic: tag(topic) for topic in sorted({check_topic(topic) for topic in topics})}
         if not 1 <= len(self._topics) <= MAX_TOPICS:
             raise InvalidFieldError("topics", f"{len(self._topics)} of them; give from 1 to {MAX_TOPICS}")
-        if not callable(choices.on_reset):
-            check_start("on_reset", choices.on_reset)
-        check_start("start", choices.start)
-        make_mailbox(choices.buffer, choices.overflow, choices.key)
-        self._choices = choices
+        if not callable(options.on_reset):
+            check_start("on_reset", options.on_reset)
+        check_start("start", options.start)
+        make_mailbox(options.buffer, options.overflow, options.key)
+        self._options = options
         self._cursor: str | int | None = after or None
         # Before it is live: how far the messages that are ready to be yielded go, and how far they have to.
         self._ready: deque[SSEMessage] = deque()
@@ -360,7 +362,7 @@ class LogSubscription(Subscription):
                 trimmed = place is not None and place.epoch == extent.oldest.epoch and place.seq < extent.oldest.seq
                 lost[topic] = "trimmed" if trimmed else "unknown"
             else:
-                places[topic] = extent.oldest if self._choices.start == "oldest" else extent.newest
+                places[topic] = extent.oldest if self._options.start == "oldest" else extent.newest
         resumed = self._resumed(lost) if lost else "latest"
         for topic in lost:
             places[topic] = extents[topic].oldest if resumed == "oldest" else extents[topic].newest
@@ -377,11 +379,11 @@ class LogSubscription(Subscription):
             self._places = {}
 
     def _attach(self, hub: Hub) -> None:
-        self._mailbox = make_mailbox(self._choices.buffer, self._choices.overflow, self._choices.key)
+        self._mailbox = make_mailbox(self._options.buffer, self._options.overflow, self._options.key)
         self._audience = hub.attach(self._channels, self._mailbox)
 
     def _resumed(self, lost: dict[str, Literal["trimmed", "unknown"]]) -> StartAt:
-        on_reset = self._choices.on_reset
+        on_reset = self._options.on_reset
         if not callable(on_reset):
             return on_reset
         return check_start("what on_reset returned", on_reset(Reset(lost, "oldest")) or "oldest")
@@ -452,7 +454,7 @@ class LogSubscription(Subscription):
         if mailbox is not None:
             mailbox.end()
         for channel in channels:
-            channel.tell()
+            channel.notify()
 
 
 def with_id(message: SSEMessage, id: str) -> SSEMessage:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import anyio
 
-from litestar_safe_sse._iteration import aclose, aiterate, check_content
-from litestar_safe_sse._tasks import Interrupted
+from litestar_safe_sse._core.iteration import aclose, aiterate, check_content
+from litestar_safe_sse._runtime.base import Interrupted
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from litestar_safe_sse._pump import Stream
-    from litestar_safe_sse._tasks import OwnedTask
+    from litestar_safe_sse._core.stream import Stream
+    from litestar_safe_sse._runtime.base import OwnedTask
 
 __all__ = ("SlicedIterator",)
 
@@ -100,8 +100,8 @@ class SlicedIterator(Generic[T]):
             self._want.set()
 
     async def _own(self, task: OwnedTask) -> None:
-        failure = await task.attempt(self._advance())
-        closing = await task.attempt(aclose(self._source))
+        failure = await task.capture(self._advance())
+        closing = await task.capture(aclose(self._source))
         self._source = None
         failure = failure if failure is not None and not isinstance(failure, Interrupted) else closing
         if not self._ending:

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from msgspec import Struct
 
-from litestar_safe_sse import _asyncgens
-from litestar_safe_sse._flow import drop_connections
-from litestar_safe_sse._pump import LAST_WORDS, Handler, Stream
-from litestar_safe_sse._shutdown import ShutdownWatch
-from litestar_safe_sse._state import CloseReason
-from litestar_safe_sse._tasks import Runtime, current_key, current_runtime, persist
-from litestar_safe_sse._wheel import Wheel
-from litestar_safe_sse._writer import DROP_DELAY
+from litestar_safe_sse._core import asyncgens
+from litestar_safe_sse._core.state import CloseReason
+from litestar_safe_sse._core.stream import FINAL_SEND_TIMEOUT, Handler, Stream
+from litestar_safe_sse._core.timers import TimerWheel
+from litestar_safe_sse._core.writer import DROP_DELAY
+from litestar_safe_sse._runtime.base import Runtime
+from litestar_safe_sse._runtime.current import current_key, current_runtime
+from litestar_safe_sse._runtime.shielding import wait_shielded
+from litestar_safe_sse._servers.flow_control import drop_connections
+from litestar_safe_sse._servers.shutdown import ShutdownWatch
 from litestar_safe_sse.exceptions import SSEError
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class _Loop:
 
     def __init__(self, runtime: Runtime, watch: ShutdownWatch, logger: Any, closed: Counter[CloseReason]) -> None:
         self.runtime = runtime
-        self.wheel = Wheel(runtime)
+        self.wheel = TimerWheel(runtime)
         self.watch = watch
         self.logger = logger
         self.closed = closed
@@ -86,7 +88,7 @@ class _Loop:
             if self.farewells:
                 # A server waits at its exit for clients that have stopped reading, be it for their last bytes.
                 requests, self.farewells = self.farewells, []
-                self.runtime.call_later(LAST_WORDS + DROP_DELAY, lambda: drop_connections(requests))
+                self.runtime.call_later(FINAL_SEND_TIMEOUT + DROP_DELAY, lambda: drop_connections(requests))
             if self.empty is not None:
                 self.empty.set()
 
@@ -195,7 +197,7 @@ class StreamRegistry:
             patience = self.config.shutdown_grace + self.config.cleanup_timeout + _MARGIN
             overdue = loop.runtime.call_later(patience, loop.empty.set)
             try:
-                await persist(loop.empty)
+                await wait_shielded(loop.empty)
             finally:
                 overdue.cancel()
         for stream in tuple(loop.streams.values()):
@@ -208,7 +210,7 @@ class StreamRegistry:
         loop = self._loops.pop(current_key(), None)
         if loop is not None:
             loop.watch.uninstall()
-            _asyncgens.uninstall()
+            asyncgens.uninstall()
 
     def _here(self) -> _Loop:
         loop = self._loops.get(current_key())

@@ -1,7 +1,7 @@
 """The cleanup registry of one stream: what was opened for it, given back last in first out.
 
 It keeps the ledger and the report. The shield and the deadlines are its caller's: each cleanup is run through an
-``attempt``, in a task that nobody else can cancel (``_pump.py``).
+``capture``, in a task that nobody else can cancel (``stream.py``).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from litestar_safe_sse._tasks import Interrupted
+from litestar_safe_sse._runtime.base import Interrupted
 from litestar_safe_sse.exceptions import CleanupError, StreamClosedError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     Exit = Callable[[BaseException | None], Awaitable[object]]
-    Attempt = Callable[[Coroutine[Any, Any, object]], Awaitable[BaseException | None]]
+    Capture = Callable[[Coroutine[Any, Any, object]], Awaitable[BaseException | None]]
 
 __all__ = ("CleanupRegistry",)
 
@@ -91,7 +91,7 @@ class CleanupRegistry:
 
         self._push(_name(callback), call)
 
-    async def unwind(self, error: BaseException | None, attempt: Attempt) -> None:
+    async def unwind(self, error: BaseException | None, capture: Capture) -> None:
         """Runs what is left, last in first out; a failure doesn't stop the rest.
 
         A cleanup is taken off before it runs, so none can run twice, and a second call goes on where one that got
@@ -100,7 +100,7 @@ class CleanupRegistry:
         while self._stack:
             name, run = self._stack.pop()
             self.running = name
-            outcome = await attempt(_leave(run, error))
+            outcome = await capture(_leave(run, error))
             if isinstance(outcome, _Suppressed):
                 error = None
             elif outcome is not None and outcome is not error:

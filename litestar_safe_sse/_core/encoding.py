@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from msgspec import UNSET, Struct
 from msgspec.json import Encoder as JSONEncoder
 
-from litestar_safe_sse._messages import SSEMessage
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_separator, check_text, lone_surrogate
 from litestar_safe_sse.exceptions import InvalidFieldError
 

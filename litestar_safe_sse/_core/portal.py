@@ -12,19 +12,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from litestar_safe_sse._tasks import carry
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from litestar_safe_sse._tasks import OwnedTask, Runtime
+    from litestar_safe_sse._runtime.base import OwnedTask, Runtime
 
-    Attempt = Callable[[Coroutine[Any, Any, object]], Awaitable[BaseException | None]]
+    Capture = Callable[[Coroutine[Any, Any, object]], Awaitable[BaseException | None]]
 
-__all__ = ("Doorway",)
+__all__ = ("Portal",)
 
 T = TypeVar("T")
+
+
+def apply_context_changes(before: contextvars.Context, after: contextvars.Context) -> None:
+    """Sets in the current context what became different between two snapshots of another one."""
+    for var, value in after.items():
+        if var not in before or before[var] is not value:
+            var.set(value)
 
 
 class _Visit:
@@ -43,7 +49,7 @@ class _Visit:
         self.changes = before, contextvars.copy_context()
 
 
-class Doorway:
+class Portal:
     """Where a handler hands work to the owner, until the body begins."""
 
     __slots__ = ("_begun", "_current", "_handler", "_knock", "_open", "_owner", "_waiting")
@@ -72,7 +78,7 @@ class Doorway:
                 work.close()
             raise
         if visit.changes is not None:
-            carry(*visit.changes)
+            apply_context_changes(*visit.changes)
         if visit.failure is not None:
             raise visit.failure
         value: T = visit.value
@@ -84,7 +90,7 @@ class Doorway:
         self._handler = contextvars.copy_context()
         self._knock.set()
 
-    async def serve(self, owner: OwnedTask, attempt: Attempt) -> None:
+    async def serve(self, owner: OwnedTask, capture: Capture) -> None:
         """Does what the handler asks for, until :meth:`shut`. Called by the owner."""
         self._owner = owner
         while self._open:
@@ -92,7 +98,7 @@ class Doorway:
                 await self._knock.wait()
                 continue
             visit = self._current = self._waiting.popleft()
-            visit.failure = await attempt(visit.run())
+            visit.failure = await capture(visit.run())
             self._current = None
             visit.done.set()
         self._owner = None
@@ -102,4 +108,4 @@ class Doorway:
             visit.failure = StreamClosedError("the handler has returned; enter contexts before it does")
             visit.done.set()
         if self._handler is not None:
-            carry(self._begun, self._handler)
+            apply_context_changes(self._begun, self._handler)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse._flow import drop_connections, find_flow_control, is_shared
-from litestar_safe_sse._state import CloseReason
+from litestar_safe_sse._core.state import CloseReason
+from litestar_safe_sse._servers.flow_control import drop_connections, find_flow_control, is_shared
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     import anyio
 
-    from litestar_safe_sse._buffer import Buffer
-    from litestar_safe_sse._state import Lifecycle
-    from litestar_safe_sse._tasks import Runtime, Timer
+    from litestar_safe_sse._core.buffer import Buffer
+    from litestar_safe_sse._core.state import Lifecycle
+    from litestar_safe_sse._runtime.base import Runtime, Timer
 
     Message = Mapping[str, Any]
     Send = Callable[[Message], Awaitable[None]]
@@ -44,8 +44,8 @@ class Writer:
 
     __slots__ = (
         "_buffer",
+        "_final_send_timer",
         "_flow",
-        "_last_words",
         "_life",
         "_preamble",
         "_runtime",
@@ -83,7 +83,7 @@ class Writer:
         self._life = life
         self._runtime = runtime
         self._flow = find_flow_control(send, runtime, limit)
-        self._last_words: Timer | None = None
+        self._final_send_timer: Timer | None = None
 
     @property
     def is_open(self) -> bool:
@@ -131,11 +131,11 @@ class Writer:
 
     def limit(self, seconds: float) -> None:
         """Gives the client that long to take what is left."""
-        self._last_words = self._runtime.call_later(seconds, self.give_up)
+        self._final_send_timer = self._runtime.call_later(seconds, self.give_up)
 
     def give_up(self) -> None:
         """Drops a client that takes nothing: servers hold on to it, and not every ``send()`` can be cancelled."""
-        # At a shutdown all that remain are dropped together (_registry.py).
+        # At a shutdown all that remain are dropped together (registry.py).
         if self.sending and not is_shared(self.request[1]) and self._life.reason is not CloseReason.SHUTDOWN:
             self._runtime.call_later(DROP_DELAY, lambda: drop_connections([self.request]))
         self.hang_up()
@@ -151,9 +151,9 @@ class Writer:
         self.cancel_scope = None
         self.sending = False
         self._release_flow()
-        if self._last_words is not None:
-            self._last_words.cancel()
-            self._last_words = None
+        if self._final_send_timer is not None:
+            self._final_send_timer.cancel()
+            self._final_send_timer = None
         self._buffer.drop()
 
     def _release_flow(self) -> None:

@@ -13,7 +13,7 @@ from litestar_safe_sse.exceptions import StreamClosedError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from litestar_safe_sse._tasks import Runtime
+    from litestar_safe_sse._runtime.base import Runtime
 
 __all__ = ("BlockEncoder", "Buffer")
 
@@ -212,7 +212,7 @@ class Buffer:
         if texts:
             self._parts.append(self._encoder.join_jsons(texts) if are_json else self._encoder.join_texts(texts))
 
-    def beat(self) -> None:
+    def put_heartbeat(self) -> None:
         """Puts a heartbeat in."""
         if self._texts:
             self._fold()
@@ -294,7 +294,7 @@ class Buffer:
     def mark_written(self) -> None:
         """Tells those who wait in :meth:`flush` that all that was taken has been handed over."""
         self._written = self._taken
-        self._tell()
+        self._notify()
 
     def drop(self) -> None:
         """Forgets what was not written; nothing more will be."""
@@ -304,7 +304,7 @@ class Buffer:
             self.dropped = True
             self.release()
             self._filled.set()
-            self._tell()
+            self._notify()
 
     async def flush(self) -> None:
         """Waits until all that has been put so far has been handed to the server.
@@ -320,7 +320,7 @@ class Buffer:
                 self._progress = anyio.Event()
             await self._progress.wait()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if self._progress is not None:
             self._progress.set()
             self._progress = None

@@ -1,0 +1,1 @@
+"""The streams: ASGI, and nothing of Litestar."""

@@ -1,0 +1,1 @@
+"""What asyncio and trio do differently."""

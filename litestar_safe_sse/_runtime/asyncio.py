@@ -1,0 +1,155 @@
+"""asyncio and uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+from litestar_safe_sse._runtime.base import Interrupted
+from litestar_safe_sse._runtime.gil import GilYielder
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable
+
+    from litestar_safe_sse._runtime.base import Event, OwnedTask, Timer, Wake, Work
+
+__all__ = ("AsyncioRuntime",)
+
+
+@types.coroutine
+def _turn() -> Generator[None]:
+    yield
+
+
+class AsyncioRuntime:
+    """asyncio and uvloop."""
+
+    __slots__ = ("_context", "_gil", "_loop", "key")
+
+    name = "asyncio"
+    can_hold_contexts = True
+    starts_in_order = True
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._gil = GilYielder()
+        self._context = contextvars.Context()
+        self._loop = loop
+        self.key: Hashable = loop
+
+    def spawn(self, work: Work, name: str, context: contextvars.Context | None = None) -> OwnedTask:
+        return AsyncioTask(self._loop, work, name, contextvars.copy_context() if context is None else context)
+
+    def wake(self) -> Wake:
+        return AsyncioWake(self._loop)
+
+    def event(self) -> Event:
+        return AsyncioEvent(self._loop)
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        return self._loop.call_later(delay, callback, context=self._context)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self._loop.call_soon(callback)
+
+    def call_threadsafe(self, callback: Callable[[], object], /) -> object:
+        return self._loop.call_soon_threadsafe(callback)
+
+    def is_gone(self) -> bool:
+        return self._loop.is_closed()
+
+    def turn(self) -> Awaitable[None]:
+        return _turn()
+
+    def let_threads_run(self) -> None:
+        self._gil.yield_gil()
+
+    def stray_cancellation(self) -> BaseException:
+        return asyncio.CancelledError()
+
+
+class AsyncioWake:
+    __slots__ = ("_loop", "_waiter")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def wait(self) -> Awaitable[None]:
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
+
+class AsyncioEvent:
+    """An event that is small while nobody waits: that of asyncio holds a deque, of 700 bytes, from the start."""
+
+    __slots__ = ("_happened", "_loop", "_waiters")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._happened = False
+        self._waiters: tuple[asyncio.Future[None], ...] = ()
+
+    def is_set(self) -> bool:
+        return self._happened
+
+    def set(self) -> None:
+        self._happened = True
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters = ()
+
+    async def wait(self) -> None:
+        if self._happened:
+            return
+        waiter = self._loop.create_future()
+        self._waiters += (waiter,)
+        try:
+            await waiter
+        finally:
+            self._waiters = tuple(other for other in self._waiters if other is not waiter)
+
+
+class AsyncioTask:
+    __slots__ = ("_cancelled", "_loop", "_task", "context")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Work, name: str, context: contextvars.Context) -> None:
+        self._loop = loop
+        self._cancelled = False
+        self.context = context
+        # Not by the loop's task factory: an eager one would run the body before the response has begun.
+        if sys.version_info >= (3, 11):
+            self._task = asyncio.Task(work(self), loop=loop, name=name, context=context)
+        else:  # which takes a copy of it
+            self._task = context.run(asyncio.Task, work(self), loop=loop, name=name)
+        # https://docs.python.org/3/library/asyncio-extending.html#task-lifetime-support
+        asyncio._unregister_task(self._task)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._task.cancel() and sys.version_info >= (3, 11):
+            # Once delivered, the request is spent: a timeout inside a `finally` must not take it for its own.
+            self._loop.call_soon(self._task.uncancel)
+
+    def is_current(self) -> bool:
+        return asyncio.current_task() is self._task
+
+    async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
+        self._cancelled = False
+        try:
+            await work
+        except asyncio.CancelledError as exc:
+            return Interrupted() if self._cancelled else exc
+        except GeneratorExit:  # the loop is gone
+            raise
+        except BaseException as exc:
+            return exc
+        return None

@@ -1,0 +1,129 @@
+"""What a stream asks of an event loop: a task of its own, a wake-up, a timer.
+
+A stream's body must not be reachable by the cancellations of others: servers cancel the request task (twice, if need
+be), and ``asyncio.run`` ends by cancelling every task that ``asyncio.all_tasks()`` knows. So a task that owns a body
+stands outside the request's cancel scopes and outside that list; the request task waits for it instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import contextvars
+
+__all__ = ("Event", "Interrupted", "OwnedTask", "Runtime", "Timer", "Wake", "Work")
+
+
+class Interrupted(BaseException):
+    """Tells that an attempt ended because its task was cancelled by its owner."""
+
+
+class Wake(Protocol):
+    """A wake-up for one waiter. What it waits for is checked by the waiter, before and after."""
+
+    def set(self) -> None: ...
+
+    def wait(self) -> Awaitable[None]: ...
+
+
+class Event(Protocol):
+    """Happens once; any number may wait for it."""
+
+    def is_set(self) -> bool: ...
+
+    def set(self) -> None: ...
+
+    async def wait(self) -> None: ...
+
+
+class Timer(Protocol):
+    """A call that is still to come."""
+
+    def cancel(self) -> None: ...
+
+
+class OwnedTask(Protocol):
+    """A task that only its creator cancels."""
+
+    @property
+    def context(self) -> contextvars.Context:
+        """Its context."""
+        ...
+
+    def cancel(self) -> None:
+        """Delivers one cancellation (on trio: cancels the attempt under way, for good)."""
+
+    def is_current(self) -> bool:
+        """Whether the caller runs in this task."""
+        ...
+
+    async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
+        """Runs a coroutine in this task.
+
+        Returns:
+            ``None`` if it finished, ``Interrupted`` if it ended by :meth:`cancel`, or else what it raised.
+        """
+
+
+class Runtime(Protocol):
+    """One running event loop."""
+
+    @property
+    def name(self) -> str:
+        """What the library calls itself: ``asyncio`` or ``trio``."""
+        ...
+
+    @property
+    def key(self) -> Hashable: ...
+
+    @property
+    def can_hold_contexts(self) -> bool:
+        """Whether a context entered in one attempt of a task may be left in another."""
+        ...
+
+    @property
+    def starts_in_order(self) -> bool:
+        """Whether tasks begin in the order in which they were spawned, before a :meth:`turn` ends."""
+        ...
+
+    def spawn(self, work: Work, name: str, context: contextvars.Context | None = None) -> OwnedTask:
+        """Begins a task, in a copy of the current context unless one is given."""
+        ...
+
+    def wake(self) -> Wake: ...
+
+    def event(self) -> Event: ...
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        """Calls back in a context of nobody's, which holds on to no request."""
+        ...
+
+    def call_soon(self, callback: Callable[[], object]) -> None: ...
+
+    def call_threadsafe(self, callback: Callable[[], object], /) -> object:
+        """Calls back in the loop's thread.
+
+        Raises:
+            RuntimeError: If the loop is gone.
+        """
+
+    def is_gone(self) -> bool:
+        """Whether the loop has ended."""
+        ...
+
+    def turn(self) -> Awaitable[None]:
+        """Lets everything else that is ready run once."""
+        ...
+
+    def let_threads_run(self) -> None:
+        """Lets go of the GIL for long enough that a thread which waits for it gets it."""
+
+    def stray_cancellation(self) -> BaseException:
+        """What a context manager is left with whose block was cancelled."""
+        ...
+
+
+Work = Callable[[OwnedTask], Coroutine[Any, Any, None]]
+"""What a task does, which is given itself."""
