@@ -22,8 +22,18 @@ from litestar_safe_sse.response import SafeServerSentEvent
 
 if TYPE_CHECKING:
     from litestar_safe_sse.context import StreamContext
+
+    __version__: str
 else:
     from litestar_safe_sse.plugin import InjectedStreamContext as StreamContext
+
+    def __getattr__(name: str) -> str:
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version  # looks through what is installed: not at every start
+
+        return version("litestar-safe-sse")
+
 
 __all__ = (
     "CleanupError",

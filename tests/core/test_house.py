@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -133,3 +134,10 @@ def test_every_public_name_is_there(package: ModuleType) -> None:
     """``__all__`` names what can be imported."""
     for name in package.__all__:
         assert getattr(package, name) is not None
+
+
+def test_version_is_that_of_the_metadata() -> None:
+    """It is said once, in pyproject.toml."""
+    assert litestar_safe_sse.__version__ == version("litestar-safe-sse")
+    with pytest.raises(AttributeError, match="no attribute '__revision__'"):
+        litestar_safe_sse.__revision__  # type: ignore[attr-defined]  # noqa: B018
