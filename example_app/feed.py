@@ -40,7 +40,7 @@ TICK = 1.0
 RETRY = 0.25
 SILENT_AFTER = 3 * TICK
 YOUNG = 6.0  # Granian stops altogether if a worker dies sooner than this after its start
-LAST_WORDS = 0.2  # the answer to whoever asked for the kill may be this worker's own to send
+ANSWER_FIRST = 0.2  # the answer to whoever asked for the kill may be this worker's own to send
 BACK_IN_MS = 1500
 
 _logger = logging.getLogger("example_app")
@@ -185,7 +185,7 @@ class Feed:
             self._killed.append(event.victim.id)
             self._sightings.pop(event.victim.id, None)
             if obeys:
-                await anyio.sleep(LAST_WORDS)
+                await anyio.sleep(ANSWER_FIRST)
                 self._end()
 
 

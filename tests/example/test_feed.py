@@ -39,7 +39,7 @@ def client() -> Iterator[TestClient[Litestar]]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "TICK", 0.01)
     monkeypatch.setattr(feed_module, "RETRY", 0.001)
-    monkeypatch.setattr(feed_module, "FINAL_SEND_TIMEOUT", 0.0)
+    monkeypatch.setattr(feed_module, "ANSWER_FIRST", 0.0)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
