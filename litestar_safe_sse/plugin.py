@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from litestar.routes import BaseRoute
     from litestar.types import ASGIApp, Receive, Send
 
+    from litestar_safe_sse.response import Handlers
+
 __all__ = ("SafeSSEPlugin",)
 
 KEY = "stream"
@@ -62,6 +64,7 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
             raise InvalidFieldError("config", f"{type(config).__name__} is no SafeSSEConfig; give one, or None")
         self.config = config or SafeSSEConfig()
         self.streams = StreamRegistry(self.config)
+        self._handlers: Handlers = {}  # no more than the application has
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Extends the application's configuration; called by Litestar."""
@@ -73,7 +76,7 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
         app_config.dependencies[KEY] = Provide(provide_stream, sync_to_thread=False)
         app_config.signature_namespace.setdefault("StreamContext", InjectedStreamContext)
         app_config.signature_namespace.setdefault("SafeServerSentEvent", SafeServerSentEvent)
-        app_config.middleware.insert(0, DefineMiddleware(StreamGuard, registry=self.streams))
+        app_config.middleware.insert(0, DefineMiddleware(StreamGuard, registry=self.streams, handlers=self._handlers))
         app_config.after_exception.append(end_stream_of_failed_handler)
         app_config.lifespan.append(self._lifespan)
         app_config.on_shutdown.append(self.streams.stop)  # after the hooks of the application
@@ -121,9 +124,10 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
 class StreamGuard:
     """Gives each request its slot, and makes sure that a stream no response has taken is ended all the same."""
 
-    def __init__(self, app: ASGIApp, registry: StreamRegistry) -> None:
+    def __init__(self, app: ASGIApp, registry: StreamRegistry, handlers: Handlers) -> None:
         self.app = app
         self.registry = registry
+        self.handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
@@ -132,7 +136,7 @@ class StreamGuard:
             return
         if self.registry.logger is None:  # a server that runs no lifespan
             self.registry.logger = logger_of(scope["litestar_app"])
-        slot = scope["state"][SLOT] = Slot(self.registry, receive, send)
+        slot = scope["state"][SLOT] = Slot(self.registry, self.handlers, receive, send)
         try:
             await self.app(scope, receive, send)
         except Exception as exc:

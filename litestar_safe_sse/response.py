@@ -20,7 +20,7 @@ from litestar_safe_sse._core.iteration import aclose, check_content
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.registry import StreamRefusedError
 from litestar_safe_sse._core.state import CloseReason, StreamState
-from litestar_safe_sse._core.stream import Handler
+from litestar_safe_sse._core.stream import StreamNames
 from litestar_safe_sse._litestar import from_litestar
 from litestar_safe_sse._runtime.shielding import run_shielded
 from litestar_safe_sse.config import SafeSSEConfig
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse._core.stream import Stream
 
     RawHeaders = list[tuple[bytes, bytes]]
+    Handlers = dict[object, "Handler"]
 
 __all__ = ("SafeServerSentEvent",)
 
@@ -52,13 +53,31 @@ HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 """What keeps proxies from holding events back. No ``Connection``: HTTP/2 forbids it, and HTTP/1.1 needs none."""
 
 
+class Handler:
+    """What the responses of one handler have in common, made once.
+
+    Args:
+        name: The handler's name.
+    """
+
+    __slots__ = ("encoder", "headers", "names")
+
+    def __init__(self, name: str) -> None:
+        self.names = StreamNames.of(name)
+        self.encoder: BlockEncoder | None = None
+        """That of the streams that have no settings of their own."""
+        self.headers: tuple[object, RawHeaders] | None = None
+        """What was configured, and what became of it: the headers of responses that add none."""
+
+
 class Slot:
     """What one request has of the plugin: the registry, and its stream once there is one."""
 
-    __slots__ = ("receive", "registry", "send", "stream", "unused")
+    __slots__ = ("handlers", "receive", "registry", "send", "stream", "unused")
 
-    def __init__(self, registry: StreamRegistry, receive: Receive, send: Send) -> None:
+    def __init__(self, registry: StreamRegistry, handlers: Handlers, receive: Receive, send: Send) -> None:
         self.registry = registry
+        self.handlers = handlers
         self.receive = receive
         self.send = send
         self.stream: Stream | None = None
@@ -82,9 +101,9 @@ class Slot:
     def handler(self, scope: Scope) -> Handler:
         """What the streams of the request's handler have in common."""
         route_handler = scope["route_handler"]
-        handler = self.registry.handlers.get(route_handler)
+        handler = self.handlers.get(route_handler)
         if handler is None:
-            handler = self.registry.handlers[route_handler] = Handler(str(route_handler))
+            handler = self.handlers[route_handler] = Handler(str(route_handler))
         return handler
 
     def admit(self, scope: Scope) -> Stream:
@@ -95,7 +114,7 @@ class Slot:
         """
         if self.stream is None or self.stream.state is StreamState.CLOSED:
             try:
-                self.stream = self.registry.admit(self.handler(scope))
+                self.stream = self.registry.admit(self.handler(scope).names)
             except StreamRefusedError as refusal:
                 raise unavailable(str(refusal), self.registry.config) from refusal
         return self.stream
@@ -225,7 +244,7 @@ class SafeServerSentEvent(Response[Any]):
             raise unavailable("the server is shutting down", stream.config)
         slot.unused = None
         config = replace(stream.config, **self.overrides) if self.overrides else stream.config
-        handler = stream.kind
+        handler = slot.handler(request.scope)
         encoder: BlockEncoder
         if self.has_defaults or self.response_type_encoders or "separator" in self.overrides:
             encoder = self._encoder(config, type_encoders)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from litestar_safe_sse._core import asyncgens
 from litestar_safe_sse._core.state import CloseReason
-from litestar_safe_sse._core.stream import FINAL_SEND_TIMEOUT, Handler, Stream
+from litestar_safe_sse._core.stream import FINAL_SEND_TIMEOUT, Stream, StreamNames
 from litestar_safe_sse._core.timers import TimerWheel
 from litestar_safe_sse._core.writer import DROP_DELAY
 from litestar_safe_sse._runtime.base import Runtime
@@ -108,8 +108,6 @@ class StreamRegistry:
         self.logger: Any = None
         """The application's logger, once it is known."""
         self._loops: dict[Hashable, _Loop] = {}
-        self.handlers: dict[object, Handler] = {}
-        """By handler, so no more than the application has."""
         self._opened = 0
         self._refused = 0
         self._closed: Counter[CloseReason] = Counter()
@@ -142,11 +140,11 @@ class StreamRegistry:
         for stream in tuple(loop.streams.values()):
             await stream.aclose(reason)
 
-    def admit(self, handler: Handler) -> Stream:
+    def admit(self, names: StreamNames) -> Stream:
         """Makes a stream.
 
         Args:
-            handler: The handler it belongs to.
+            names: What the streams of its handler are called.
 
         Raises:
             StreamRefusedError: If a shutdown is under way or ``max_streams`` are open.
@@ -160,7 +158,7 @@ class StreamRegistry:
             runtime=loop.runtime,
             wheel=loop.wheel,
             config=self.config,
-            handler=handler,
+            names=names,
             logger=loop.logger,
             on_closed=loop.forget,
         )

@@ -30,7 +30,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 import anyio
 from msgspec import Struct
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-__all__ = ("FINAL_SEND_TIMEOUT", "Handler", "Stream", "StreamStatistics")
+__all__ = ("FINAL_SEND_TIMEOUT", "Stream", "StreamNames", "StreamStatistics")
 
 T = TypeVar("T")
 
@@ -110,23 +110,16 @@ class _LeftBehind(BaseException):
     """Ends an owner that comes back after a successor has taken over."""
 
 
-class Handler:
-    """What the streams of one handler have in common, made once.
+class StreamNames(NamedTuple):
+    """What the streams of one handler, and their tasks, are called; made once for all of them."""
 
-    Args:
-        name: The handler's name, for the log.
-    """
+    handler: str
+    body_task: str
+    listener_task: str
 
-    __slots__ = ("body_task", "encoder", "headers", "listener_task", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.body_task = f"SSE body of {name}"
-        self.listener_task = f"SSE listener of {name}"
-        self.encoder: BlockEncoder | None = None
-        """That of the streams that have no settings of their own."""
-        self.headers: tuple[object, list[tuple[bytes, bytes]]] | None = None
-        """What was configured, and what became of it: the headers of responses that add none."""
+    @classmethod
+    def of(cls, handler: str) -> StreamNames:
+        return cls(handler, f"SSE body of {handler}", f"SSE listener of {handler}")
 
 
 class Stream:
@@ -136,7 +129,7 @@ class Stream:
         runtime: The running event loop.
         wheel: The timer of its streams.
         config: The settings in force for this stream.
-        handler: Its handler.
+        names: What it is called.
         logger: The application's logger.
         on_closed: Called once, when the stream has ended and cleaned up.
     """
@@ -176,7 +169,7 @@ class Stream:
         "cleanups",
         "config",
         "id",
-        "kind",
+        "names",
         "runtime",
     )
 
@@ -186,12 +179,12 @@ class Stream:
         runtime: Runtime,
         wheel: TimerWheel,
         config: SafeSSEConfig,
-        handler: Handler,
+        names: StreamNames,
         logger: Any,
         on_closed: Callable[[Stream], None],
     ) -> None:
         self.id = secrets.token_hex(8)
-        self.kind = handler
+        self.names = names
         self.config = config
         self.runtime = runtime
         self.cleanups = CleanupRegistry()
@@ -234,7 +227,7 @@ class Stream:
     @property
     def handler(self) -> str:
         """The handler's name."""
-        return self.kind.name
+        return self.names.handler
 
     @property
     def state(self) -> StreamState:
@@ -442,7 +435,7 @@ class Stream:
             if self.config.max_lifetime is not None:
                 self._set_deadline(self.config.max_lifetime)
         self._listener_done = self.runtime.event()
-        self._listener = self.runtime.spawn(partial(self._listen, receive), self.kind.listener_task)
+        self._listener = self.runtime.spawn(partial(self._listen, receive), self.names.listener_task)
         self._arm(self._look_after(monotonic()))
 
     def _hang_up(self) -> None:
@@ -508,7 +501,7 @@ class Stream:
     def _spawn_owner(self, work: Work) -> None:
         asyncgens.install()
         context = None if self._owner is None else self._owner.context  # a successor's is its predecessor's
-        self._owner = self.runtime.spawn(work, self.kind.body_task, context)
+        self._owner = self.runtime.spawn(work, self.names.body_task, context)
 
     async def _own(self, task: OwnedTask) -> None:
         asyncgens.adopt_in_this_context(self)
@@ -628,7 +621,7 @@ class Stream:
             if self._strays_gone is not None:
                 self._strays_gone.set()
 
-        self._strays[self.runtime.spawn(close, self.kind.body_task)] = None
+        self._strays[self.runtime.spawn(close, self.names.body_task)] = None
         return True
 
     async def _clean(self, task: OwnedTask) -> None:
