@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._runtime.base import Runtime
 
-__all__ = ("BlockEncoder", "Buffer")
+__all__ = ("BlockEncoder", "Buffer", "BufferState")
 
 TURN = 0.005
 """Seconds a body may go on without giving the other streams of its loop a turn."""
@@ -29,6 +30,17 @@ LINGER = 0.0005
 
 AT_WORK = 0.002
 """Seconds between two chunks at most, for a body to be taken to be at work."""
+
+
+class BufferState(Enum):
+    """What becomes of the events of a buffer."""
+
+    OPEN = "open"
+    """Its body runs ahead of the writer, and has to wait where it is too far ahead."""
+    ENDED = "ended"
+    """Its body goes on to its end without waiting; what it puts in is still written."""
+    DROPPED = "dropped"
+    """Nothing is written any more."""
 
 
 class BlockEncoder(Protocol):
@@ -82,7 +94,6 @@ class Buffer:
     __slots__ = (
         "_are_json",
         "_encoder",
-        "_ended",
         "_filled",
         "_frame",
         "_glance_at",
@@ -96,13 +107,13 @@ class Buffer:
         "_runtime",
         "_sent_at",
         "_size",
+        "_state",
         "_taken",
         "_texts",
         "_to_json",
         "_turns",
         "_until",
         "_written",
-        "dropped",
     )
 
     _encoder: BlockEncoder
@@ -113,6 +124,7 @@ class Buffer:
         self._runtime = runtime
         self._frame = 0
         self._limit = 0
+        """Bytes from which on the body has to pause; none once it is to end."""
         self._parts: list[bytes] = []
         self._texts: list[Any] = []
         """What came after the parts: ASCII texts, or JSON."""
@@ -129,16 +141,24 @@ class Buffer:
         self._ready = 0
         self._taken = 0
         self._written = 0
-        self._ended = False
-        self.dropped = False
-        """Whether nothing will be written any more."""
+        self._state = BufferState.OPEN
 
-    def open(self, encoder: BlockEncoder, limit: int) -> None:
-        """Tells how events are encoded, and from how many bytes on a body has to wait for the writer."""
+    def configure(self, encoder: BlockEncoder, limit: int) -> None:
+        """Sets how events are encoded.
+
+        Args:
+            encoder: What encodes them.
+            limit: Bytes from which on the body has to wait for the writer.
+        """
         self._encoder, self._frame = encoder, encoder.frame
         self._json_types, self._to_json = encoder.json_types, encoder.to_json
-        if not self._ended:
+        if self._state is BufferState.OPEN:
             self._limit = limit
+
+    @property
+    def state(self) -> BufferState:
+        """What becomes of the events."""
+        return self._state
 
     @property
     def pending(self) -> int:
@@ -224,27 +244,38 @@ class Buffer:
             self._glance()
 
     async def pause(self) -> None:
-        """Gives the loop a turn, and waits until there is room or :meth:`release` is called."""
+        """Gives the loop a turn, and waits until there is room or the body is to end."""
         if self._taken:
             self._runtime.let_threads_run()
         self._turns = 0
         self._filled.set()
         await self._runtime.turn()
-        while self._size >= self._limit and not self._ended:
+        while self._size >= self._limit and self._state is BufferState.OPEN:
             await self._has_room.wait()
 
-    def release(self) -> None:
-        """Lets a body that waits for room go on, to its end."""
-        self._ended = True
-        self._limit = 0
-        self._has_room.set()
+    def end(self) -> None:
+        """Ends the waiting: the body goes on to its end, and the writer looks whether it is there.
 
-    def finish(self) -> None:
-        """Tells the writer that nothing more will come."""
-        self._ended = True
+        It is called when the body is to end, and again when it has.
+        """
+        self._leave_open(BufferState.ENDED)
+
+    def drop(self) -> None:
+        """Forgets what was not written; nothing more will be."""
+        self._parts, self._texts = [], []
+        self._forget()
+        if self._state is not BufferState.DROPPED:
+            self._leave_open(BufferState.DROPPED)
+            self._notify()
+
+    def _leave_open(self, state: BufferState) -> None:
+        if self._state is not BufferState.DROPPED:
+            self._state = state
+            self._limit = 0
+        self._has_room.set()
         self._filled.set()
 
-    def filled(self) -> Awaitable[None]:
+    def wait_filled(self) -> Awaitable[None]:
         """Waits until there may be something to take, or the end."""
         return self._filled.wait()
 
@@ -254,9 +285,9 @@ class Buffer:
         A ``send`` costs more than they do. A body that has nothing in the first of them is waited for without turns.
 
         Returns:
-            Whether the writer is to wait until the buffer is :meth:`filled`.
+            Whether the writer is to wait for the buffer to be filled.
         """
-        if self._ended or self._size >= self._limit:
+        if self._state is not BufferState.OPEN or self._size >= self._limit:
             return False
         now, before = monotonic(), self._sent_at
         self._sent_at = now
@@ -296,16 +327,6 @@ class Buffer:
         self._written = self._taken
         self._notify()
 
-    def drop(self) -> None:
-        """Forgets what was not written; nothing more will be."""
-        self._parts, self._texts = [], []
-        self._forget()
-        if not self.dropped:
-            self.dropped = True
-            self.release()
-            self._filled.set()
-            self._notify()
-
     async def flush(self) -> None:
         """Waits until all that has been put so far has been handed to the server.
 
@@ -314,7 +335,7 @@ class Buffer:
         """
         goal = self._taken + self._ready
         while self._written < goal:
-            if self.dropped:
+            if self._state is BufferState.DROPPED:
                 raise StreamClosedError("the client is gone, or the stream has ended; what was left was not sent")
             if self._progress is None:
                 self._progress = anyio.Event()

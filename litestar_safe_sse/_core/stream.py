@@ -267,7 +267,7 @@ class Stream:
             config: The settings in force for this stream.
         """
         self._content, self.config = content, config
-        self._buffer.open(encoder, config.buffer_size)
+        self._buffer.configure(encoder, config.buffer_size)
 
     # Ending
 
@@ -341,7 +341,7 @@ class Stream:
         self._life.move(StreamState.ENDING)
         self._ending = True
         self._set_deadline(self.config.cleanup_timeout)
-        self._buffer.release()
+        self._buffer.end()
 
     def _interrupt(self) -> None:
         """Delivers the one cancellation to a body that waits; one that is parked is closed instead."""
@@ -626,7 +626,7 @@ class Stream:
 
     async def _clean(self, task: OwnedTask) -> None:
         self._life.move(StreamState.CLEANING)
-        self._buffer.finish()
+        self._buffer.end()
         if self._writer is not None and self._writer.is_open:  # what the body left is still sent, not at any price
             patience = self.config.cleanup_timeout
             if self._life.reason is CloseReason.SHUTDOWN:

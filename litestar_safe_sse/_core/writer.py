@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from litestar_safe_sse._core.buffer import BufferState
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._servers.flow_control import drop_connections, find_flow_control, is_shared
 
@@ -97,26 +98,26 @@ class Writer:
             start, self._start = self._start, None
             await self._hand_over(start)
             del start
-        while not buffer.dropped:
+        while buffer.state is not BufferState.DROPPED:
             chunk = buffer.take()
             if self._preamble is not None:  # sent even if empty: Daphne keeps the headers back until then
                 chunk, self._preamble = self._preamble + chunk, None
             elif not chunk:
                 if self._life.is_body_done:
                     break
-                await buffer.filled()
+                await buffer.wait_filled()
                 continue
             await self._hand_over({"type": "http.response.body", "body": chunk, "more_body": True})
             del chunk  # it may be large, and the next one long in coming
             buffer.mark_written()
             if buffer.linger():
-                await buffer.filled()
+                await buffer.wait_filled()
         await self._end()
 
     async def _end(self) -> None:
         ends_after_error = self._flow is not None and self._flow.ends_after_error
         self._release_flow()
-        if self._buffer.dropped:  # by a hang-up
+        if self._buffer.state is BufferState.DROPPED:  # by a hang-up
             return
         if self._life.error is None or ends_after_error:  # else the missing end tells that events are missing
             await self._hand_over({"type": "http.response.body", "body": b"", "more_body": False})

@@ -9,7 +9,7 @@ import pytest
 from msgspec import Raw, Struct
 
 from litestar_safe_sse import InvalidFieldError, SSEMessage
-from litestar_safe_sse._core.buffer import Buffer
+from litestar_safe_sse._core.buffer import Buffer, BufferState
 from litestar_safe_sse._core.encoding import Encoder
 
 
@@ -61,7 +61,7 @@ ITEMS = [
 
 def opened(encoder: Encoder, limit: int = 1 << 30) -> Buffer:
     buffer = Buffer(Runtime())  # type: ignore[arg-type]
-    buffer.open(encoder, limit)
+    buffer.configure(encoder, limit)
     return buffer
 
 
@@ -126,3 +126,30 @@ def test_a_dropped_buffer_is_empty() -> None:
     assert buffer.put("late") is True  # its body is to end
     buffer.drop()
     assert (buffer.take(), buffer.pending) == (b"", 0)
+
+
+def test_an_ended_buffer_holds_nobody_and_keeps_what_comes() -> None:
+    """The body is told at each event that it is to end, and what it says until then is still written."""
+    buffer = opened(Encoder())
+    assert buffer.put("one") is False
+    buffer.end()
+    assert buffer.state is BufferState.ENDED
+    assert buffer.put("two") is True
+    assert buffer.linger() is False
+    assert buffer.take() == b"data: one\r\n\r\ndata: two\r\n\r\n"
+
+
+def test_a_buffer_that_ends_before_it_is_configured_stays_ended() -> None:
+    """A stream may be closed by its handler, before it has a body."""
+    buffer = Buffer(Runtime())  # type: ignore[arg-type]
+    buffer.end()
+    buffer.configure(Encoder(), 1 << 30)
+    assert buffer.put("x") is True
+
+
+def test_a_dropped_buffer_does_not_end_otherwise() -> None:
+    """The end of the body comes after the client has left, and changes nothing."""
+    buffer = opened(Encoder())
+    buffer.drop()
+    buffer.end()
+    assert buffer.state is BufferState.DROPPED
