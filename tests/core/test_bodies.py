@@ -13,7 +13,6 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from driver import BOUND, Connection, Probe, Server
 from litestar import Litestar, get
 
 from litestar_safe_sse import (
@@ -25,6 +24,8 @@ from litestar_safe_sse import (
     StreamContext,
 )
 from litestar_safe_sse._runtime.current import current_runtime
+from tests.core.apps import Probe, Server
+from tests.core.clients import BOUND, Connection
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,11 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from driver import BOUND, Connection, Probe, Server
-from suspensions import Suspensions
 
 from litestar_safe_sse import CloseReason, StreamContext
+from tests.core.apps import Probe, Server
+from tests.core.clients import BOUND, Connection
+from tests.suspensions import Suspensions
 
 pytestmark = pytest.mark.anyio
 

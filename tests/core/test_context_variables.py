@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 import sniffio
-from driver import BOUND, Connection
 from litestar import Litestar, get
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
+from tests.core.clients import BOUND, Connection
 
 pytestmark = pytest.mark.anyio
 

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
-from driver import Connection, Probe, Server
 
 from litestar_safe_sse import StreamContext
+from tests.core.apps import Probe, Server
+from tests.core.clients import Connection
 
 
 @pytest.mark.parametrize("sweeps", [1, 3])

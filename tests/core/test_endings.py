@@ -9,9 +9,10 @@ from typing import Any
 
 import anyio
 import pytest
-from driver import BOUND, Connection, Probe, Server
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
+from tests.core.apps import Probe, Server
+from tests.core.clients import BOUND, Connection
 
 pytestmark = pytest.mark.anyio
 

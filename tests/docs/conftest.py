@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "sources"))
-
-from redis_server import RedisServer, running_redis
+from tests.redis_server import RedisServer, running_redis
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from uvicorn_process import UvicornProcess, leave, reset, running, stream
+
+from tests.docs.processes import UvicornProcess, leave, reset, running, stream
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"

@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 from httpx_sse import EventSource
-from redis_server import RedisServer
-from uvicorn_process import leave, reset, running, stream
+
+from tests.docs.processes import leave, reset, running, stream
+from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

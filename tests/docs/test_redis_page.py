@@ -10,9 +10,9 @@ from typing import Any
 import anyio
 import pytest
 from redis import Redis
-from redis_server import RedisServer
 
 from litestar_safe_sse.sources import RedisEventLog, RedisGroupQueue, RedisPlugin, RedisPubSub, RedisQueue
+from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 

@@ -15,8 +15,9 @@ import pytest
 from httpx_sse import ServerSentEvent
 from playwright.sync_api import expect, sync_playwright
 from redis import Redis
-from redis_server import RedisServer
-from uvicorn_process import UvicornProcess, leave, reset, running, stream
+
+from tests.docs.processes import UvicornProcess, leave, reset, running, stream
+from tests.redis_server import RedisServer
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")

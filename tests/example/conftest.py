@@ -1,21 +1,13 @@
-"""The paths that the tests import from, a Redis and a browser."""
+"""A Redis and a browser."""
 
 import shutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from playwright.sync_api import BrowserContext
 
-ROOT = Path(__file__).parents[2]
-# ``example_app`` is run from a checkout and is not installed; the Redis for tests is started as in tests/sources.
-for directory in (ROOT, ROOT / "tests" / "sources"):
-    if str(directory) not in sys.path:
-        sys.path.append(str(directory))
-
-from browsing import chromium  # noqa: E402
-from playwright.sync_api import BrowserContext  # noqa: E402
-from redis_server import RedisServer, running_redis  # noqa: E402
+from tests.example.processes import chromium
+from tests.redis_server import RedisServer, running_redis
 
 
 @pytest.fixture(scope="module")

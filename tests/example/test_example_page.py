@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import CHROMIUM, PATIENCE_MS
 from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Request, expect
-from ports import free_port
 
 from example_app.bodies import KINDS
+from tests.example.processes import CHROMIUM, PATIENCE_MS
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from browsing import CHROMIUM, PATIENCE_MS, launched, read_feed
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect
 from redis import Redis
-from redis_server import RedisServer
 
 from example_app.feed import TOPIC
+from tests.example.processes import CHROMIUM, PATIENCE_MS, launched, read_feed
+from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
 

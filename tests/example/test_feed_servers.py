@@ -10,8 +10,9 @@ from collections import defaultdict
 from contextlib import closing
 
 import pytest
-from browsing import PATIENCE, Event, answers, launched, read_feed
-from redis_server import RedisServer
+
+from tests.example.processes import PATIENCE, Event, answers, launched, read_feed
+from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 

@@ -31,13 +31,12 @@ import hypercorn.trio
 import hypercorn.trio.run
 import pytest
 import uvicorn
-from ports import free_port
-from shutdown_apps import HeldOpen
 
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
+from tests.integration.app import HeldOpen
+from tests.ports import free_port
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).parents[2]
 
 PATIENCE = 10.0
 """Seconds after which a test gives up waiting."""
@@ -60,7 +59,7 @@ class Kind:
 
     def command(self, port: int, options: str) -> list[str]:
         arguments = self.arguments.format(port=port)
-        return [sys.executable, "-m", *arguments.split(), *options.split(), "shutdown_apps:app"]
+        return [sys.executable, "-m", *arguments.split(), *options.split(), "tests.integration.app:app"]
 
     def __str__(self) -> str:
         return self.name
@@ -206,11 +205,11 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 kind.command(port, options),
-                cwd=HERE,
+                cwd=ROOT,
                 env={
                     **os.environ,
                     **environment,
-                    "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT), os.environ.get("PYTHONPATH", "")]),
+                    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
                     "REPORT_TO": f"127.0.0.1:{mailbox.getsockname()[1]}",
                 },
                 stdout=output,

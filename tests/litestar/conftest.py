@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite("manners")
+pytest.register_assert_rewrite("tests.litestar.apps", "tests.litestar.clients")
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from asgi_client import get as request
-from asgi_client import lifespan
-from manners import Trace, closed, make_app, serving
 
 from litestar_safe_sse import CloseReason
+from tests.litestar.apps import closed, make_app, serving
+from tests.litestar.bodies import Trace
+from tests.litestar.clients import get as request
+from tests.litestar.clients import lifespan
 
 pytestmark = pytest.mark.anyio
 

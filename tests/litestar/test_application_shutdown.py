@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from asgi_client import LIMIT, connect, lifespan
 from litestar import Litestar, get
 from litestar.plugins import InitPlugin
 from litestar.stores.memory import MemoryStore
-from manners import Trace, cleaned, closed, endless, endless_and_brief, make_app, serving
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamContext
+from tests.litestar.apps import cleaned, closed, endless_and_brief, make_app, serving
+from tests.litestar.bodies import Trace, endless
+from tests.litestar.clients import LIMIT, connect, lifespan
 
 if TYPE_CHECKING:
     from litestar.config.app import AppConfig

@@ -12,15 +12,16 @@ from typing import Any
 
 import anyio
 import pytest
-from asgi_client import LIMIT, connect, lifespan
-from asgi_client import get as request
 from litestar import Litestar, asgi, get
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.stores.memory import MemoryStore
 from litestar.types import Receive, Scope, Send
-from manners import ENDLESS, Trace, endless, endless_and_brief, make_app, serving, serving_defaults
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin
+from tests.litestar.apps import endless_and_brief, make_app, serving, serving_defaults
+from tests.litestar.bodies import ENDLESS, Trace, endless
+from tests.litestar.clients import LIMIT, connect, lifespan
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

@@ -8,13 +8,14 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from asgi_client import connect
-from asgi_client import get as request
 from litestar import Response, get, route
 from litestar.background_tasks import BackgroundTask, BackgroundTasks
-from manners import BRIEF, ENDLESS, Trace, brief, cause, cleaned, closed, endless, serving
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamContext
+from tests.litestar.apps import cause, cleaned, closed, serving
+from tests.litestar.bodies import BRIEF, ENDLESS, Trace, brief, endless
+from tests.litestar.clients import connect
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

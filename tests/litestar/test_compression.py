@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable
 
 import anyio
 import pytest
-from asgi_client import connect
 from litestar import get
 from litestar.config.compression import CompressionConfig
-from manners import ENDLESS, Trace, closed, serving, serving_defaults
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent
+from tests.litestar.apps import closed, serving, serving_defaults
+from tests.litestar.bodies import ENDLESS, Trace
+from tests.litestar.clients import connect
 
 pytestmark = pytest.mark.anyio
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import anyio
 import pytest
-from asgi_client import LIMIT, connect
-from asgi_client import get as request
 from litestar import Request, get
 from litestar.response import ServerSentEvent
 from litestar.types import ASGIApp, Receive, Scope, Send
-from manners import BRIEF, Closeable, Trace, brief, cleaned, closed, endless, serving
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamClosedError, StreamContext, StreamState
+from tests.litestar.apps import cleaned, closed, serving
+from tests.litestar.bodies import BRIEF, Closeable, Trace, brief, endless
+from tests.litestar.clients import LIMIT, connect
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

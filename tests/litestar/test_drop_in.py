@@ -11,8 +11,6 @@ import anyio.lowlevel
 import httpx
 import httpx_sse
 import pytest
-from asgi_client import Connection, connect
-from asgi_client import get as request
 from litestar import Litestar, get
 from litestar.config.cors import CORSConfig
 from litestar.exceptions import ImproperlyConfiguredException, LitestarException
@@ -21,6 +19,8 @@ from litestar.testing import AsyncTestClient
 from litestar.types import SSEData
 
 from litestar_safe_sse import InvalidFieldError, SafeServerSentEvent, SafeSSEPlugin, SSEMessage
+from tests.litestar.clients import Connection, connect
+from tests.litestar.clients import get as request
 
 try:
     from litestar.params import FromPath

@@ -9,14 +9,15 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from asgi_client import connect
-from asgi_client import get as request
 from litestar import Request, Response, get
 from litestar.di import Provide
 from litestar.response import ServerSentEventMessage
-from manners import NamedDependency, Trace, cause, cleaned, closed, endless, serving
 
 from litestar_safe_sse import CloseReason, InvalidFieldError, SafeServerSentEvent, StreamContext
+from tests.litestar.apps import NamedDependency, cause, cleaned, closed, serving
+from tests.litestar.bodies import Trace, endless
+from tests.litestar.clients import connect
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

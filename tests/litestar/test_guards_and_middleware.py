@@ -6,27 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from asgi_client import connect
-from asgi_client import get as request
 from litestar import Controller, Router, get
 from litestar.exceptions import LitestarException, NotAuthorizedException
 from litestar.middleware import ASGIMiddleware, DefineMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from manners import (
-    BRIEF,
-    ENDLESS,
-    ClassMiddleware,
-    Trace,
-    brief,
-    cause,
-    cleaned,
-    closed,
-    endless,
-    serving,
-    serving_defaults,
-)
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamContext
+from tests.litestar.apps import ClassMiddleware, cause, cleaned, closed, serving, serving_defaults
+from tests.litestar.bodies import BRIEF, ENDLESS, Trace, brief, endless
+from tests.litestar.clients import connect
+from tests.litestar.clients import get as request
 
 if TYPE_CHECKING:
     from litestar.handlers import BaseRouteHandler

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from asgi_client import connect
-from asgi_client import get as request
 from litestar import Request, get, post, route
-from manners import ENDLESS, Closeable, Trace, brief, cleaned, closed, endless, serving
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamContext
+from tests.litestar.apps import cleaned, closed, serving
+from tests.litestar.bodies import ENDLESS, Closeable, Trace, brief, endless
+from tests.litestar.clients import connect
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from asgi_client import get as request
 from litestar import get, post
 from litestar.datastructures import CacheControlHeader, Cookie, ResponseHeader
-from manners import serving
 
 from litestar_safe_sse import SafeServerSentEvent
+from tests.litestar.apps import serving
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

@@ -6,12 +6,10 @@ from typing import Annotated, Any
 
 import litestar.di
 import pytest
-from asgi_client import get as request
 from litestar import Litestar, WebSocket, get, websocket
 from litestar.di import Provide
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.testing import TestClient
-from manners import NamedDependency, QueryParameter, Trace, collect, endless, endless_and_brief, make_app, serving
 
 from litestar_safe_sse import (
     InvalidFieldError,
@@ -21,6 +19,9 @@ from litestar_safe_sse import (
     SafeSSEPlugin,
     StreamContext,
 )
+from tests.litestar.apps import NamedDependency, QueryParameter, collect, endless_and_brief, make_app, serving
+from tests.litestar.bodies import Trace, endless
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

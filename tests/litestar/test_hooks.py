@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from asgi_client import connect
-from asgi_client import get as request
 from litestar import Request, Response, get
 from litestar.types import Message, Scope
-from manners import BRIEF, ENDLESS, Trace, brief, cleaned, closed, serving, serving_defaults
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamContext
+from tests.litestar.apps import cleaned, closed, serving, serving_defaults
+from tests.litestar.bodies import BRIEF, ENDLESS, Trace, brief
+from tests.litestar.clients import connect
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

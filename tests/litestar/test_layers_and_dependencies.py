@@ -10,27 +10,15 @@ from contextlib import asynccontextmanager
 import anyio
 import anyio.lowlevel
 import pytest
-from asgi_client import connect
-from asgi_client import get as request
 from litestar import Controller, Router, get
 from litestar.di import Provide
 from litestar.exceptions import ImproperlyConfiguredException, NotAuthorizedException
-from manners import (
-    BRIEF,
-    ENDLESS,
-    FromQuery,
-    NamedDependency,
-    Pool,
-    Trace,
-    brief,
-    cleaned,
-    closed,
-    endless,
-    endless_and_brief,
-    serving,
-)
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamClosedError, StreamContext
+from tests.litestar.apps import FromQuery, NamedDependency, Pool, cleaned, closed, endless_and_brief, serving
+from tests.litestar.bodies import BRIEF, ENDLESS, Trace, brief, endless
+from tests.litestar.clients import connect
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

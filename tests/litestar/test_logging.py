@@ -12,8 +12,6 @@ import anyio
 import anyio.lowlevel
 import pytest
 import structlog
-from asgi_client import LIMIT, connect, lifespan
-from asgi_client import get as request
 from litestar import Litestar, get
 from litestar.exceptions import LitestarException
 from litestar.logging import LoggingConfig, StructLoggingConfig
@@ -21,6 +19,8 @@ from litestar.logging.config import BaseLoggingConfig
 from structlog.testing import LogCapture
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamState
+from tests.litestar.clients import LIMIT, connect, lifespan
+from tests.litestar.clients import get as request
 
 if TYPE_CHECKING:
     from litestar.types import ExceptionLoggingHandler, GetLogger

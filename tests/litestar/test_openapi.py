@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from asgi_client import get as request
-from asgi_client import lifespan
 from litestar import Litestar, get
-from manners import FromQuery
 
 from litestar_safe_sse import RegistryStatistics, SafeServerSentEvent, SafeSSEPlugin, StreamContext, StreamStatistics
+from tests.litestar.apps import FromQuery
+from tests.litestar.clients import get as request
+from tests.litestar.clients import lifespan
 
 pytestmark = pytest.mark.anyio
 

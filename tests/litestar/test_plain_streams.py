@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
-from asgi_client import LIMIT, connect
-from asgi_client import get as request
 from litestar import get
 from litestar.exceptions import LitestarException
 from litestar.testing import AsyncTestClient, TestClient
-from manners import BRIEF, ENDLESS, Trace, cause, closed, endless_and_brief, make_app, serving_defaults
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent
+from tests.litestar.apps import cause, closed, endless_and_brief, make_app, serving_defaults
+from tests.litestar.bodies import BRIEF, ENDLESS, Trace
+from tests.litestar.clients import LIMIT, connect
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from asgi_client import connect, lifespan
-from asgi_client import get as request
 from litestar import Response, get
 from litestar.config.response_cache import ResponseCacheConfig
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.stores.memory import MemoryStore
-from manners import BRIEF, ENDLESS, Closeable, Trace, endless, make_app, serving, serving_defaults
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, StreamContext
+from tests.litestar.apps import make_app, serving, serving_defaults
+from tests.litestar.bodies import BRIEF, ENDLESS, Closeable, Trace, endless
+from tests.litestar.clients import connect, lifespan
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

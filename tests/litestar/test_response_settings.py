@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from asgi_client import get as request
 from litestar import get
-from manners import Trace, cleaned, closed, endless, serving
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEConfig, SSEMessage, StreamContext
+from tests.litestar.apps import cleaned, closed, serving
+from tests.litestar.bodies import Trace, endless
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from asgi_client import get as request
 from litestar import Request, get, post
 from litestar.config.cors import CORSConfig
 from litestar.config.csrf import CSRFConfig
 from litestar.middleware.session.client_side import CookieBackendConfig
 from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.stores.memory import MemoryStore
-from manners import Trace, endless, serving
 
 from litestar_safe_sse import SafeServerSentEvent, StreamContext
+from tests.litestar.apps import serving
+from tests.litestar.bodies import Trace, endless
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from asgi_client import get as request
 from litestar import Litestar, get
 from litestar.di import Provide
 from litestar.exceptions import ImproperlyConfiguredException
-from manners import ClassMiddleware, NamedDependency, Pool, Trace, collect, make_app, serving, serving_defaults
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
+from tests.litestar.apps import ClassMiddleware, NamedDependency, Pool, collect, make_app, serving, serving_defaults
+from tests.litestar.bodies import Trace
+from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import anyio
 import pytest
-from asgi_client import LIMIT, http_scope
 from litestar import WebSocket, websocket
 from litestar.testing import TestClient
 from litestar.types import Message
-from manners import collect, make_app, serving
 
 from litestar_safe_sse import OutsideRequestError, StreamContext
+from tests.litestar.apps import collect, make_app, serving
+from tests.litestar.clients import LIMIT, http_scope
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from report import Cell, as_markdown
-from running import FLAVOUR, RunningServer, ServerKind, running
+
+from tests.servers.processes import FLAVOUR, RunningServer, ServerKind, running
+from tests.servers.report import Cell, as_markdown
 
 _cells = pytest.StashKey[list[Cell]]()
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import anyio
 import pytest
-from asking import ask, crowd, settled, until_stuck
-from leaving import Ending, Http1Stream, Leave, ProtocolError, fetch
-from report import Cell
-from running import FLAVOUR, RunningServer, kinds, running
-from zoo import ENDLESS, EVENTS, FLOODS, SPECIES, Species
+
+from tests.servers.bodies import ENDLESS, EVENTS, FLOODS, SPECIES, Species
+from tests.servers.clients import Ending, Http1Stream, Leave, ProtocolError, fetch
+from tests.servers.processes import FLAVOUR, RunningServer, kinds, running
+from tests.servers.questions import ask, crowd, settled, until_stuck
+from tests.servers.report import Cell
 
 REPEATS = int(os.environ.get("SAFE_SSE_REPEATS", "20"))
 ABORTS = int(os.environ.get("SAFE_SSE_ABORTS", "10000"))

@@ -13,11 +13,20 @@ from typing import Any
 
 import anyio
 import pytest
-from asking import ask, crowd, until_stuck
-from leaving import Crowd, Ending, Http1Stream, ProtocolError, fetch
-from report import Cell
-from running import FLAVOUR, UVICORN_IN_THREAD, UVICORN_WITH_SMALL_BUFFERS, RunningServer, ServerKind, kinds, running
-from zoo import CLEANUP_SECONDS, CLEANUP_TIMEOUT, EVENTS, SPECIES
+
+from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, EVENTS, SPECIES
+from tests.servers.clients import Crowd, Ending, Http1Stream, ProtocolError, fetch
+from tests.servers.processes import (
+    FLAVOUR,
+    UVICORN_IN_THREAD,
+    UVICORN_WITH_SMALL_BUFFERS,
+    RunningServer,
+    ServerKind,
+    kinds,
+    running,
+)
+from tests.servers.questions import ask, crowd, until_stuck
+from tests.servers.report import Cell
 
 MEASURING = FLAVOUR != "safe"
 safe_only = pytest.mark.skipif(MEASURING, reason="Litestar's own response is only measured")

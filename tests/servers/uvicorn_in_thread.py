@@ -9,7 +9,7 @@ import uvicorn
 if __name__ == "__main__":
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-    server = uvicorn.Server(uvicorn.Config("matrix_app:app", host="127.0.0.1", port=int(sys.argv[1])))
+    server = uvicorn.Server(uvicorn.Config("tests.servers.app:app", host="127.0.0.1", port=int(sys.argv[1])))
     thread = threading.Thread(target=server.run)
     thread.start()
     signal.sigwait(stops)

@@ -9,4 +9,4 @@ if __name__ == "__main__":
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         listener.bind(("127.0.0.1", int(sys.argv[1])))
-        uvicorn.Server(uvicorn.Config("matrix_app:app")).run(sockets=[listener])
+        uvicorn.Server(uvicorn.Config("tests.servers.app:app")).run(sockets=[listener])

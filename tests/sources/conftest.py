@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis_server import RedisServer, running_redis
+
+from tests.redis_server import RedisServer, running_redis
 
 
 @pytest.fixture(

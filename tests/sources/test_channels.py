@@ -18,12 +18,12 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis_server import RedisServer
-from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
+from tests.redis_server import RedisServer
+from tests.sources.clients import BOUND, Visit, eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -14,10 +14,7 @@ import anyio.lowlevel
 import pytest
 from litestar.response.sse import ServerSentEventMessage
 from msgspec import UNSET, Struct
-from reading import BOUND, begin, data, ids, take, take_all, until
 from redis.asyncio import Redis
-from redis_server import RedisServer
-from suspensions import Suspensions
 
 from litestar_safe_sse import SSEMessage
 from litestar_safe_sse._core.encoding import Encoder
@@ -26,6 +23,9 @@ from litestar_safe_sse.sources.event_log import EventLog, Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
 from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.log import RedisEventLog
+from tests.redis_server import RedisServer
+from tests.sources.subscriptions import BOUND, begin, data, ids, take, take_all, until
+from tests.suspensions import Suspensions
 
 pytestmark = pytest.mark.anyio
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from msgspec import UNSET
-from reading import begin, data, take
 
 from litestar_safe_sse.sources import memory
 from litestar_safe_sse.sources._subscription import Subscription
 from litestar_safe_sse.sources.event_log import Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
+from tests.sources.subscriptions import begin, data, take
 
 KEPT = 5
 TOPICS = ("a", "b")

@@ -11,13 +11,13 @@ import anyio
 import pytest
 from litestar import Litestar, Request, get
 from redis.asyncio import Redis
-from redis_server import RedisServer
-from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.redis.connection import RedisConnection, RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import GAP, PubSubMessage, RedisPubSub
+from tests.redis_server import RedisServer
+from tests.sources.clients import BOUND, Visit, eventually
 
 pytestmark = pytest.mark.anyio
 

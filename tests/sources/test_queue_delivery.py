@@ -20,10 +20,11 @@ import anyio
 import h11
 import psutil
 import pytest
-from ports import free_port
 from redis.asyncio import Redis
-from redis_server import RedisServer
-from visits import eventually
+
+from tests.ports import free_port
+from tests.redis_server import RedisServer
+from tests.sources.clients import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -12,13 +12,13 @@ import anyio
 import pytest
 from litestar import Litestar, get
 from redis.asyncio import Redis
-from redis_server import RedisServer
-from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
+from tests.redis_server import RedisServer
+from tests.sources.clients import BOUND, Visit, eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -16,14 +16,14 @@ from litestar import Litestar, get
 from litestar.channels import ChannelsPlugin
 from litestar.channels.backends.redis import RedisChannelsPubSubBackend
 from redis.asyncio import Redis
-from suspensions import Suspensions
-from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin, StreamContext
 from litestar_safe_sse.sources.channels import ChannelsSource
 from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
 from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
+from tests.sources.clients import BOUND, Visit, eventually
+from tests.suspensions import Suspensions
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
-from reading import BOUND, begin, data, take, until
 from redis.asyncio import Redis
-from redis_server import RedisServer
 
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources import _redis, redis_log
@@ -23,6 +21,8 @@ from litestar_safe_sse.sources._subscription import Subscription
 from litestar_safe_sse.sources.event_log import Reset
 from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.log import RedisEventLog
+from tests.redis_server import RedisServer
+from tests.sources.subscriptions import BOUND, begin, data, take, until
 
 pytestmark = pytest.mark.anyio
 

@@ -15,11 +15,8 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.testing import AsyncTestClient
-from ports import free_port
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
-from redis_server import RedisServer, running_redis, running_sentinel
-from visits import BOUND, Visit, eventually
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext, exceptions, sources
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
@@ -27,6 +24,9 @@ from litestar_safe_sse.sources import _redis
 from litestar_safe_sse.sources.redis.connection import Backoff, RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
 from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
+from tests.ports import free_port
+from tests.redis_server import RedisServer, running_redis, running_sentinel
+from tests.sources.clients import BOUND, Visit, eventually
 
 pytestmark = pytest.mark.anyio
 

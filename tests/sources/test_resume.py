@@ -15,12 +15,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from ports import free_port
-from redis_server import RedisServer
 
 from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.log import RedisEventLog
+from tests.ports import free_port
+from tests.redis_server import RedisServer
 
 HERE = Path(__file__).parent
 WORKERS = 4

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from reading import BOUND
 
 from litestar_safe_sse import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._subscription import make_mailbox
+from tests.sources.subscriptions import BOUND
 
 
 def emptied(mailbox: object) -> list[object]:

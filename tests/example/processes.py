@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import psutil
 from playwright.sync_api import BrowserContext, sync_playwright
-from ports import free_port
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = os.environ.get("CHROMIUM") or next(

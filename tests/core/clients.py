@@ -1,4 +1,4 @@
-"""An in-memory ASGI server and client, well-mannered unless told otherwise."""
+"""An in-memory client of one request, well-mannered unless told otherwise."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-from litestar import Litestar, get
-
-from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
 
 BOUND = 10.0
 """Seconds after which a wait has failed."""
@@ -76,61 +73,3 @@ class Connection:
         with anyio.fail_after(BOUND):
             while not condition(self):
                 await self._changed.wait()
-
-
-class Probe:
-    """What happened to one stream: its body, its cleanup, in this order, and why."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.reason: CloseReason | None = None
-        self.stream: StreamContext | None = None
-        self._changed = anyio.Event()
-
-    def note(self, event: str) -> None:
-        self.events.append(event)
-        self._changed.set()
-        self._changed = anyio.Event()
-
-    async def until(self, event: str) -> None:
-        """Waits until something has been noted."""
-        with anyio.fail_after(BOUND):
-            while event not in self.events:
-                await self._changed.wait()
-
-    async def cleanup(self) -> None:
-        assert self.stream is not None
-        self.reason = self.stream.close_reason
-        await anyio.sleep(0.001)
-        self.note("cleanup")
-
-
-Body = Callable[[Probe, StreamContext], Any]
-
-
-class Server:
-    """An application with one stream, made of a body."""
-
-    def __init__(self, body: Body, config: SafeSSEConfig | None = None, **response: Any) -> None:
-        self.plugin = SafeSSEPlugin(config or SafeSSEConfig())
-        self.probe = Probe()
-
-        @get("/")
-        async def handler(stream: StreamContext) -> SafeServerSentEvent:
-            self.probe.stream = stream
-            stream.push_async_callback(self.probe.cleanup)
-            return SafeServerSentEvent(body(self.probe, stream), **response)
-
-        self.app = Litestar([handler], plugins=[self.plugin], logging_config=None)
-
-    async def run(self, connection: Connection, **overrides: Any) -> None:
-        """Serves one request, and checks that nothing is left."""
-        call: dict[str, Any] = {"receive": connection.receive, "send": connection.send, **overrides}
-        with anyio.fail_after(BOUND):
-            await self.app(connection.scope, call["receive"], call["send"])  # type: ignore[arg-type]
-        self.check_empty()
-
-    def check_empty(self) -> None:
-        statistics = self.plugin.streams.statistics()
-        assert len(self.plugin.streams) == statistics.open == 0
-        assert sum(statistics.closed.values()) == statistics.opened

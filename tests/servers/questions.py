@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from leaving import Crowd, Ending, Http2Connection, fetch
-from running import RunningServer
+from tests.servers.clients import Crowd, Ending, Http2Connection, fetch
+from tests.servers.processes import RunningServer
 
 
 async def ask(server: RunningServer, path: str, method: str = "GET") -> Any:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
-from ports import free_port
+
+from tests.ports import free_port
 
 WITHIN = 10.0
 """Seconds to wait for what should happen at once."""

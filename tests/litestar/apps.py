@@ -1,4 +1,4 @@
-"""What the tests of Litestar's manners share: applications, bodies, and what these note in a trace."""
+"""Applications, what is registered with them, and what can be asked of their streams."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import anyio
-import anyio.lowlevel
-from asgi_client import lifespan
 from litestar import Litestar, get
 from litestar.exceptions import LitestarException
 from litestar.params import Parameter
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
+from tests.litestar.bodies import Trace, brief, endless
+from tests.litestar.clients import lifespan
 
 if TYPE_CHECKING:
     from litestar_safe_sse._core.registry import StreamRegistry
@@ -36,30 +35,7 @@ except ImportError:  # before Litestar 2.23
         return Parameter(query=name)
 
 
-Trace = list[Any]
-
 CONFIG = SafeSSEConfig(ping_interval=None, cleanup_timeout=1, shutdown_grace=0.2)
-
-
-async def endless(trace: Trace, *items: object) -> AsyncIterator[object]:
-    """A body that yields some items and then waits, and that awaits while it ends."""
-    trace.append("body begins")
-    try:
-        for item in items or ("begun",):
-            yield item
-        await anyio.sleep_forever()
-    finally:
-        with anyio.CancelScope(shield=True):  # as trio asks for
-            await anyio.lowlevel.checkpoint()
-        trace.append("body ends")
-
-
-async def brief(trace: Trace, *items: object) -> AsyncIterator[object]:
-    """A body that comes to its end by itself."""
-    trace.append("body begins")
-    for item in items or ("begun",):
-        yield item
-    trace.append("body ends")
 
 
 def make_app(*handlers: Any, config: SafeSSEConfig = CONFIG, **options: Any) -> tuple[Litestar, StreamRegistry]:
@@ -120,10 +96,6 @@ async def serving_defaults(trace: Trace, **options: Any) -> AsyncIterator[tuple[
         yield app, streams
 
 
-ENDLESS = ["body begins", "body ends", "cleaned: client_disconnected"]
-BRIEF = ["body begins", "body ends", "cleaned: completed"]
-
-
 class ClassMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -131,24 +103,6 @@ class ClassMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["litestar_app"].state.trace.append("middleware")
         await self.app(scope, receive, send)
-
-
-class Closeable:
-    """An async iterator that holds something from the moment it is made."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-
-    def __aiter__(self) -> Closeable:
-        self.trace.append("started")
-        return self
-
-    async def __anext__(self) -> str:
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        await anyio.lowlevel.checkpoint()
-        self.trace.append("closed")
 
 
 def collect(seen: list[Exception]) -> Any:

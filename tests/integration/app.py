@@ -1,7 +1,8 @@
 """A raw ASGI application whose responses stay open until a `ShutdownWatch` calls back.
 
-Servers run it in processes of their own, as ``shutdown_apps:app``. It reports what happens, and when, in datagrams to
-the address in ``REPORT_TO``. The times are monotonic, which on Linux and macOS is one clock for all processes.
+Servers run it in processes of their own, as ``tests.integration.app:app``. It reports what happens, and when, in
+datagrams to the address in ``REPORT_TO``. The times are monotonic, which on Linux and macOS is one clock for all
+processes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from urllib.parse import parse_qs
 
 import anyio
 
-logger = logging.getLogger("shutdown_apps")
+logger = logging.getLogger(__name__)
 
 
 class HeldOpen:

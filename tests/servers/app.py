@@ -26,7 +26,8 @@ from litestar.background_tasks import BackgroundTask
 from litestar.di import Provide
 from litestar.enums import HttpMethod
 from litestar.response import ServerSentEvent
-from zoo import CLEANUP_SECONDS, CLEANUP_TIMEOUT, FLOOD_LIMIT, SPECIES, Visit, release
+
+from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, FLOOD_LIMIT, SPECIES, Visit, release
 
 SAFE = os.environ.get("SAFE_SSE_FLAVOUR", "safe") == "safe"
 

@@ -25,9 +25,11 @@ from typing import Any
 
 import psutil
 import trustme
-from ports import free_port
+
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 START_TIMEOUT = 30.0
 TRIO_GRACE = 1
 """Seconds that Hypercorn's trio worker waits at a shutdown for connections that are idle."""
@@ -74,10 +76,10 @@ class ServerKind:
         return not (self.server == "hypercorn" and self.protocol == "2")
 
     def command(self, port: int, *, workers: int, reload: Path | None, extra: Sequence[str]) -> list[str]:
-        python, app, host = sys.executable, "matrix_app:app", "127.0.0.1"
+        python, app, host = sys.executable, "tests.servers.app:app", "127.0.0.1"
         command = [python, "-m", self.server, *self.arguments, *extra]
         if self.server == "uvicorn":
-            command += ["--host", host, "--port", str(port), "--app-dir", str(HERE)]
+            command += ["--host", host, "--port", str(port), "--app-dir", str(ROOT)]
             command += ["--reload", "--reload-dir", str(reload)] if reload else ["--workers", str(workers)]
         elif self.server == "granian":
             command += ["--host", host, "--port", str(port), "--workers", str(workers)]
@@ -215,7 +217,7 @@ class RunningServer:
         package = Path(next(iter(found.submodule_search_locations))).parent
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(HERE), str(package)]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(package)]),
             "PYTHONUNBUFFERED": "1",
             "PYTHONWARNINGS": "always::ResourceWarning,always::RuntimeWarning",
             "SAFE_SSE_RECORDS": str(self.records.path),
@@ -224,7 +226,7 @@ class RunningServer:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 self.kind.command(self.address[1], workers=workers, reload=reload, extra=extra),
-                cwd=HERE,
+                cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

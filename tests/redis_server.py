@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ports import free_port
+from tests.ports import free_port
 
 START_TIMEOUT = 15.0
 STOP_TIMEOUT = 10.0

@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-ASKING = "import ports; print(*(ports.free_port() for _ in range(150)), flush=True); input()"
+ASKING = "from tests.ports import free_port; print(*(free_port() for _ in range(150)), flush=True); input()"
 
 
 def test_processes_are_never_given_the_same_port() -> None:
@@ -17,7 +17,7 @@ def test_processes_are_never_given_the_same_port() -> None:
             stack.enter_context(
                 subprocess.Popen(
                     [sys.executable, "-c", ASKING],
-                    cwd=Path(__file__).parent.parent,
+                    cwd=Path(__file__).parents[1],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
