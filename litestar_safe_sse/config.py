@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,37 +14,46 @@ __all__ = ("SafeSSEConfig",)
 SEPARATORS = ("\r\n", "\n", "\r")
 """What ends a line: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream"""
 
+MAX_DURATION = 1_000_000_000
+"""Seconds of the longest duration, about 31 years: more of them overflow the timers of event loops."""
+
 _MAX_INTEGER = 2**63 - 1
 _T = TypeVar("_T")
 
 
 def check_duration(field: str, value: object, *, optional: bool = False, zero: bool = False) -> None:
-    """Raise `InvalidFieldError` unless `value` is a finite number of seconds.
+    """Checks a number of seconds.
 
     Args:
         field: The name to give in the error.
         value: What to check.
-        optional: Whether `None` will do.
-        zero: Whether 0 will do.
+        optional: Whether ``None`` is allowed.
+        zero: Whether 0 is allowed.
+
+    Raises:
+        InvalidFieldError: It is something else, or longer than any timer can be set.
     """
     if value is None and optional:
         return
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        # The upper bound turns away nan and infinity, and an int that no float can hold.
-        valid = 0 < value <= sys.float_info.max or (zero and value == 0)
+        valid = 0 < value <= MAX_DURATION or (zero and value == 0)  # nan is neither
         if valid:
             return
-    raise _refusal(field, value, f"a finite number of seconds, {'0 or more' if zero else 'above 0'}", optional)
+    least = "from 0" if zero else "above 0 and"
+    raise _refusal(field, value, f"a number of seconds, {least} up to {MAX_DURATION}", optional)
 
 
 def check_integer(field: str, value: object, *, minimum: int, optional: bool = False) -> None:
-    """Raise `InvalidFieldError` unless `value` is an int from `minimum` up, within 64 bits.
+    """Checks a count.
 
     Args:
         field: The name to give in the error.
         value: What to check.
-        minimum: The least that will do.
-        optional: Whether `None` will do.
+        minimum: The least that is allowed.
+        optional: Whether ``None`` is allowed.
+
+    Raises:
+        InvalidFieldError: It is something else, or has more than 64 bits.
     """
     if value is None and optional:
         return
@@ -55,7 +63,11 @@ def check_integer(field: str, value: object, *, minimum: int, optional: bool = F
 
 
 def check_text(field: str, value: object) -> str:
-    """Return `value` as a plain str; raise `InvalidFieldError` unless it is a str that UTF-8 can encode."""
+    """Returns a ``str``, or what an instance of a subclass holds, as a plain one.
+
+    Raises:
+        InvalidFieldError: It is something else, or UTF-8 cannot encode it.
+    """
     if not isinstance(value, str):
         raise _refusal(field, value, "a str")
     text = value if type(value) is str else str.__str__(value)  # a member of a str Enum prints as its name
@@ -68,13 +80,17 @@ def check_text(field: str, value: object) -> str:
 
 
 def lone_surrogate(field: str, error: UnicodeEncodeError) -> InvalidFieldError:
-    """Return the error for a `field` whose text UTF-8 can't encode."""
+    """Returns the error for a ``field`` whose text UTF-8 cannot encode."""
     found = f"U+{ord(error.object[error.start]):04X}"
-    return InvalidFieldError(field, f"{found} is a lone surrogate, which UTF-8 can't encode; give text without it")
+    return InvalidFieldError(field, f"must be text that UTF-8 can encode, without the lone surrogate {found}")
 
 
 def check_separator(field: str, value: object) -> None:
-    r"""Raise `InvalidFieldError` unless `value` is `"\r\n"`, `"\n"` or `"\r"`."""
+    """Checks what ends a line.
+
+    Raises:
+        InvalidFieldError: It does not, in the standard.
+    """
     if value not in SEPARATORS:
         raise _refusal(field, value, r"'\r\n', '\n' or '\r'")
 
@@ -83,8 +99,8 @@ def _refusal(field: str, value: object, allowed: str, optional: bool = False) ->
     try:
         shown = f"{type(value).__name__} {value!r:.40}"
     except ValueError:  # an int past Python's limit of digits has no repr
-        shown = f"such an {type(value).__name__}"
-    return InvalidFieldError(field, f"{shown} won't do; give {allowed}{', or None' if optional else ''}")
+        shown = f"an {type(value).__name__} of so many digits"
+    return InvalidFieldError(field, f"must be {allowed}{', or None' if optional else ''}, not {shown}")
 
 
 def _refusing_unknown_settings(cls: type[_T]) -> type[_T]:
@@ -95,7 +111,7 @@ def _refusing_unknown_settings(cls: type[_T]) -> type[_T]:
     def checked(self: _T, **settings: Any) -> None:
         for name in settings:
             if name not in allowed:
-                raise InvalidFieldError(name, f"no such setting; give any of {', '.join(allowed)}")
+                raise InvalidFieldError(name, f"settings must be among {', '.join(allowed)}")
         init(self, **settings)
 
     cls.__init__ = checked  # type: ignore[method-assign, assignment]
@@ -108,31 +124,31 @@ class SafeSSEConfig:
     r"""The settings of one application's streams; a response may override some of them for its own.
 
     Args:
-        ping_interval: Seconds of silence after which a heartbeat (a comment) is sent; `None` for no
+        ping_interval: Seconds of silence after which a heartbeat (a comment) is sent; ``None`` for no
             heartbeats. The default is the standard's advice against proxies that drop idle connections
             (WHATWG HTML, section 9.2.7). On a server that learns of a lost client only when something is
             sent, it bounds the time until that stream is cleaned up.
-        send_timeout: Seconds that a client which doesn't read may block one `send` before its stream is
-            ended; `None` for no limit.
-        max_lifetime: Seconds after which a stream is ended, for its client to reconnect; `None` for no limit.
+        send_timeout: Seconds that a client which doesn't read may block one ``send`` before its stream is
+            ended; ``None`` for no limit.
+        max_lifetime: Seconds after which a stream is ended, for its client to reconnect; ``None`` for no limit.
         cleanup_timeout: Seconds that an ending body, or a cleanup, may take before it is given up. The
-            default and that of `shutdown_grace` add up to less than the 10 seconds `docker stop` waits.
+            default and that of ``shutdown_grace`` add up to less than the 10 seconds ``docker stop`` waits.
         shutdown_grace: Seconds that a body which asked for it may go on saying farewell once the server
             shuts down; 0 for none.
         retry: Milliseconds that clients wait before they reconnect (the standard's reconnection time), sent
-            by streams that set none; `None` leaves it to the client.
+            by streams that set none; ``None`` leaves it to the client.
         buffer_size: Bytes that a body may run ahead of the socket. The default is the high-water mark of an
             asyncio transport.
-        slice_timeout: Seconds of one slice of `StreamContext.iterate`: how often a body that waits for its
+        slice_timeout: Seconds of one slice of ``StreamContext.iterate``: how often a body that waits for its
             source looks up to see whether it should stop.
-        retry_after: Seconds told in `Retry-After` with the 503 that refuses a stream.
-        max_streams: Streams that may be open at once, more being refused with a 503; `None` for no limit.
-        max_last_event_id: Bytes that an incoming `Last-Event-ID` may have.
-        separator: What ends a line: `"\r\n"`, as in Litestar, or `"\n"`, or `"\r"`.
+        retry_after: Seconds told in ``Retry-After`` with the 503 that refuses a stream.
+        max_streams: Streams that may be open at once, more being refused with a 503; ``None`` for no limit.
+        max_last_event_id: Bytes that an incoming ``Last-Event-ID`` may have.
+        separator: What ends a line: ``"\r\n"``, as in Litestar, or ``"\n"``, or ``"\r"``.
         ping_comment: The text of a heartbeat.
 
     Raises:
-        InvalidFieldError: A setting is unknown, or its value won't do.
+        InvalidFieldError: A setting is unknown, or has a value that it cannot have.
     """
 
     ping_interval: float | None = 15.0

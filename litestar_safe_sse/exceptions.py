@@ -1,4 +1,4 @@
-"""The errors this package raises; every one is an `SSEError`."""
+"""The errors this package raises; every one is an ``SSEError``."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class SSEError(Exception):
 
 
 class InvalidFieldError(SSEError, ValueError):
-    """A value that its field can't carry; nothing of the event or setting it belongs to has been used.
+    """A value that its field cannot carry; nothing of the event or setting it belongs to has been used.
 
     Attributes:
         field: The name of the field or setting.
-        reason: What is wrong with the value, and what to give instead.
+        reason: What the value must be, and what it is instead.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -66,7 +66,7 @@ class CleanupError(SSEError):
 
 
 class MissingPluginError(SSEError, RuntimeError):
-    """The application has no `SafeSSEPlugin`."""
+    """The application has no ``SafeSSEPlugin``."""
 
 
 class OutsideRequestError(SSEError, RuntimeError):
@@ -78,7 +78,7 @@ class SourceRefusedError(SSEError):
 
 
 class SourceUnavailableError(SSEError):
-    """A source can't be reached at the moment; what was asked of it may work later."""
+    """A source cannot be reached at the moment; what was asked of it may work later."""
 
 
 class MissingExtraError(SSEError, ImportError):

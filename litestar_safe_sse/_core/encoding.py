@@ -1,6 +1,6 @@
 """What a body yields, as bytes on the wire.
 
-Sections cited are those of https://html.spec.whatwg.org/multipage/server-sent-events.html: 9.2.5 tells how a
+Sections cited are those of https://html.spec.whatwg.org/multipage/server-sent-events.html: 9.2.5 says how a
 stream is parsed, 9.2.6 how its fields are interpreted. Everything here returns a whole block (an event, or a
 comment or a field on its own, with the empty line that ends it) or raises: there is never half of one.
 """
@@ -39,13 +39,13 @@ class Encoder:
         event: The event type of events that have none.
         id: The ID of events that have none.
         retry: The reconnection time sent with events that have none.
-        enc_hook: As in `msgspec.json.Encoder`: turns an object that msgspec doesn't know into one it does.
+        enc_hook: As in ``msgspec.json.Encoder``: turns an object that msgspec does not know into one it does.
         converters: What turns an item of a type, or of a subclass, into a message, alone or with the
             separator to use for it. The first class in the item's method resolution order that has one wins.
         ping_comment: The text of a heartbeat.
 
     Raises:
-        InvalidFieldError: A default can't be sent.
+        InvalidFieldError: A default cannot be sent.
     """
 
     __slots__ = (
@@ -109,14 +109,14 @@ class Encoder:
         }
 
     def encode(self, item: object) -> bytes:
-        """Return the block for `item`.
+        """Returns the block for ``item``.
 
-        A `str` or bytes-like item is the text of an event's data; a `dict` holds the fields of a message, and
-        maybe `sep`; an `SSEMessage` speaks for itself. Any other object is data, sent as JSON, in which nan
-        and infinity are `null`. The stream's defaults complete events only, and a block without data is none.
+        A ``str`` or bytes-like item is the text of an event's data; a ``dict`` holds the fields of a message, and
+        maybe ``sep``; an ``SSEMessage`` speaks for itself. Any other object is data, sent as JSON, in which nan
+        and infinity are ``null``. The stream's defaults complete events only, and a block without data is none.
 
         Raises:
-            InvalidFieldError: The item can't be sent.
+            InvalidFieldError: The item cannot be sent.
         """
         latest, block = self._latest
         if item is latest:
@@ -128,22 +128,22 @@ class Encoder:
 
     @property
     def to_json(self) -> Callable[[Any], bytes]:
-        """Return what makes JSON of an item."""
+        """Returns what makes JSON of an item."""
         return self._json.encode
 
     def refusal(self, item: object, error: Exception) -> InvalidFieldError:
-        """Return the error for an item of which :attr:`to_json` makes nothing that can be sent."""
+        """Returns the error for an item of which :attr:`to_json` makes nothing that can be sent."""
         return _not_json(item, error)
 
     def join_texts(self, texts: list[str]) -> bytes:
-        """Return the blocks for texts that are ASCII, in one piece: the checks and the encoding are done but once."""
+        """Returns the blocks for texts that are ASCII, in one piece: the checks and the encoding are done but once."""
         joined = "".join(texts)
         if "\n" in joined or "\r" in joined:
             return "".join([self._event(text) for text in texts]).encode()
         return f"{self._head}{self._between.join(texts)}{self._tail}".encode()
 
     def join_jsons(self, jsons: list[bytes]) -> bytes:
-        """Return the blocks for what :attr:`to_json` has made, in one piece."""
+        """Returns the blocks for what :attr:`to_json` has made, in one piece."""
         joined = b"".join(jsons)
         if _LF in joined or _CR in joined:  # of a msgspec.Raw
             jsons = [_continued("data", json.decode(), self._separator).encode() for json in jsons]
@@ -218,10 +218,10 @@ class Encoder:
 
 
 def as_text(data: object, json: JSONEncoder) -> str:
-    """Return what an event carries for `data`: text as it is, and anything else as JSON.
+    """Returns what an event carries for ``data``: text as it is, and anything else as JSON.
 
     Raises:
-        InvalidFieldError: Bytes that are not UTF-8, or what JSON can't hold.
+        InvalidFieldError: Bytes that are not UTF-8, or what JSON cannot hold.
     """
     if isinstance(data, str):
         return str.__str__(data)  # a member of a str Enum prints as its name
@@ -229,7 +229,7 @@ def as_text(data: object, json: JSONEncoder) -> str:
         try:
             return bytes(data).decode()
         except UnicodeDecodeError as error:
-            raise InvalidFieldError("data", f"{error}; give UTF-8") from error
+            raise InvalidFieldError("data", f"must be UTF-8 ({error})") from error
     if isinstance(data, int) and not isinstance(data, bool):
         data = int(data)  # msgspec knows no subclass of int
     try:
@@ -246,30 +246,34 @@ def _encoded(block: str) -> bytes:
 
 
 def encode_comment(text: str, separator: str) -> bytes:
-    """Return the block that holds `text` as a comment.
+    """Returns the block that holds ``text`` as a comment.
 
     Raises:
-        InvalidFieldError: The text or the separator can't be sent.
+        InvalidFieldError: The text or the separator cannot be sent.
     """
     check_separator("separator", separator)
     return (_lines("", check_text("comment", text), separator) + separator).encode()
 
 
 def decode_last_event_id(raw: bytes, max_length: int) -> str:
-    """Return the ID that the bytes of a `Last-Event-ID` header hold.
+    """Returns the ID that the bytes of a ``Last-Event-ID`` header hold.
+
+    Args:
+        raw: The value of the header.
+        max_length: Bytes that it may have.
 
     Raises:
-        InvalidFieldError: No client that obeys the standard sends it, or it has more than `max_length` bytes.
+        InvalidFieldError: No client that obeys the standard sends it, or it has more than ``max_length`` bytes.
     """
     field = "Last-Event-ID"
     if len(raw) > max_length:
-        raise InvalidFieldError(field, f"{len(raw)} bytes; give at most {max_length}")
+        raise InvalidFieldError(field, f"must be at most {max_length} bytes long, not {len(raw)}")
     if any(byte in raw for byte in b"\0\r\n"):
-        raise InvalidFieldError(field, "a NUL or a line break; give an ID as a stream can send it")
+        raise InvalidFieldError(field, "must be without NUL and line breaks, as the IDs of events are")
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise InvalidFieldError(field, f"{error}; give UTF-8") from error
+        raise InvalidFieldError(field, f"must be UTF-8 ({error})") from error
 
 
 def _lines(name: str, text: str, separator: str) -> str:
@@ -286,8 +290,8 @@ def _continued(name: str, text: str, separator: str) -> str:
 def _not_json(data: object, error: Exception) -> InvalidFieldError:
     return InvalidFieldError(
         "data",
-        f"a {type(data).__qualname__} that JSON can't hold ({error});"
-        " give what msgspec encodes, or an encoder for its type",
+        f"must be what msgspec encodes as JSON, or be of a type that has an encoder,"
+        f" unlike this {type(data).__qualname__} ({error})",
     )
 
 
@@ -302,8 +306,8 @@ def _from_fields(item: dict[Any, Any]) -> SSEMessage | tuple[SSEMessage, str]:
         if name not in SSEMessage.__struct_fields__:
             raise InvalidFieldError(
                 f"{name}",
-                f"no field of an event; give any of {', '.join(SSEMessage.__struct_fields__)} and sep,"
-                " or send the dict itself as JSON with SSEMessage(data=...)",
+                f"the keys of a dict must be among {', '.join(SSEMessage.__struct_fields__)} and sep;"
+                " to send the dict itself as JSON, yield SSEMessage(data=...)",
             )
     message = SSEMessage(**fields)
     return message if separator is None else (message, separator)
@@ -312,6 +316,6 @@ def _from_fields(item: dict[Any, Any]) -> SSEMessage | tuple[SSEMessage, str]:
 def _refuse_none(item: None) -> NoReturn:
     raise InvalidFieldError(
         "data",
-        "None is no event; yield SSEMessage(data=None) for null, SSEMessage(comment=...) for a comment,"
+        "must not be None; yield SSEMessage(data=None) for null, SSEMessage(comment=...) for a comment,"
         " or nothing at all",
     )

@@ -22,21 +22,21 @@ _FEW_DIGITS = 1 << 64
 class SSEMessage(Struct, frozen=True, repr_omit_defaults=True):
     r"""One block of an event stream: an event, or a comment, an id or a retry on its own.
 
-    The fields are checked when a message is made, except for `data`, which is checked when it is encoded.
+    The fields are checked when a message is made, except for ``data``, which is checked when it is encoded.
     Nothing is stripped: that would make one ID of two.
 
     Args:
-        data: What the event carries. Text (`str`, or bytes that hold UTF-8) is sent as it is, on as many
-            lines as it has; anything else as JSON, so that `None` is `null`. Left out (`msgspec.UNSET`),
+        data: What the event carries. Text (``str``, or bytes that hold UTF-8) is sent as it is, on as many
+            lines as it has; anything else as JSON, so that ``None`` is ``null``. Left out (``msgspec.UNSET``),
             there is no data, and clients dispatch nothing.
-        event: The event type, on one line; `""` is the client's default, `message`. Given without data, the
+        event: The event type, on one line; ``""`` is the client's default, ``message``. Given without data, the
             event carries the empty string.
-        id: The client's new last event ID, on one line and without NUL; `""` resets it.
+        id: The client's new last event ID, on one line and without NUL; ``""`` resets it.
         retry: The client's new reconnection time, in milliseconds.
         comment: Text that clients ignore.
 
     Raises:
-        InvalidFieldError: A field can't carry its value, or every field was left out.
+        InvalidFieldError: A field cannot carry its value, or every field was left out.
     """
 
     data: Any = UNSET
@@ -58,15 +58,13 @@ class SSEMessage(Struct, frozen=True, repr_omit_defaults=True):
         if self.comment is not None:
             force_setattr(self, "comment", check_text("comment", self.comment))
         elif self.data is UNSET and self.event is None and self.id is None and self.retry is None:
-            raise InvalidFieldError("data", "an empty message; give data, event, id, retry or comment")
+            raise InvalidFieldError("data", "must be given where event, id, retry and comment are not")
 
 
 def _line(field: str, value: object) -> str:
     text = check_text(field, value)
     if "\n" in text or "\r" in text:
-        raise InvalidFieldError(
-            field, "a line break, after which the rest would be read as other fields; give one line"
-        )
+        raise InvalidFieldError(field, "must be one line: what comes after a line break would be read as other fields")
     return text
 
 
@@ -75,9 +73,9 @@ def _event_id(value: object) -> str | int:
         try:
             str(int(value))
         except ValueError as error:  # past Python's limit of digits
-            raise InvalidFieldError("id", f"{error}; give a str") from error
+            raise InvalidFieldError("id", f"must be a str if it has so many digits ({error})") from error
         return int(value)
     text = _line("id", value)
     if "\0" in text:  # 9.2.6: the field is ignored, so the client would resume from an older event
-        raise InvalidFieldError("id", "a NUL, for which clients ignore the id; give one without")
+        raise InvalidFieldError("id", "must be without NUL, for which clients ignore the id")
     return text

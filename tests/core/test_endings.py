@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
+from litestar_safe_sse.config import MAX_DURATION
 from tests.core.apps import Probe, Server
 from tests.core.clients import BOUND, Connection
 
@@ -432,3 +433,14 @@ async def test_streams_are_refused_while_draining() -> None:
     assert connection.status == 503
     assert dict(connection.messages[0]["headers"])[b"retry-after"] == b"1"
     assert server.probe.events == []
+
+
+async def test_the_longest_durations_end_nothing() -> None:
+    """What can be set can be waited for, on every event loop."""
+    longest = dict.fromkeys(
+        ("ping_interval", "send_timeout", "max_lifetime", "cleanup_timeout", "shutdown_grace"), MAX_DURATION
+    )
+    server, connection = Server(short, SafeSSEConfig(**longest)), Connection()  # type: ignore[arg-type]
+    await server.run(connection)
+    check(server, CloseReason.COMPLETED)
+    assert connection.complete

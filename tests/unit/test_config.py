@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 import pickle
+import sys
 from enum import IntEnum
 from typing import Any
 
@@ -35,7 +36,11 @@ INTEGERS = {
     "max_streams": (True, 1),
     "max_last_event_id": (False, 1),
 }
-NO_DURATION = [True, "1", b"1", 1j, math.nan, math.inf, -math.inf, -1, -0.5, 10**400, 10**5000, [1]]
+NO_DURATION = [
+    *(True, "1", b"1", 1j, [1]),
+    *(math.nan, math.inf, -math.inf, -1, -0.5),
+    *(1_000_000_000.5, sys.float_info.max, 10**400, 10**5000),
+]
 NO_INTEGER = [True, "1", 1.0, math.nan, -1, 2**63, 10**5000, [1]]
 
 
@@ -67,17 +72,17 @@ def test_every_setting_is_documented() -> None:
 
 
 @pytest.mark.parametrize("name", DURATIONS)
-@pytest.mark.parametrize("value", [0.001, 1, 2.5, 1e308])
-def test_duration_takes_any_finite_number_above_zero(name: str, value: float) -> None:
+@pytest.mark.parametrize("value", [0.001, 1, 2.5, 1_000_000_000])
+def test_duration_takes_any_number_above_zero(name: str, value: float) -> None:
     """A duration is kept as it was given, int or float."""
     assert getattr(SafeSSEConfig(**{name: value}), name) == value
 
 
 @pytest.mark.parametrize("name", DURATIONS)
 @pytest.mark.parametrize("value", NO_DURATION, ids=lambda value: type(value).__name__)
-def test_duration_refuses_what_is_no_finite_number(name: str, value: Any) -> None:
-    """A setting in seconds refuses other types, bool, nan, infinity and less than nothing, and names itself."""
-    with pytest.raises(InvalidFieldError, match=f"invalid {name}: .*; give a finite number of seconds") as raised:
+def test_duration_refuses_what_no_timer_can_be_set_to(name: str, value: Any) -> None:
+    """A setting in seconds refuses other types, bool, nan, less than nothing and too much, and names itself."""
+    with pytest.raises(InvalidFieldError, match=f"invalid {name}: must be a number of seconds, .*, not ") as raised:
         SafeSSEConfig(**{name: value})
     assert raised.value.field == name
 
@@ -91,7 +96,7 @@ def test_duration_of_zero_is_taken_only_where_it_means_something(
     if takes[1]:
         assert getattr(SafeSSEConfig(**{name: zero}), name) == 0
     else:
-        with pytest.raises(InvalidFieldError, match=f"invalid {name}: .*, above 0"):
+        with pytest.raises(InvalidFieldError, match=f"invalid {name}: .*, above 0 and up to 1000000000"):
             SafeSSEConfig(**{name: zero})
 
 
@@ -100,10 +105,10 @@ def test_none_is_taken_only_where_it_means_no_limit(name: str, takes: tuple[bool
     """`None` switches off what can be switched off, and an error tells where it can."""
     if takes[0]:
         assert getattr(SafeSSEConfig(**{name: None}), name) is None
-        with pytest.raises(InvalidFieldError, match=r", or None$"):
+        with pytest.raises(InvalidFieldError, match=r", or None, not str 'x'$"):
             SafeSSEConfig(**{name: "x"})
     else:
-        with pytest.raises(InvalidFieldError, match=f"invalid {name}: NoneType None won't do"):
+        with pytest.raises(InvalidFieldError, match=f"invalid {name}: must be .*, not NoneType None"):
             SafeSSEConfig(**{name: None})
 
 
@@ -117,7 +122,7 @@ def test_integer_takes_its_least_and_its_most(name: str, takes: tuple[bool, int]
 @pytest.mark.parametrize(("name", "takes"), INTEGERS.items())
 def test_integer_refuses_what_is_below_its_least(name: str, takes: tuple[bool, int]) -> None:
     """A count below its least value is refused, and the error tells the least."""
-    with pytest.raises(InvalidFieldError, match=f"invalid {name}: int .* give an int from {takes[1]} to"):
+    with pytest.raises(InvalidFieldError, match=f"invalid {name}: must be an int from {takes[1]} to .*, not int "):
         SafeSSEConfig(**{name: takes[1] - 1})
 
 
@@ -125,7 +130,7 @@ def test_integer_refuses_what_is_below_its_least(name: str, takes: tuple[bool, i
 @pytest.mark.parametrize("value", NO_INTEGER, ids=lambda value: type(value).__name__)
 def test_integer_refuses_what_is_no_int(name: str, value: Any) -> None:
     """A count refuses other types, bool, and what needs more than 64 bits, and names itself."""
-    with pytest.raises(InvalidFieldError, match=f"invalid {name}: .*; give an int from") as raised:
+    with pytest.raises(InvalidFieldError, match=f"invalid {name}: must be an int from") as raised:
         SafeSSEConfig(**{name: value})
     assert raised.value.field == name
 
@@ -139,7 +144,7 @@ def test_separator_takes_the_line_ends_of_the_standard(separator: str) -> None:
 @pytest.mark.parametrize("separator", ["", "X", "\n\r", "\n\n", "\u2028", b"\n", None, []])
 def test_separator_refuses_all_else(separator: Any) -> None:
     """What doesn't end a line in the standard separates nothing."""
-    with pytest.raises(InvalidFieldError, match=r"invalid separator: .*give '\\r\\n', '\\n' or '\\r'"):
+    with pytest.raises(InvalidFieldError, match=r"invalid separator: must be '\\r\\n', '\\n' or '\\r', not "):
         SafeSSEConfig(separator=separator)
 
 
@@ -150,11 +155,11 @@ def test_ping_comment_takes_any_text(comment: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("comment", "remedy"), [(b"ping", "give a str"), (None, "a str"), ("\ud800", "U.D800 is a lone")]
+    ("comment", "remedy"), [(b"ping", "a str, not bytes"), (None, "a str"), ("\ud800", "text .*lone surrogate U.D800")]
 )
 def test_ping_comment_refuses_what_is_no_text(comment: Any, remedy: str) -> None:
     """A heartbeat that UTF-8 can't encode is refused at start-up, not at the first silence."""
-    with pytest.raises(InvalidFieldError, match=f"invalid ping_comment: .*{remedy}"):
+    with pytest.raises(InvalidFieldError, match=f"invalid ping_comment: must be {remedy}"):
         SafeSSEConfig(ping_comment=comment)
 
 
@@ -169,9 +174,9 @@ def test_unknown_setting_is_refused_with_the_known_ones() -> None:
 def test_unknown_setting_is_refused_when_replacing() -> None:
     """`dataclasses.replace` is held to the same names and the same limits."""
     config = SafeSSEConfig()
-    with pytest.raises(InvalidFieldError, match="invalid ping: no such setting"):
+    with pytest.raises(InvalidFieldError, match="invalid ping: settings must be among ping_interval, "):
         dataclasses.replace(config, ping=1)
-    with pytest.raises(InvalidFieldError, match="invalid retry: int -1"):
+    with pytest.raises(InvalidFieldError, match=r"invalid retry: must be an int from 0 .*, not int -1"):
         dataclasses.replace(config, retry=-1)
     assert dataclasses.replace(config, retry=5) == SafeSSEConfig(retry=5)
 
@@ -206,7 +211,7 @@ def test_error_shows_the_start_of_a_long_value() -> None:
     """An error never carries more than the start of what was given."""
     with pytest.raises(InvalidFieldError) as raised:
         check_integer("retry", "x" * 1000, minimum=0)
-    assert raised.value.reason.startswith("str 'xxx")
+    assert "not str 'xxx" in raised.value.reason
     assert len(raised.value.reason) < 120
 
 

@@ -188,7 +188,9 @@ def endless_list() -> list[object]:
 )
 def test_data_that_is_no_json_is_refused(value: object, named: str) -> None:
     """What can't be JSON is refused with the name of its type."""
-    with pytest.raises(InvalidFieldError, match=f"invalid data: a {named} that JSON can't hold") as raised:
+    with pytest.raises(
+        InvalidFieldError, match=f"invalid data: must be what msgspec encodes .*, unlike this {named} "
+    ) as raised:
         encode(value)
     assert raised.value.field == "data"
     assert raised.value.__cause__ is not None
@@ -196,7 +198,7 @@ def test_data_that_is_no_json_is_refused(value: object, named: str) -> None:
 
 def test_failing_enc_hook_is_a_refusal_that_names_its_cause() -> None:
     """An error raised by the hook is the cause of the refusal."""
-    with pytest.raises(InvalidFieldError, match=r"a Unknown that JSON can't hold .*division") as raised:
+    with pytest.raises(InvalidFieldError, match=r"unlike this Unknown .*division") as raised:
         encode(Unknown(), enc_hook=lambda value: 1 / 0)
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
 
@@ -204,14 +206,14 @@ def test_failing_enc_hook_is_a_refusal_that_names_its_cause() -> None:
 @pytest.mark.parametrize("item", [b"\xff", bytearray(b"a\xe9"), SSEMessage(b"\xff"), {"data": b"\xff"}])
 def test_bytes_that_are_no_utf8_are_refused(item: object) -> None:
     """Bytes in another encoding are refused before anything is written."""
-    with pytest.raises(InvalidFieldError, match=r"invalid data: .*give UTF-8"):
+    with pytest.raises(InvalidFieldError, match=r"invalid data: must be UTF-8"):
         encode(item)
 
 
 @pytest.mark.parametrize("item", ["a\udc80", "a\n\udc80", SSEMessage("\udc80", event="é"), {"data": "\udc80"}])
 def test_lone_surrogate_in_data_is_refused(item: object) -> None:
     """Text that UTF-8 can't encode is refused before anything is written."""
-    with pytest.raises(InvalidFieldError, match=r"invalid data: U\+DC80 is a lone surrogate"):
+    with pytest.raises(InvalidFieldError, match=r"invalid data: must be text .*lone surrogate U\+DC80"):
         encode(item)
 
 
@@ -451,7 +453,7 @@ def test_last_event_id_is_utf8(text: str) -> None:
 def test_last_event_id_may_be_as_long_as_allowed() -> None:
     """The limit counts bytes, and is itself allowed."""
     assert decode_last_event_id("é".encode() * 4, 8) == "éééé"
-    with pytest.raises(InvalidFieldError, match="invalid Last-Event-ID: 9 bytes; give at most 8"):
+    with pytest.raises(InvalidFieldError, match="invalid Last-Event-ID: must be at most 8 bytes long, not 9"):
         decode_last_event_id(b"x" * 9, 8)
 
 

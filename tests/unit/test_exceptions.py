@@ -15,7 +15,7 @@ from litestar_safe_sse.exceptions import (
 )
 
 ERRORS = [
-    InvalidFieldError("id", "a NUL; give one without"),
+    InvalidFieldError("id", "must be without NUL"),
     StreamClosedError("the stream has ended"),
     CleanupError([("redis", TimeoutError()), ("cursor", ValueError("gone"))]),
     MissingPluginError("register SafeSSEPlugin"),
@@ -55,9 +55,9 @@ def test_error_survives_pickling(error: SSEError) -> None:
 
 def test_invalid_field_names_the_field_the_fault_and_the_remedy() -> None:
     """The message of an invalid field can be acted on without the source."""
-    error = InvalidFieldError("id", "a NUL; give one without")
-    assert (error.field, error.reason) == ("id", "a NUL; give one without")
-    assert str(error) == "invalid id: a NUL; give one without"
+    error = InvalidFieldError("id", "must be without NUL")
+    assert (error.field, error.reason) == ("id", "must be without NUL")
+    assert str(error) == "invalid id: must be without NUL"
 
 
 def test_cleanup_error_reports_all_failures_by_name() -> None:

@@ -40,7 +40,9 @@ def test_absent_data_is_told_from_none() -> None:
 
 def test_empty_message_is_refused() -> None:
     """A message must say something, and the error tells what it may say."""
-    with pytest.raises(InvalidFieldError, match="give data, event, id, retry or comment"):
+    with pytest.raises(
+        InvalidFieldError, match="invalid data: must be given where event, id, retry and comment are not"
+    ):
         SSEMessage()
 
 
@@ -48,14 +50,14 @@ def test_empty_message_is_refused() -> None:
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\r\nb", "\n", "x\n\ndata: forged", "é\n", Kind.BROKEN])
 def test_line_break_is_refused_in_one_line_fields(name: str, value: str) -> None:
     """An event type or ID that holds a line break can't forge another field."""
-    with pytest.raises(InvalidFieldError, match=f"invalid {name}: a line break.*give one line") as raised:
+    with pytest.raises(InvalidFieldError, match=f"invalid {name}: must be one line") as raised:
         SSEMessage("x", **{name: value})
     assert raised.value.field == name
 
 
 def test_nul_is_refused_in_an_id() -> None:
     """An ID that clients would ignore is refused."""
-    with pytest.raises(InvalidFieldError, match="invalid id: a NUL"):
+    with pytest.raises(InvalidFieldError, match="invalid id: must be without NUL"):
         SSEMessage("x", id="a\0b")
 
 
@@ -63,20 +65,20 @@ def test_nul_is_refused_in_an_id() -> None:
 @pytest.mark.parametrize("name", ["event", "comment"])
 def test_text_fields_refuse_other_types(name: str, value: Any) -> None:
     """An event type or comment that is no str is refused by name."""
-    with pytest.raises(InvalidFieldError, match=f"invalid {name}: {type(value).__name__} .*give a str"):
+    with pytest.raises(InvalidFieldError, match=f"invalid {name}: must be a str, not {type(value).__name__} "):
         SSEMessage("x", **{name: value})
 
 
 @pytest.mark.parametrize("value", [b"5", 1.5, True, ["5"]])
 def test_id_refuses_other_types(value: Any) -> None:
     """An ID is a str or an int, and a bool is no int."""
-    with pytest.raises(InvalidFieldError, match=f"invalid id: {type(value).__name__} "):
+    with pytest.raises(InvalidFieldError, match=f"invalid id: must be .*, not {type(value).__name__} "):
         SSEMessage("x", id=value)
 
 
 def test_id_refuses_an_int_without_decimal_form() -> None:
     """An int past Python's limit of digits is refused when the message is made, not when it is sent."""
-    with pytest.raises(InvalidFieldError, match=r"invalid id: .*give a str"):
+    with pytest.raises(InvalidFieldError, match=r"invalid id: must be a str if"):
         SSEMessage("x", id=10**5000)
 
 
@@ -85,14 +87,14 @@ def test_id_refuses_an_int_without_decimal_form() -> None:
 )
 def test_retry_refuses_what_is_no_count_of_milliseconds(value: Any) -> None:
     """A reconnection time is a non-negative int, so it can neither be ignored nor inject."""
-    with pytest.raises(InvalidFieldError, match=r"invalid retry: .*give an int from 0"):
+    with pytest.raises(InvalidFieldError, match=r"invalid retry: must be an int from 0"):
         SSEMessage("x", retry=value)
 
 
 @pytest.mark.parametrize("name", ["event", "id", "comment"])
 def test_lone_surrogate_is_refused(name: str) -> None:
     """Text that UTF-8 can't encode is refused by the name of its field."""
-    with pytest.raises(InvalidFieldError, match=rf"invalid {name}: U\+DC80 is a lone surrogate"):
+    with pytest.raises(InvalidFieldError, match=rf"invalid {name}: must be text .*lone surrogate U\+DC80"):
         SSEMessage("x", **{name: "a\udc80"})
 
 
