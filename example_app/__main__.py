@@ -16,7 +16,8 @@ APP = "example_app.app:app"
 parser = argparse.ArgumentParser(
     prog="python -m example_app",
     description="Serve the example pages.",
-    epilog="EXAMPLE_REDIS_URL names the Redis of the feed's log, which several workers need.",
+    epilog="EXAMPLE_REDIS_URL names the Redis of the feed's log, which several workers need. EXAMPLE_HOSTS gives the "
+    "names under which the pages may be opened, besides addresses and localhost.",
 )
 parser.add_argument("--host", default="127.0.0.1")
 parser.add_argument("--port", type=int, default=8000)
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--workers: give 1 or more")
     if options.workers > 1 and not os.environ.get("EXAMPLE_REDIS_URL"):
         parser.error("several workers need a log that they share: set EXAMPLE_REDIS_URL, to redis://localhost:6379/0")
+    os.environ["EXAMPLE_HOSTS"] = f"{os.environ.get('EXAMPLE_HOSTS', '')} {options.host}"  # workers read it
     module = "example_app.on_daphne" if options.server == "daphne" else options.server
     if options.workers > 1 and options.server in ("hypercorn", "daphne"):
 

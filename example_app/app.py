@@ -1,12 +1,13 @@
 """Wires the pages to their streams. ``app`` runs on any ASGI server.
 
 With one worker, unless ``EXAMPLE_REDIS_URL`` names a Redis for the feed; the ledger is always this process's own.
+``EXAMPLE_HOSTS`` gives the names, between spaces, under which the pages may be opened besides addresses and localhost.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +21,7 @@ from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Receive, ReceiveMessage, Scope, Send
 
 from example_app.bodies import KINDS, Kind, Mailbox
+from example_app.callers import own_pages_only
 from example_app.feed import Feed, create_feed, feed_router
 from example_app.ledger import Ledger, Resource, Snapshot, Via
 from example_app.visitors import Crowd, send_crowd
@@ -188,11 +190,12 @@ async def reset(state: Demo) -> dict[str, int]:
     return {"written_off": state.ledger.reset()}
 
 
-def create_app(redis_url: str | None = None) -> Litestar:
-    """Make the application.
+def create_app(redis_url: str | None = None, hosts: Iterable[str] = ()) -> Litestar:
+    """Makes the application.
 
     Args:
         redis_url: Where the feed's log is. By default it is in memory, for one worker.
+        hosts: The names under which the pages may be opened, besides addresses and ``localhost``.
     """
     plugin = SafeSSEPlugin(SafeSSEConfig(ping_interval=PING_EVERY))
     redis = RedisPlugin(redis_url, prefix="sse-example") if redis_url else None
@@ -208,6 +211,7 @@ def create_app(redis_url: str | None = None) -> Litestar:
             reset,
             create_static_files_router("/", directories=[STATIC], html_mode=True),
         ],
+        guards=[own_pages_only(hosts)],
         plugins=[plugin, redis] if redis else [plugin],
         on_startup=[feed.start],
         before_request=feed.start,  # where nobody calls the line above: on Daphne
@@ -225,4 +229,8 @@ def create_app(redis_url: str | None = None) -> Litestar:
     )
 
 
-app = create_app(os.environ.get("EXAMPLE_REDIS_URL"))
+def hosts_of_environment() -> list[str]:
+    return os.environ.get("EXAMPLE_HOSTS", "").split()
+
+
+app = create_app(os.environ.get("EXAMPLE_REDIS_URL"), hosts_of_environment())

@@ -42,8 +42,9 @@ class Visitor:
     @classmethod
     async def arrive(cls, host: str, port: int, path: str) -> Visitor | None:
         reader, writer = await asyncio.open_connection(host, port)
+        name = f"[{host}]" if ":" in host else host
         try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n".encode())
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: {name}\r\nAccept: text/event-stream\r\n\r\n".encode())
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         except BaseException:
             writer.transport.abort()

@@ -23,7 +23,7 @@ STATIC = Path(example_app.__file__).parent / "static"
 
 @pytest.fixture
 def client() -> Iterator[TestClient[Litestar]]:
-    with TestClient(create_app()) as client:
+    with TestClient(create_app(), base_url="http://127.0.0.1") as client:
         yield client
 
 

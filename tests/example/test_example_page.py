@@ -213,3 +213,14 @@ def test_server_stops_at_once_with_streams_open_and_the_page_reconnects(browser:
         with serving(port):
             expect(page.locator("#link")).to_have_text("live", timeout=PATIENCE_MS)
             expect(held(page, "safe")).to_have_text("0")
+
+
+def test_page_of_another_site_is_not_obeyed(browser: BrowserContext, url: str) -> None:
+    """What it sends is refused before anything is done, though the browser would not let it read an answer."""
+    page = browser.new_page()
+    page.goto(f"{url.replace('127.0.0.1', 'localhost')}/kinds")  # an origin of its own, whose requests are let through
+    for path, method in [("/reset", "POST"), ("/notifications", "POST"), ("/streams/safe/job", "GET")]:
+        with page.expect_response(f"{url}{path}") as response:
+            page.evaluate("([url, method]) => void fetch(url, {method, mode: 'no-cors'})", [f"{url}{path}", method])
+        assert response.value.status == 403
+    page.close()

@@ -31,7 +31,7 @@ BOUND = 5.0
 
 @pytest.fixture
 def client() -> Iterator[TestClient[Litestar]]:
-    with TestClient(create_app()) as client:
+    with TestClient(create_app(), base_url="http://127.0.0.1") as client:
         yield client
 
 
@@ -231,7 +231,7 @@ def test_kill_needs_another_worker_that_is_old_enough(monkeypatch: pytest.Monkey
     old, young = Worker("old", 1, now - 60_000), Worker("young", 2, now)
     present: dict[str, Worker] = {}
     monkeypatch.setattr(feed, "alive", lambda: present)
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         assert client.post("/feed/workers/old/kill").status_code == 404
         present["old"] = old
         assert "only worker" in client.post("/feed/workers/old/kill").json()["detail"]
@@ -250,7 +250,7 @@ def test_notes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     app = create_app()
     monkeypatch.setattr(app.state.feed.log, "append", unreachable)
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         answers = [client.post("/feed/notes").status_code for _ in range(20)]
     assert answers[:10] == [202] * 10
     assert answers[-1] == 503
