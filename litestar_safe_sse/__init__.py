@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from litestar_safe_sse._core.messages import SSEMessage
-from litestar_safe_sse._core.registry import RegistryStatistics
 from litestar_safe_sse._core.state import CloseReason, StreamState
-from litestar_safe_sse._core.stream import StreamStatistics
+from litestar_safe_sse._core.statistics import RegistryStatistics, StreamStatistics
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.exceptions import (
     CleanupError,

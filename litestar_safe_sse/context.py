@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from litestar_safe_sse._core.slices import SlicedIterator
 from litestar_safe_sse._core.state import CloseReason, StreamState
-from litestar_safe_sse._core.stream import Stream, StreamStatistics
+from litestar_safe_sse._core.statistics import StreamStatistics
+from litestar_safe_sse._core.stream import Stream
 from litestar_safe_sse.config import check_duration
 from litestar_safe_sse.exceptions import InvalidFieldError, OutsideRequestError
 

@@ -21,6 +21,7 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.registry import StreamRefusedError
 from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._core.stream import StreamNames
+from litestar_safe_sse._core.transport import HTTPTransport
 from litestar_safe_sse._litestar import from_litestar
 from litestar_safe_sse._runtime.shielding import run_shielded
 from litestar_safe_sse.config import SafeSSEConfig
@@ -312,13 +313,7 @@ class SafeSSEResponse(ASGIResponse):
             if self.is_head_response:
                 await self._answer_head(send)
             else:
-                await self.stream.serve(
-                    scope,
-                    receive,
-                    send,  # type: ignore[arg-type]
-                    start={"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()},
-                    preamble=self.preamble,
-                )
+                await self._serve(scope, receive, send)
         except Exception:
             await self.after_response()
             raise
@@ -329,6 +324,18 @@ class SafeSSEResponse(ASGIResponse):
             await run_shielded(self.after_response(), self.stream.runtime, limit=limit, name="SSE background tasks")
             raise
         await self.after_response()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream = self.stream
+        transport = HTTPTransport(
+            scope,
+            receive,
+            send,  # type: ignore[arg-type]
+            {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()},
+            runtime=stream.runtime,
+            limit=stream.config.buffer_size,
+        )
+        await stream.serve(transport, self.preamble)
 
     async def _answer_head(self, send: Send) -> None:
         try:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping  # a field of what users may have in a schema
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from msgspec import Struct
 
 from litestar_safe_sse._core import asyncgens
 from litestar_safe_sse._core.state import CloseReason
-from litestar_safe_sse._core.stream import FINAL_SEND_TIMEOUT, Stream, StreamNames
+from litestar_safe_sse._core.statistics import RegistryStatistics
+from litestar_safe_sse._core.stream import Stream, StreamNames
 from litestar_safe_sse._core.timers import TimerWheel
-from litestar_safe_sse._core.writer import DROP_DELAY
+from litestar_safe_sse._core.timing import (
+    DROP_DELAY,
+    FINAL_SEND_TIMEOUT,
+    drain_timeout,
+    exit_timeout,
+    streams_timeout,
+)
 from litestar_safe_sse._runtime.base import Runtime
 from litestar_safe_sse._runtime.current import current_key, current_runtime
 from litestar_safe_sse._runtime.shielding import wait_shielded
@@ -24,50 +29,29 @@ from litestar_safe_sse._servers.shutdown import ShutdownWatch
 from litestar_safe_sse.exceptions import SSEError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
+    from litestar_safe_sse._core.statistics import Observer
     from litestar_safe_sse.config import SafeSSEConfig
 
-__all__ = ("RegistryStatistics", "StreamRefusedError", "StreamRegistry")
-
-_MARGIN = 0.5
-"""Seconds beyond grace and cleanup after which a drain no longer waits: what has been left behind by then, stays."""
-
-_APPLICATION_SHUTDOWN = 3.0
-"""Seconds that the application's own shutdown may take after the drain, where that is ours to bound."""
+__all__ = ("StreamRefusedError", "StreamRegistry")
 
 
 class StreamRefusedError(SSEError):
     """A stream was not admitted."""
 
 
-class RegistryStatistics(Struct, frozen=True, kw_only=True):
-    """The streams of one application in one process, at one moment.
-
-    Attributes:
-        open: Streams that have not cleaned up yet.
-        opened: Streams ever admitted.
-        refused: Streams not admitted, because of a shutdown or of ``max_streams``.
-        closed: How many ended for which reason.
-        draining: Whether a shutdown is under way in any event loop.
-    """
-
-    open: int
-    opened: int
-    refused: int
-    closed: Mapping[CloseReason, int]
-    draining: bool
-
-
-class _Loop:
+class LoopState:
     """The streams of one event loop, which a shutdown ends together."""
 
-    def __init__(self, runtime: Runtime, watch: ShutdownWatch, logger: Any, closed: Counter[CloseReason]) -> None:
+    def __init__(
+        self, runtime: Runtime, watch: ShutdownWatch, logger: Any, on_closed: Callable[[Stream], None]
+    ) -> None:
         self.runtime = runtime
         self.wheel = TimerWheel(runtime)
         self.watch = watch
         self.logger = logger
-        self.closed = closed
+        self._on_closed = on_closed
         self.streams: dict[str, Stream] = {}
         self.draining = False
         self.empty: anyio.Event | None = None
@@ -76,8 +60,7 @@ class _Loop:
 
     def forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
-        if stream.close_reason is not None:
-            self.closed[stream.close_reason] += 1
+        self._on_closed(stream)
         if self.draining:
             self._bid_farewell(stream)
 
@@ -107,10 +90,11 @@ class StreamRegistry:
         self.config = config
         self.logger: Any = None
         """The application's logger, once it is known."""
-        self._loops: dict[Hashable, _Loop] = {}
+        self._loops: dict[Hashable, LoopState] = {}
         self._opened = 0
         self._refused = 0
         self._closed: Counter[CloseReason] = Counter()
+        self._observers: tuple[Observer, ...] = ()
 
     def __len__(self) -> int:
         return sum(len(loop.streams) for loop in tuple(self._loops.values()))
@@ -152,19 +136,37 @@ class StreamRegistry:
         loop = self._here()
         full = self.config.max_streams is not None and len(self) >= self.config.max_streams
         if loop.draining or full:
-            self._refused += 1
-            raise StreamRefusedError("the server is shutting down" if loop.draining else "too many streams are open")
+            raise self._refuse(names, "the server is shutting down" if loop.draining else "too many streams are open")
         stream = Stream(
             runtime=loop.runtime,
             wheel=loop.wheel,
             config=self.config,
             names=names,
             logger=loop.logger,
+            observers=self._observers,
             on_closed=loop.forget,
         )
         loop.streams[stream.id] = stream
         self._opened += 1
+        for observer in self._observers:
+            observer.stream_opened(stream)
         return stream
+
+    def observe(self, observer: Observer) -> None:
+        """Has an observer notified of the streams that are opened from now on."""
+        self._observers += (observer,)
+
+    def _refuse(self, names: StreamNames, why: str) -> StreamRefusedError:
+        self._refused += 1
+        for observer in self._observers:
+            observer.stream_refused(names.handler, why)
+        return StreamRefusedError(why)
+
+    def _on_closed(self, stream: Stream) -> None:
+        if stream.close_reason is not None:
+            self._closed[stream.close_reason] += 1
+        for observer in self._observers:
+            observer.stream_closed(stream)
 
     # Shutdown
 
@@ -181,9 +183,9 @@ class StreamRegistry:
         if loop.draining:
             return
         loop.draining = True
-        latest = monotonic() + self.config.shutdown_grace + self.config.cleanup_timeout
+        latest = monotonic() + streams_timeout(self.config)
         for stream in tuple(loop.streams.values()):
-            stream.limit(latest)
+            stream.bound_end(latest)
             stream.close(CloseReason.SHUTDOWN)
 
     async def drain(self) -> None:
@@ -192,8 +194,7 @@ class StreamRegistry:
         self.begin_drain()
         if loop.streams:
             loop.empty = anyio.Event()
-            patience = self.config.shutdown_grace + self.config.cleanup_timeout + _MARGIN
-            overdue = loop.runtime.call_later(patience, loop.empty.set)
+            overdue = loop.runtime.call_later(drain_timeout(self.config), loop.empty.set)
             try:
                 await wait_shielded(loop.empty)
             finally:
@@ -210,15 +211,14 @@ class StreamRegistry:
             loop.watch.uninstall()
             asyncgens.uninstall()
 
-    def _here(self) -> _Loop:
+    def _here(self) -> LoopState:
         loop = self._loops.get(current_key())
         if loop is None:
             runtime = current_runtime()
             self._forget_gone_loops()
             logger = self.logger or logging.getLogger("litestar_safe_sse")
-            patience = self.config.shutdown_grace + self.config.cleanup_timeout + _APPLICATION_SHUTDOWN
-            watch = ShutdownWatch(self.begin_drain, logger, drain=self.drain, patience=patience)
-            loop = self._loops[runtime.key] = _Loop(runtime, watch, logger, self._closed)
+            watch = ShutdownWatch(self.begin_drain, logger, drain=self.drain, patience=exit_timeout(self.config))
+            loop = self._loops[runtime.key] = LoopState(runtime, watch, logger, self._on_closed)
             watch.install()
         return loop
 

@@ -10,7 +10,7 @@ from litestar_safe_sse.exceptions import SSEError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ("CloseReason", "Lifecycle", "StreamState")
+__all__ = ("ACTIONS", "Action", "Cause", "CloseReason", "Lifecycle", "StreamState")
 
 
 class CloseReason(str, Enum):
@@ -67,6 +67,47 @@ class StreamState(str, Enum):
         return self.value
 
 
+class Cause(str, Enum):
+    """What kind of thing asks a stream to end."""
+
+    CLIENT_GONE = "the client has gone, or takes no bytes"
+    TIME_OVER = "the server shuts down, or the lifetime is over"
+    ORDER = "the application closes the stream, or something failed"
+    GRACE_OVER = "the grace is over"
+    BODY_ENDED = "the body has ended by itself"
+
+    @classmethod
+    def of(cls, reason: CloseReason) -> Cause:
+        """Returns the kind of cause that a reason stands for."""
+        if reason.client_gone:
+            return cls.CLIENT_GONE
+        return cls.TIME_OVER if reason.allows_farewell else cls.ORDER
+
+
+class Action(str, Enum):
+    """What a stream does about a cause."""
+
+    NOTHING = "nothing"
+    """Only the reason is kept, if it is the first."""
+    GRACE = "grace"
+    """A body that asked for it is notified, and has its grace; any other is ended."""
+    END = "end"
+    """The body is ended now."""
+
+
+ACTIONS: Mapping[tuple[StreamState, Cause], Action] = {
+    (StreamState.OPEN, Cause.CLIENT_GONE): Action.END,
+    (StreamState.OPEN, Cause.TIME_OVER): Action.GRACE,
+    (StreamState.OPEN, Cause.ORDER): Action.END,
+    (StreamState.OPEN, Cause.BODY_ENDED): Action.END,
+    # A client that leaves does not cut the grace short: the body may be in its `finally` already.
+    (StreamState.CLOSING, Cause.ORDER): Action.END,
+    (StreamState.CLOSING, Cause.GRACE_OVER): Action.END,
+    (StreamState.CLOSING, Cause.BODY_ENDED): Action.END,
+}
+"""What a stream does about a cause; ``NOTHING`` where there is no entry. One that is ``NEW`` looks at its reason when
+its response begins."""
+
 _MOVES: Mapping[StreamState, frozenset[StreamState]] = {
     StreamState.NEW: frozenset({StreamState.OPEN, StreamState.ENDING}),
     StreamState.OPEN: frozenset({StreamState.CLOSING, StreamState.ENDING}),
@@ -75,6 +116,9 @@ _MOVES: Mapping[StreamState, frozenset[StreamState]] = {
     StreamState.CLEANING: frozenset({StreamState.CLOSED}),
     StreamState.CLOSED: frozenset(),
 }
+
+
+_BEFORE_THE_END = frozenset({StreamState.NEW, StreamState.OPEN, StreamState.CLOSING})
 
 
 class Lifecycle:
@@ -87,6 +131,11 @@ class Lifecycle:
         self.reason: CloseReason | None = None
         self.error: BaseException | None = None
         """What the body, or the connection, raised."""
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the body has been told to end, or has ended."""
+        return self.state not in _BEFORE_THE_END
 
     @property
     def is_body_done(self) -> bool:
@@ -103,8 +152,8 @@ class Lifecycle:
             raise SSEError(f"a stream cannot go from {self.state} to {to}")
         self.state = to
 
-    def settle(self, reason: CloseReason) -> bool:
-        """Records why the stream ends, unless that is settled already.
+    def decide(self, reason: CloseReason) -> bool:
+        """Records why the stream ends, unless that has been decided already.
 
         Returns:
             Whether this was the first cause.

@@ -13,6 +13,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from litestar_safe_sse._runtime.base import Runtime, Timer
 
 __all__ = ("EARLY", "LATENESS", "Alarm", "TimerWheel")
@@ -33,8 +35,8 @@ EARLY = 0.001
 """Seconds by which a loop's timer may be early: uvloop counts in milliseconds."""
 
 
-class Alarm(Protocol):
-    """What is told when its time has come."""
+class Timed(Protocol):
+    """What is called when its time has come."""
 
     def on_time(self) -> None: ...
 
@@ -50,13 +52,13 @@ class TimerWheel:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._slots: dict[int, dict[Alarm, None]] = {}
+        self._slots: dict[int, dict[Timed, None]] = {}
         self._due: list[int] = []
         """The slots, as a heap. One that has been emptied stays until it comes first, so that it is in it only once."""
         self._timer: Timer | None = None
         self._wound_to: float = math.inf
 
-    def set(self, alarm: Alarm, at: float) -> int:
+    def set(self, alarm: Timed, at: float) -> int:
         """Has an alarm told once, not before its time, and late by little.
 
         Args:
@@ -79,7 +81,7 @@ class TimerWheel:
         alarms[alarm] = None
         return slot
 
-    def clear(self, alarm: Alarm, slot: int) -> None:
+    def clear(self, alarm: Timed, slot: int) -> None:
         """Forgets an alarm that was set and has not been told."""
         del self._slots[slot][alarm]
 
@@ -117,3 +119,38 @@ class TimerWheel:
             else:
                 del self._slots[slot]
         return now
+
+
+class Alarm:
+    """One call that is to come; of several times the earliest counts.
+
+    Args:
+        wheel: The timer of its event loop.
+        callback: What is called. The alarm may be set again from there.
+    """
+
+    __slots__ = ("_at", "_callback", "_slot", "_wheel")
+
+    def __init__(self, wheel: TimerWheel, callback: Callable[[], object]) -> None:
+        self._wheel = wheel
+        self._callback = callback
+        self._at = math.inf
+        self._slot = 0
+
+    def set(self, at: float) -> None:
+        """Sets it to a time of the monotonic clock, unless it is set to an earlier one."""
+        if at < self._at:
+            self.clear()
+            self._at = at
+            self._slot = self._wheel.set(self, at)
+
+    def clear(self) -> None:
+        """Takes it back."""
+        if self._at < math.inf:
+            self._at = math.inf
+            self._wheel.clear(self, self._slot)
+
+    def on_time(self) -> None:
+        """Calls back; called by the wheel."""
+        self._at = math.inf
+        self._callback()

@@ -1,103 +1,96 @@
-"""The writer: hands what a stream has ready to the server, by one ``send()`` at a time."""
+"""The writer: hands what a stream has ready to the server, by one ``send()`` at a time, in the request's task."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import math
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import anyio
 
 from litestar_safe_sse._core.buffer import BufferState
 from litestar_safe_sse._core.state import CloseReason
-from litestar_safe_sse._servers.flow_control import drop_connections, find_flow_control, is_shared
+from litestar_safe_sse._core.timers import LATENESS
+from litestar_safe_sse._core.timing import DROP_DELAY
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-    import anyio
+    from collections.abc import Callable
 
     from litestar_safe_sse._core.buffer import Buffer
     from litestar_safe_sse._core.state import Lifecycle
+    from litestar_safe_sse._core.transport import Transport
     from litestar_safe_sse._runtime.base import Runtime, Timer
+    from litestar_safe_sse.config import SafeSSEConfig
 
-    Message = Mapping[str, Any]
-    Send = Callable[[Message], Awaitable[None]]
-
-__all__ = ("DROP_DELAY", "Writer")
-
-DROP_DELAY = 0.02
-"""Seconds from the cancellation of a ``send()`` until its connection is dropped. A server with threads of its own has
-to take note of the first before the second: Granian's worker deadlocks if a ``send()`` fails after the last connection
-has ended (it logs that, which takes the GIL, while the GIL is held to wait for its threads)."""
+__all__ = ("Writer",)
 
 
 class Writer:
     """Writes one response.
 
     Args:
-        send: The ASGI ``send``.
-        scope: The ASGI scope of the request.
-        start: The ``http.response.start`` message.
+        transport: The way to the client.
         preamble: Bytes to send ahead of the first event.
         buffer: The events.
         life: How the stream fares.
         runtime: The running event loop.
-        limit: Bytes that the server may hold back.
+        on_sent: Called with the bytes of each chunk that the server has taken.
     """
 
     __slots__ = (
         "_buffer",
         "_final_send_timer",
-        "_flow",
         "_life",
+        "_on_sent",
         "_preamble",
         "_runtime",
-        "_send",
-        "_start",
+        "_sending",
+        "_sent_at",
+        "_transport",
         "cancel_scope",
-        "request",
-        "sending",
-        "sent_at",
+        "heartbeats",
     )
 
     def __init__(
         self,
-        send: Send,
-        scope: Message,
-        start: Message,
+        transport: Transport,
         preamble: bytes,
         *,
         buffer: Buffer,
         life: Lifecycle,
         runtime: Runtime,
-        limit: int,
+        on_sent: Callable[[int], None] | None = None,
     ) -> None:
-        self.request = send, scope
-        self.sending = False
-        """Whether a ``send()`` is under way."""
-        self.sent_at = monotonic()
-        """When the latest one began."""
-        self.cancel_scope: anyio.CancelScope | None = None
-        """The scope of the writing, while there is some."""
-        self._send = send
-        self._start: Message | None = start
+        self._transport = transport
         self._preamble: bytes | None = preamble
         self._buffer = buffer
         self._life = life
         self._runtime = runtime
-        self._flow = find_flow_control(send, runtime, limit)
+        self._on_sent = on_sent
+        self._sending = False
+        self._sent_at = monotonic()
+        """When the latest ``send()`` began."""
         self._final_send_timer: Timer | None = None
+        self.cancel_scope: anyio.CancelScope | None = None
+        """The scope of the writing, while there is some."""
+        self.heartbeats = 0
 
     @property
     def is_open(self) -> bool:
         """Whether something may still be sent."""
         return self.cancel_scope is not None
 
+    async def start(self) -> None:
+        """Sends the headers."""
+        self._sent_at, self._sending = monotonic(), True
+        await self._transport.start()
+        self._sending = False
+
     async def write(self) -> None:
         """Writes until the stream has no more to say, or nothing can reach the client any more."""
-        buffer = self._buffer
-        if self._start is not None:
-            start, self._start = self._start, None
-            await self._hand_over(start)
-            del start
+        buffer, transport = self._buffer, self._transport
         while buffer.state is not BufferState.DROPPED:
             chunk = buffer.take()
             if self._preamble is not None:  # sent even if empty: Daphne keeps the headers back until then
@@ -107,57 +100,75 @@ class Writer:
                     break
                 await buffer.wait_filled()
                 continue
-            await self._hand_over({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._sent_at, self._sending = monotonic(), True
+            await transport.send(chunk)
+            self._sending = False
+            if self._on_sent is not None:
+                self._on_sent(len(chunk))
             del chunk  # it may be large, and the next one long in coming
             buffer.mark_written()
             if buffer.linger():
                 await buffer.wait_filled()
-        await self._end()
+        if buffer.state is not BufferState.DROPPED:
+            self._sent_at, self._sending = monotonic(), True
+            await transport.end(failed=self._life.error is not None)
+            self._sending = False
 
-    async def _end(self) -> None:
-        ends_after_error = self._flow is not None and self._flow.ends_after_error
-        self._release_flow()
-        if self._buffer.state is BufferState.DROPPED:  # by a hang-up
-            return
-        if self._life.error is None or ends_after_error:  # else the missing end tells that events are missing
-            await self._hand_over({"type": "http.response.body", "body": b"", "more_body": False})
+    async def write_on(self) -> None:
+        """Goes on writing though the server, shutting down, has cancelled the request: the client still listens."""
+        with anyio.CancelScope(shield=True) as self.cancel_scope:
+            # After a send() that was cut off nobody knows what the client has.
+            while not self._sending and not self.cancel_scope.cancel_called:
+                with contextlib.suppress(asyncio.CancelledError):
+                    return await self.write()
 
-    async def _hand_over(self, message: Message) -> None:
-        self.sent_at = monotonic()
-        self.sending = True
-        await self._send(message)
-        if self._flow is not None:
-            await self._flow.drain()
-        self.sending = False
+    def look(self, now: float, config: SafeSSEConfig) -> float | None:
+        """Puts the heartbeat in that is due.
 
-    def limit(self, seconds: float) -> None:
+        Args:
+            now: The time of the monotonic clock.
+            config: The settings in force for this stream.
+
+        Returns:
+            When to look again, or ``None`` if a ``send()`` has been blocked for too long.
+        """
+        if not self.is_open or self._life.is_body_done:
+            return math.inf
+        send_timeout = config.send_timeout or math.inf
+        interval = (config.ping_interval or math.inf) * (1 - LATENESS)  # so that none is late
+        if self._sending:
+            blocked_until = self._sent_at + send_timeout
+            # By the earlier of the two it may have ended, and a heartbeat be due.
+            return min(blocked_until, now + interval) if now < blocked_until else None
+        if now >= self._sent_at + interval:
+            self.heartbeats += 1
+            self._sent_at = now
+            self._buffer.put_heartbeat()
+        return min(self._sent_at + interval, now + send_timeout)
+
+    def set_final_timeout(self, seconds: float) -> None:
         """Gives the client that long to take what is left."""
         self._final_send_timer = self._runtime.call_later(seconds, self.give_up)
 
     def give_up(self) -> None:
         """Drops a client that takes nothing: servers hold on to it, and not every ``send()`` can be cancelled."""
         # At a shutdown all that remain are dropped together (registry.py).
-        if self.sending and not is_shared(self.request[1]) and self._life.reason is not CloseReason.SHUTDOWN:
-            self._runtime.call_later(DROP_DELAY, lambda: drop_connections([self.request]))
+        if self._sending and self._life.reason is not CloseReason.SHUTDOWN:
+            self._runtime.call_later(DROP_DELAY, self._transport.drop)
         self.hang_up()
 
     def hang_up(self) -> None:
         """Sends nothing more."""
         self._buffer.drop()
-        if self.cancel_scope is not None and self.sending:  # elsewhere the writer looks for itself
+        if self.cancel_scope is not None and self._sending:  # elsewhere the writer looks for itself
             self.cancel_scope.cancel()
 
     def close(self) -> None:
         """Ends the writing."""
         self.cancel_scope = None
-        self.sending = False
-        self._release_flow()
+        self._sending = False
+        self._transport.release()
         if self._final_send_timer is not None:
             self._final_send_timer.cancel()
             self._final_send_timer = None
         self._buffer.drop()
-
-    def _release_flow(self) -> None:
-        if self._flow is not None:
-            self._flow.close()
-            self._flow = None

@@ -1,0 +1,62 @@
+"""How long the end of a stream, and of all streams at a shutdown, may take.
+
+From the first signal to the end of the drain:
+
+===================================  ==================================================================
+``shutdown_grace``                   bodies that asked say farewell
+``cleanup_timeout``                  bodies end, and cleanups run; all streams share it
+``DRAIN_MARGIN``                     beyond both: what has been left behind by then stays, and is reported
+===================================  ==================================================================
+
+The last bytes (``FINAL_SEND_TIMEOUT``), the dropping of clients that do not take them (``DROP_DELAY``) and the second
+cancellation (``SECOND_CANCELLATION``) lie within these. After the drain the application's own shutdown begins, which is
+bounded by ``APPLICATION_SHUTDOWN`` where nobody else bounds it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from litestar_safe_sse.config import SafeSSEConfig
+
+__all__ = (
+    "DROP_DELAY",
+    "FINAL_SEND_TIMEOUT",
+    "SECOND_CANCELLATION",
+    "drain_timeout",
+    "exit_timeout",
+    "streams_timeout",
+)
+
+SECOND_CANCELLATION = 0.1
+"""Seconds that a body or cleanup has after its second cancellation, before it is left behind."""
+
+FINAL_SEND_TIMEOUT = 0.5
+"""Seconds in which a client has to take what is left when the server shuts down; the process waits for it."""
+
+DROP_DELAY = 0.02
+"""Seconds from the cancellation of a ``send()`` until its connection is dropped. A server with threads of its own has
+to take note of the first before the second: Granian's worker deadlocks if a ``send()`` fails after the last connection
+has ended (it logs that, which takes the GIL, while the GIL is held to wait for its threads)."""
+
+DRAIN_MARGIN = 0.5
+"""Seconds beyond grace and cleanup after which a drain no longer waits."""
+
+APPLICATION_SHUTDOWN = 3.0
+"""Seconds that the application's own shutdown may take after the drain, where that is ours to bound."""
+
+
+def streams_timeout(config: SafeSSEConfig) -> float:
+    """Returns the seconds that the streams have, all together, from the first sign of a shutdown."""
+    return config.shutdown_grace + config.cleanup_timeout
+
+
+def drain_timeout(config: SafeSSEConfig) -> float:
+    """Returns the seconds that a drain waits at most."""
+    return streams_timeout(config) + DRAIN_MARGIN
+
+
+def exit_timeout(config: SafeSSEConfig) -> float:
+    """Returns the seconds that a process may live on which nothing else would end."""
+    return streams_timeout(config) + APPLICATION_SHUTDOWN
