@@ -68,3 +68,18 @@ class Server:
         statistics = self.plugin.streams.statistics()
         assert len(self.plugin.streams) == statistics.open == 0
         assert sum(statistics.closed.values()) == statistics.opened
+
+
+async def leave(server: Server, after: bytes = b"one") -> Connection:
+    """Serves a client that leaves once it has seen something."""
+    connection = Connection(leaves_after=after)
+    await server.run(connection)
+    assert server.probe.reason is CloseReason.CLIENT_DISCONNECTED
+    return connection
+
+
+def check(server: Server, reason: CloseReason) -> None:
+    """Checks that a stream began, ended and was cleaned up, in this order, for a reason."""
+    assert server.probe.events == ["began", "finally", "cleanup"]
+    assert server.probe.reason is reason
+    assert server.plugin.streams.statistics().closed == {reason: 1}

@@ -6,14 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.loops import ASYNCIO, TRIO, UVLOOP
 
-@pytest.fixture(
-    params=[
-        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-        pytest.param(("trio", {}), id="trio"),
-    ]
-)
+
+@pytest.fixture(params=[ASYNCIO, UVLOOP, TRIO])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 

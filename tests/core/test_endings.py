@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any
 
 import anyio
@@ -12,48 +10,11 @@ import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
 from litestar_safe_sse.config import MAX_DURATION
-from tests.core.apps import Probe, Server
-from tests.core.clients import BOUND, Connection
+from tests.core.apps import Probe, Server, check
+from tests.core.bodies import parked, short, waiting
+from tests.core.clients import Connection
 
 pytestmark = pytest.mark.anyio
-
-
-async def waiting(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-    try:
-        probe.note("began")
-        yield "one"
-        await anyio.sleep_forever()
-    finally:
-        with anyio.CancelScope(shield=True):  # on trio a cancelled body cannot await without
-            await anyio.sleep(0.001)
-        probe.note("finally")
-
-
-async def parked(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-    try:
-        probe.note("began")
-        while True:
-            yield "x" * 1000
-    finally:
-        await anyio.sleep(0.001)
-        probe.note("finally")
-
-
-async def short(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-    try:
-        probe.note("began")
-        yield "one"
-        await anyio.sleep(0.001)
-        yield "two"
-    finally:
-        await anyio.sleep(0.001)
-        probe.note("finally")
-
-
-def check(server: Server, reason: CloseReason) -> None:
-    assert server.probe.events == ["began", "finally", "cleanup"]
-    assert server.probe.reason is reason
-    assert server.plugin.streams.statistics().closed == {reason: 1}
 
 
 async def test_a_body_that_ends_completes_the_response() -> None:
@@ -187,87 +148,6 @@ async def test_a_send_that_fails_means_that_the_client_left(error: type[OSError]
     check(server, CloseReason.CLIENT_DISCONNECTED)
 
 
-@pytest.mark.parametrize("silent", [False, True])
-async def test_the_heartbeat_finds_a_client_that_nobody_told_of(silent: bool) -> None:
-    """On a server that notices only when something is sent, a client's leaving is known within a ping interval."""
-    server, connection = Server(waiting, ping_interval=0.1), Connection()
-    left = anyio.Event()
-
-    async def send(message: dict[str, Any]) -> None:
-        if left.is_set():
-            connection.leave()  # receive() tells, now that something has been sent
-            if not silent:
-                raise OSError
-            return
-        await connection.send(message)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: server.run(connection, send=send))
-        await connection.until(lambda got: b"one" in got.body)
-        left.set()
-        with anyio.fail_after(0.1 + 0.25):
-            await server.probe.until("cleanup")
-    check(server, CloseReason.CLIENT_DISCONNECTED)
-
-
-async def test_heartbeats_are_comments_at_their_interval() -> None:
-    """An idle stream sends a comment each ``ping_interval``."""
-    server, connection = Server(waiting, ping_interval=0.02), Connection()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.run, connection)
-        await connection.until(lambda got: got.body.count(b": ping\r\n\r\n") >= 3)
-        assert server.probe.stream is not None
-        assert server.probe.stream.statistics().heartbeats >= 3
-        connection.leave()
-    check(server, CloseReason.CLIENT_DISCONNECTED)
-
-
-@pytest.mark.parametrize("send_timeout", [30.0, None])
-async def test_heartbeats_go_on_after_a_send_that_took_longer_than_their_interval(send_timeout: float | None) -> None:
-    """One that falls due while a ``send()`` is under way is not the last."""
-    server, connection = Server(waiting, ping_interval=0.02, send_timeout=send_timeout), Connection()
-
-    async def send(message: dict[str, Any]) -> None:
-        if message.get("body"):
-            await anyio.sleep(0.05)
-        await connection.send(message)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(partial(server.run, connection, send=send))
-        await connection.until(lambda got: got.body.count(b": ping\r\n\r\n") >= 2)
-        connection.leave()
-    check(server, CloseReason.CLIENT_DISCONNECTED)
-
-
-async def test_a_busy_stream_sends_no_heartbeats() -> None:
-    """A stream that sends events more often than ``ping_interval`` needs no heartbeat."""
-
-    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-        probe.note("began")
-        for _ in range(20):
-            yield "x"
-            await anyio.sleep(0.01)
-        probe.note("finally")
-
-    server, connection = Server(body, ping_interval=0.1), Connection()
-    await server.run(connection)
-    assert b"ping" not in connection.body
-
-
-async def test_a_response_can_do_without_the_heartbeats_of_the_others() -> None:
-    """``None`` is no heartbeats, whatever the configuration says; left out, it is the configuration's."""
-
-    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-        yield "x"
-        await anyio.sleep(0.05)
-
-    config = SafeSSEConfig(ping_interval=0.005)
-    for overrides, beats in (({"ping_interval": None}, False), ({}, True)):
-        connection = Connection()
-        await Server(body, config, **overrides).run(connection)
-        assert (b"ping" in connection.body) is beats
-
-
 @pytest.mark.parametrize("failing", ["before", "between"])
 async def test_a_body_that_fails_ends_the_stream_and_the_error_is_raised(failing: str) -> None:
     """A body's error is raised after the cleanup; what it had yielded is sent, and the end is missing."""
@@ -311,128 +191,6 @@ async def test_an_item_that_cannot_be_sent_ends_the_stream_as_an_error() -> None
         await server.run(connection)
     check(server, CloseReason.ERROR)
     assert connection.body == b"data: good\r\n\r\n"
-
-
-async def test_a_lifespan_shutdown_ends_the_streams_first() -> None:
-    """At shutdown the streams end as SHUTDOWN, before the application's own hooks run."""
-    server, connection = Server(waiting), Connection()
-    server.app.on_shutdown.append(lambda: server.probe.note("on_shutdown"))
-    async with anyio.create_task_group() as tasks, server.app.lifespan():
-        tasks.start_soon(server.run, connection)
-        await connection.until(lambda got: b"one" in got.body)
-    assert server.probe.events == ["began", "finally", "cleanup", "on_shutdown"]
-    assert server.probe.reason is CloseReason.SHUTDOWN
-    assert connection.complete
-
-
-async def test_a_body_that_asks_may_say_farewell() -> None:
-    """A body that looks at ``closing`` has ``shutdown_grace`` to end by itself."""
-
-    asking = anyio.Event()
-
-    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-        try:
-            probe.note("began")
-            yield "one"
-            asking.set()
-            await stream.wait_closing()
-            yield "farewell"
-        finally:
-            probe.note("finally")
-
-    server, connection = Server(body), Connection()
-    async with anyio.create_task_group() as tasks, server.app.lifespan():
-        tasks.start_soon(server.run, connection)
-        with anyio.fail_after(BOUND):
-            await asking.wait()
-    check(server, CloseReason.SHUTDOWN)
-    assert connection.body.endswith(b"data: farewell\r\n\r\n")
-    assert connection.complete
-
-
-async def test_the_grace_ends() -> None:
-    """A body that asked for a grace and does not end in it is ended."""
-
-    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-        try:
-            probe.note("began")
-            yield "one"
-            await stream.wait_closing()
-            await anyio.sleep_forever()
-        finally:
-            probe.note("finally")
-
-    server, connection = Server(body, SafeSSEConfig(shutdown_grace=0.05)), Connection()
-    async with anyio.create_task_group() as tasks, server.app.lifespan():
-        tasks.start_soon(server.run, connection)
-        await connection.until(lambda got: b"one" in got.body)
-    check(server, CloseReason.SHUTDOWN)
-
-
-async def test_a_client_that_leaves_during_the_grace_cuts_no_cleanup_short() -> None:
-    """In the grace a client's leaving does not cancel the body, which may be in its ``finally`` already."""
-
-    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-        try:
-            probe.note("began")
-            yield "one"
-            await stream.wait_closing()
-            yield "farewell"
-        finally:
-            connection.leave()
-            await anyio.sleep(0.05)
-            probe.note("finally")
-
-    server, connection = Server(body), Connection()
-    async with anyio.create_task_group() as tasks, server.app.lifespan():
-        tasks.start_soon(server.run, connection)
-        await connection.until(lambda got: b"one" in got.body)
-    assert server.probe.events == ["began", "finally", "cleanup"]
-    assert server.probe.reason is CloseReason.SHUTDOWN
-
-
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"])
-@pytest.mark.parametrize("times", [1, 2])
-async def test_a_farewell_gets_through_a_server_that_cancels(times: int) -> None:
-    """A server that cancels its requests when it shuts down does not keep the last events from being sent."""
-
-    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-        try:
-            probe.note("began")
-            yield "one"
-            await stream.wait_closing()
-            await anyio.sleep(0.01)
-            yield "farewell"
-        finally:
-            await anyio.sleep(0.01)
-            probe.note("finally")
-
-    server, connection = Server(body), Connection()
-    request = asyncio.ensure_future(server.app(connection.scope, connection.receive, connection.send))  # type: ignore[arg-type]
-    await connection.until(lambda got: b"one" in got.body)
-    server.plugin.streams.begin_drain()
-    for _ in range(times):
-        request.cancel()
-        await asyncio.sleep(0)
-    await asyncio.wait([request], timeout=BOUND)
-    assert request.cancelled()
-    check(server, CloseReason.SHUTDOWN)
-    assert connection.body.endswith(b"data: farewell\r\n\r\n")
-    assert connection.complete
-    await server.plugin.streams.drain()
-    server.plugin.streams.stop()
-
-
-async def test_streams_are_refused_while_draining() -> None:
-    """Once a shutdown has begun, a new stream is answered 503 with Retry-After."""
-    server = Server(waiting)
-    async with server.app.lifespan():
-        server.plugin.streams.begin_drain()
-        connection = Connection()
-        await server.run(connection)
-    assert connection.status == 503
-    assert dict(connection.messages[0]["headers"])[b"retry-after"] == b"1"
-    assert server.probe.events == []
 
 
 async def test_the_longest_durations_end_nothing() -> None:

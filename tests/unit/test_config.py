@@ -10,13 +10,7 @@ from typing import Any
 
 import pytest
 
-from litestar_safe_sse.config import (
-    SafeSSEConfig,
-    check_duration,
-    check_integer,
-    check_separator,
-    check_text,
-)
+from litestar_safe_sse.config import SafeSSEConfig, check_duration, check_integer, check_separator, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 DURATIONS = {
