@@ -7,6 +7,9 @@ from collections.abc import Generator
 
 import pytest
 
+for part in ("core", "docs", "example", "integration", "litestar", "servers", "sources", "unit"):
+    pytest.register_assert_rewrite(f"tests.{part}")  # so that a helper's assertion tells what it has seen
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

@@ -1,12 +1,15 @@
-"""Both backends of anyio, and a trace for each test to note what happens."""
+"""Both backends of anyio, a trace for each test to note what happens, and what is logged."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 
-pytest.register_assert_rewrite("tests.litestar.apps", "tests.litestar.clients")
+from tests.litestar.logs import Records
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -17,3 +20,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def trace() -> list[Any]:
     return []
+
+
+@pytest.fixture
+def records() -> Iterator[Records]:
+    """What is logged; the logging set up by the test is taken down again."""
+    root, ours = logging.getLogger(), logging.getLogger("litestar")
+    before = root.level, root.handlers[:], ours.level, ours.handlers[:], ours.propagate
+    yield Records()
+    root.level, root.handlers[:], ours.level, ours.handlers[:], ours.propagate = before
+    structlog.reset_defaults()

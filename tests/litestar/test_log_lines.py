@@ -1,0 +1,89 @@
+"""A stream is logged once, when it has ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+from litestar import get
+from litestar.exceptions import LitestarException
+
+from litestar_safe_sse import CloseReason, SafeServerSentEvent
+from tests.litestar.clients import connect
+from tests.litestar.clients import get as request
+from tests.litestar.logs import Records, endless, fail, serving, standard, streaming
+
+if TYPE_CHECKING:
+    from litestar_safe_sse import StreamContext
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_stream_is_one_line_at_debug(records: Records) -> None:
+    """A stream is logged once, when it has ended: its handler, its reason, its events."""
+    async with serving(streaming(), standard(records)) as (app, _):
+        await request(app)
+        (line,) = records.lines(logging.DEBUG)
+        assert "a_handler" in line
+        assert "completed" in line
+        assert "2 events" in line
+        await request(app)
+        assert len(records.lines(logging.DEBUG)) == 2
+        assert len(records.records) == 2
+
+
+async def test_a_line_has_the_streams_id_and_reason(records: Records) -> None:
+    """The line has the identifier that the handler sees, and the reason that the cleanups see."""
+    ids: list[str] = []
+
+    @get("/")
+    async def a_handler(stream: StreamContext) -> SafeServerSentEvent:
+        ids.append(stream.id)
+        return SafeServerSentEvent(endless())
+
+    async with serving(a_handler, standard(records)) as (app, _):
+        async with connect(app) as connection:
+            await connection.until_body(b"begun")
+        (line,) = records.lines(logging.DEBUG)
+        assert ids[0] in line
+        assert str(CloseReason.CLIENT_DISCONNECTED) in line
+
+
+async def test_nothing_is_logged_above_debug_for_ordinary_streams(records: Records) -> None:
+    """Where debug is off, ordinary streams are silent, those of clients that left included."""
+    async with serving(streaming(content=endless), standard(records, "INFO")) as (app, _):
+        logging.getLogger("litestar").setLevel(logging.INFO)
+        async with connect(app) as connection:
+            await connection.until_body(b"begun")
+        assert records.records == []
+
+
+async def test_stream_that_no_response_took_is_logged_too(records: Records) -> None:
+    """A stream whose handler failed is one line, too."""
+
+    @get("/")
+    async def a_handler(stream: StreamContext) -> SafeServerSentEvent:
+        raise LookupError
+
+    async with serving(a_handler, standard(records)) as (app, _):
+        await request(app)
+        (line,) = records.lines(logging.DEBUG)
+        assert "a_handler" in line
+        assert "error" in line
+
+
+async def test_body_that_fails_is_raised_and_not_logged(records: Records) -> None:
+    """A body that fails by itself is raised to the server, which logs it; there is no second report."""
+
+    async def failing() -> AsyncIterator[str]:
+        yield "begun"
+        fail()
+
+    async with serving(streaming(content=failing), standard(records)) as (app, _):
+        async with connect(app) as connection:
+            assert isinstance(await connection.finished(), LitestarException)
+        assert records.lines(logging.WARNING) == []
+        (line,) = records.lines(logging.DEBUG)
+        assert "error" in line

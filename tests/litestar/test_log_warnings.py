@@ -1,0 +1,167 @@
+"""What failed, would not end or was left behind is a warning."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from tests.litestar.clients import LIMIT, connect
+from tests.litestar.clients import get as request
+from tests.litestar.logs import Records, fail, serving, standard, streaming
+
+if TYPE_CHECKING:
+    pass
+
+pytestmark = pytest.mark.anyio
+
+
+async def until_left_behind(connection: Any) -> None:
+    """The client leaves, and waits until the application has given up what does not end."""
+    connection.leave()
+    await connection.finished()
+
+
+async def test_cleanup_that_failed_is_a_warning(records: Records) -> None:
+    """A cleanup that failed is one warning, which names the handler, the cleanup and the exception."""
+    async with serving(streaming(fail), standard(records)) as (app, _):
+        response = await request(app)
+        assert response.complete
+        (line,) = records.lines(logging.WARNING)
+        assert "a_handler" in line
+        assert "fail" in line
+        assert "LookupError('the pool is gone')" in line
+        assert len(records.lines(logging.DEBUG)) == 1
+
+
+async def test_cleanups_that_failed_are_reported_together(records: Records) -> None:
+    """Several failures of one stream are one warning, and keep no other cleanup from running."""
+    ran: list[str] = []
+
+    def fail_too() -> None:
+        raise ValueError("the other too")
+
+    async with serving(streaming(fail, lambda: ran.append("between"), fail_too), standard(records)) as (app, _):
+        await request(app)
+        (line,) = records.lines(logging.WARNING)
+        assert "2 cleanups failed" in line
+        assert "the pool is gone" in line
+        assert "the other too" in line
+        assert ran == ["between"]
+
+
+async def hang() -> None:
+    await anyio.sleep_forever()
+
+
+async def test_cleanup_that_timed_out_is_a_warning(records: Records) -> None:
+    """A cleanup that does not end in time is cancelled, and is a warning that names it."""
+    async with serving(streaming(hang), standard(records)) as (app, streams):
+        await request(app)
+        (line,) = records.lines(logging.WARNING)
+        assert "a_handler" in line
+        assert "hang" in line
+        assert "TimeoutError" in line
+        assert streams.statistics().open == 0
+
+
+async def test_cleanup_that_refuses_to_end_is_a_warning(records: Records) -> None:
+    """A cleanup that will not end though cancelled is left behind, and is a warning that names it."""
+    release = anyio.Event()
+    ran: list[str] = []
+
+    async def refuse() -> None:
+        while not release.is_set():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await release.wait()
+            except BaseException:
+                continue
+
+    async with serving(streaming(lambda: ran.append("the rest"), refuse), standard(records)) as (app, streams):
+        try:
+            await request(app)
+            (line,) = records.lines(logging.WARNING)
+            assert "a_handler" in line
+            assert "refuse" in line
+            assert "left behind" in line
+            assert ran == ["the rest"]
+            assert streams.statistics().open == 0
+        finally:
+            release.set()
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_body_that_would_not_end_is_a_warning(records: Records) -> None:
+    """A body that will not end though cancelled is left behind, and is a warning that names the handler."""
+    release = anyio.Event()
+
+    async def stubborn() -> AsyncIterator[str]:
+        yield "begun"
+        while not release.is_set():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await release.wait()
+            except BaseException:
+                continue
+
+    async with serving(streaming(content=stubborn), standard(records)) as (app, streams):
+        try:
+            async with connect(app) as connection:
+                await connection.until_body(b"begun")
+                await until_left_behind(connection)
+            (line,) = records.lines(logging.WARNING)
+            assert "a_handler" in line
+            assert "the body" in line
+            assert "left behind" in line
+            assert streams.statistics().open == 0
+        finally:
+            release.set()
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_blocked_thread_is_a_warning(records: Records) -> None:
+    """A sync body that blocks its thread for good is left behind, and is a warning that says so by name."""
+    release = threading.Event()
+
+    def blocked() -> Iterator[str]:
+        yield "begun"
+        release.wait(LIMIT)
+
+    async with serving(streaming(content=blocked), standard(records)) as (app, streams):
+        try:
+            async with connect(app) as connection:
+                await connection.until_body(b"begun")
+                await until_left_behind(connection)
+            (line,) = records.lines(logging.WARNING)
+            assert "a_handler" in line
+            assert "thread" in line
+            assert streams.statistics().open == 0
+        finally:
+            release.set()
+            for thread in threading.enumerate():
+                if thread.name.startswith("SSE body"):
+                    await anyio.to_thread.run_sync(thread.join, LIMIT)
+
+
+async def test_body_that_fails_while_it_ends_is_a_warning(records: Records) -> None:
+    """A body that raises in its ``finally`` after a stop is a warning: nobody else would hear of it."""
+
+    async def failing() -> AsyncIterator[str]:
+        try:
+            yield "begun"
+            await anyio.sleep_forever()
+        finally:
+            fail()
+
+    async with serving(streaming(content=failing), standard(records)) as (app, _):
+        async with connect(app) as connection:
+            await connection.until_body(b"begun")
+        (line,) = records.lines(logging.WARNING)
+        assert "a_handler" in line
+        assert "the pool is gone" in line
