@@ -9,15 +9,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tests.loops import ASYNCIO, UVLOOP
 from tests.redis_server import RedisServer, running_redis
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-    ]
-)
+@pytest.fixture(params=[ASYNCIO, UVLOOP])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
