@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.processes import FLAVOUR, RunningServer, ServerKind, running
+from tests.servers.kinds import ServerKind
+from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.report import Cell, as_markdown
 
 _cells = pytest.StashKey[list[Cell]]()

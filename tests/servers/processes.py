@@ -3,200 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
-import functools
 import importlib.util
-import json
 import os
-import shutil
 import signal
 import socket
-import ssl
 import subprocess
-import sys
-import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
-import trustme
 
 from tests.ports import free_port
+from tests.servers.kinds import ROOT, ServerKind, certificate_files
+from tests.servers.records import Records
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 START_TIMEOUT = 30.0
-TRIO_GRACE = 1
-"""Seconds that Hypercorn's trio worker waits at a shutdown for connections that are idle."""
+
 FLAVOUR = os.environ.get("SAFE_SSE_FLAVOUR", "safe")
-
-
-@dataclass(frozen=True)
-class ServerKind:
-    """A server, how it is started, and what is known of it."""
-
-    server: str
-    protocol: str
-    variant: str
-    arguments: tuple[str, ...] = ()
-    tls: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.server}-h{self.protocol[0]}-{self.variant}".removesuffix("-")
-
-    @property
-    def trio(self) -> bool:
-        return self.variant == "trio"
-
-    @property
-    def has_lifespan(self) -> bool:
-        return self.server != "daphne"
-
-    @property
-    def exit_allowance(self) -> float:
-        """Seconds a server may take to exit beyond the longest clean-up."""
-        if self.trio:
-            return TRIO_GRACE + 1.5
-        return 1.5 if self.server == "hypercorn" else 1.0
-
-    @property
-    def pushes_back(self) -> bool:
-        """Whether ``send()`` blocks when the client stops reading."""
-        return self.server in {"uvicorn", "granian"} or (self.server == "hypercorn" and self.protocol == "1.1")
-
-    @property
-    def ends_streams_at_shutdown(self) -> bool:
-        """Whether the end of a response that ends during a shutdown is sent; Hypercorn loses END_STREAM then."""
-        return not (self.server == "hypercorn" and self.protocol == "2")
-
-    def command(self, port: int, *, workers: int, reload: Path | None, extra: Sequence[str]) -> list[str]:
-        python, app, host = sys.executable, "tests.servers.app:app", "127.0.0.1"
-        command = [python, "-m", self.server, *self.arguments, *extra]
-        if self.server == "uvicorn":
-            command += ["--host", host, "--port", str(port), "--app-dir", str(ROOT)]
-            command += ["--reload", "--reload-dir", str(reload)] if reload else ["--workers", str(workers)]
-        elif self.server == "granian":
-            command += ["--host", host, "--port", str(port), "--workers", str(workers)]
-            command += ["--reload", "--reload-paths", str(reload)] if reload else []
-        elif self.server == "hypercorn":
-            command += ["--bind", f"{host}:{port}", "--workers", str(workers)]
-        elif self.server == "daphne" and self.tls:
-            files = certificate_files()
-            command += [
-                "-e",
-                f"ssl:{port}:privateKey={files.key}:certKey={files.certificate}:interface={host}",
-            ]
-        elif self.server == "daphne":
-            command += ["-b", host, "-p", str(port)]
-        else:  # Uvicorn in a program
-            return [python, str(HERE / f"{self.server}.py"), str(port)]
-        return [*command, app]
-
-
-def _kinds() -> Iterator[ServerKind]:
-    # Each parser, protocol and loop once, not each with each: the matrix has to be walked through in minutes.
-    for http, loop in (("h11", "asyncio"), ("httptools", "uvloop")):
-        yield ServerKind("uvicorn", "1.1", f"{http}-{loop}", ("--http", http, "--loop", loop))
-    for protocol, loop in (("1.1", "asyncio"), ("2", "uvloop")):
-        arguments = ("--interface", "asgi", "--http", protocol[0], "--loop", loop)
-        yield ServerKind("granian", protocol, loop, arguments)
-    for protocol in ("1.1", "2"):
-        for worker in ("asyncio", "uvloop", "trio"):
-            # Over HTTP/2 it holds a connection that the client has closed until it would have been idle too long.
-            arguments = ("--worker-class", worker, "--keep-alive", "1")
-            # Its trio worker leaves idle connections open at a shutdown until this is over.
-            graceful = ("--graceful-timeout", str(TRIO_GRACE)) if worker == "trio" else ()
-            yield ServerKind("hypercorn", protocol, worker, (*arguments, *graceful))
-    yield ServerKind("daphne", "1.1", "")
-    yield ServerKind("daphne", "2", "", tls=True)
-
-
-KINDS: dict[str, ServerKind] = {kind.name: kind for kind in _kinds()}
-UVICORN_IN_THREAD = ServerKind("uvicorn_in_thread", "1.1", "")
-UVICORN_WITH_SMALL_BUFFERS = ServerKind("uvicorn_with_small_buffers", "1.1", "")
-
-
-def kinds(*names: str) -> list[ServerKind]:
-    """Return the kinds of those names, or all, of those that ``SAFE_SSE_KINDS`` (comma-separated prefixes) allows."""
-    wanted = os.environ.get("SAFE_SSE_KINDS", "")
-    chosen = [KINDS[name] for name in names] if names else list(KINDS.values())
-    return [kind for kind in chosen if kind.name.startswith(tuple(wanted.split(",")))]
-
-
-@dataclass(frozen=True)
-class Certificate:
-    key: Path
-    certificate: Path
-    client: ssl.SSLContext
-
-
-@functools.cache
-def certificate_files() -> Certificate:
-    """A self-signed authority and a certificate for the loopback address, made once a run."""
-    directory = Path(tempfile.mkdtemp(prefix="safe-sse-tls-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1", "localhost")
-    issued.private_key_pem.write_to_path(directory / "key.pem")
-    for number, pem in enumerate(issued.cert_chain_pems):
-        pem.write_to_path(directory / "certificate.pem", append=number > 0)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    client.set_alpn_protocols(["h2"])
-    return Certificate(directory / "key.pem", directory / "certificate.pem", client)
-
-
-class Records:
-    """What the server process wrote, read as it grows."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: list[dict[str, Any]] = []
-        self._by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self._offset = 0
-
-    def read(self) -> None:
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            new, mark, _ = file.read().rpartition(b"\n")
-        self._offset += len(new) + len(mark)
-        for line in new.splitlines():
-            record = json.loads(line)
-            self.lines.append(record)
-            self._by_key[record["key"]].append(record)
-
-    def of(self, key: str, what: str) -> list[dict[str, Any]]:
-        """Return what was recorded under that name for that visit, in order."""
-        return [record for record in self._by_key.get(key, ()) if record["what"] == what]
-
-    def story(self, key: str) -> list[str]:
-        """Return the names of all that was recorded for a visit, for a failure's message."""
-        return [record["what"] for record in self._by_key.get(key, ())]
-
-    def named(self, what: str) -> list[dict[str, Any]]:
-        return [record for record in self.lines if record["what"] == what]
-
-    async def until(self, condition: Callable[[], bool], within: float = 5.0) -> bool:
-        """Read until the condition holds; whether it did in time."""
-        deadline = time.monotonic() + within
-        while True:
-            self.read()
-            if condition():
-                return True
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(0.004)
-
-    async def until_each(self, keys: Sequence[str], what: str, within: float = 5.0) -> bool:
-        return await self.until(lambda: all(self.of(key, what) for key in keys), within)
 
 
 class RunningServer:

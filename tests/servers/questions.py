@@ -9,8 +9,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from tests.servers.clients import Crowd, Ending, Http2Connection, fetch
+from tests.servers.clients import Crowd, fetch
+from tests.servers.http2 import Http2Connection
 from tests.servers.processes import RunningServer
+from tests.servers.responses import Ending
 
 
 async def ask(server: RunningServer, path: str, method: str = "GET") -> Any:

@@ -16,10 +16,13 @@ import anyio
 import pytest
 
 from tests.servers.bodies import ENDLESS, EVENTS, FLOODS, SPECIES, Species
-from tests.servers.clients import Ending, Http1Stream, Leave, ProtocolError, fetch
-from tests.servers.processes import FLAVOUR, RunningServer, kinds, running
+from tests.servers.clients import Leave, fetch
+from tests.servers.http1 import Http1Stream
+from tests.servers.kinds import kinds
+from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.questions import ask, crowd, settled, until_stuck
 from tests.servers.report import Cell
+from tests.servers.responses import Ending, ProtocolError
 
 REPEATS = int(os.environ.get("SAFE_SSE_REPEATS", "20"))
 ABORTS = int(os.environ.get("SAFE_SSE_ABORTS", "10000"))

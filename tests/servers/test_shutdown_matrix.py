@@ -15,18 +15,13 @@ import anyio
 import pytest
 
 from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, EVENTS, SPECIES
-from tests.servers.clients import Crowd, Ending, Http1Stream, ProtocolError, fetch
-from tests.servers.processes import (
-    FLAVOUR,
-    UVICORN_IN_THREAD,
-    UVICORN_WITH_SMALL_BUFFERS,
-    RunningServer,
-    ServerKind,
-    kinds,
-    running,
-)
+from tests.servers.clients import Crowd, fetch
+from tests.servers.http1 import Http1Stream
+from tests.servers.kinds import UVICORN_IN_THREAD, UVICORN_WITH_SMALL_BUFFERS, ServerKind, kinds
+from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.questions import ask, crowd, until_stuck
 from tests.servers.report import Cell
+from tests.servers.responses import Ending, ProtocolError
 
 MEASURING = FLAVOUR != "safe"
 safe_only = pytest.mark.skipif(MEASURING, reason="Litestar's own response is only measured")
