@@ -24,7 +24,7 @@ from litestar_safe_sse._core.timing import (
 from litestar_safe_sse._runtime.base import Runtime
 from litestar_safe_sse._runtime.current import current_key, current_runtime
 from litestar_safe_sse._runtime.shielding import wait_shielded
-from litestar_safe_sse._servers.flow_control import drop_connections
+from litestar_safe_sse._servers.connections import drop_connections
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
 from litestar_safe_sse.exceptions import SSEError
 
@@ -217,7 +217,8 @@ class StreamRegistry:
             runtime = current_runtime()
             self._forget_gone_loops()
             logger = self.logger or logging.getLogger("litestar_safe_sse")
-            watch = ShutdownWatch(self.begin_drain, logger, drain=self.drain, patience=exit_timeout(self.config))
+            delay = exit_timeout(self.config)
+            watch = ShutdownWatch(self.begin_drain, logger, drain=self.drain, termination_delay=delay)
             loop = self._loops[runtime.key] = LoopState(runtime, watch, logger, self._on_closed)
             watch.install()
         return loop

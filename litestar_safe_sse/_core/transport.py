@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from litestar_safe_sse._servers.flow_control import drop_connections, find_flow_control, is_shared
+from litestar_safe_sse._servers.connections import drop_connections, is_shared
+from litestar_safe_sse._servers.flow_control import find_flow_control
 from litestar_safe_sse.exceptions import SSEError
 
 if TYPE_CHECKING:

@@ -35,21 +35,23 @@ class HeldOpen:
         report: Takes an event's name, and details.
         watches: How many watches are installed, one on top of the other.
         lazy: Whether they are installed at the first request instead of at startup.
-        patience: What the watches are given.
+        termination_delay: What the watches are given.
     """
 
     def __init__(
-        self, report: Callable[..., None], *, watches: int = 1, lazy: bool = False, patience: float = 30.0
+        self, report: Callable[..., None], *, watches: int = 1, lazy: bool = False, termination_delay: float = 30.0
     ) -> None:
         self._report = report
         self._lazy = lazy
-        self._told: anyio.Event | None = None
+        self._notified: anyio.Event | None = None
         self._handlers: list[Any] = []
         self._watches: list[Any] = []
         if watches:
             from litestar_safe_sse._servers.shutdown import ShutdownWatch
 
-            self._watches = [ShutdownWatch(self._on_shutdown, logger, patience=patience) for _ in range(watches)]
+            self._watches = [
+                ShutdownWatch(self._on_shutdown, logger, termination_delay=termination_delay) for _ in range(watches)
+            ]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -58,15 +60,15 @@ class HeldOpen:
             await self._answer(parse_qs(scope["query_string"].decode()), send)
 
     def _install(self) -> anyio.Event:
-        if self._told is None:
-            self._told = anyio.Event()
+        if self._notified is None:
+            self._notified = anyio.Event()
             self._handlers = _handlers()
             for watch in self._watches:
                 watch.install()
-        return self._told
+        return self._notified
 
     def _on_shutdown(self) -> None:
-        self._report("told")
+        self._report("notified")
         self._install().set()
 
     async def _live(self, receive: Any, send: Any) -> None:
@@ -82,20 +84,20 @@ class HeldOpen:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer(self, query: dict[str, list[str]], send: Any) -> None:
-        told = self._install()
+        notified = self._install()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
         if "hold" in query:
             await send({"type": "http.response.body", "body": b"hello", "more_body": True})
-            await self._hold(told, {name: float(values[0]) for name, values in query.items()})
+            await self._hold(notified, {name: float(values[0]) for name, values in query.items()})
         await send({"type": "http.response.body", "body": b"bye"})
 
-    async def _hold(self, told: anyio.Event, query: dict[str, float]) -> None:
+    async def _hold(self, notified: anyio.Event, query: dict[str, float]) -> None:
         report = partial(self._report, name=query.get("name", 0))
         report("opened")
         try:
             try:
                 with anyio.move_on_after(query.get("last", math.inf)):
-                    await told.wait()
+                    await notified.wait()
             finally:
                 # As a stream's clean-up does, it awaits, so it is lost unless it is given the time.
                 with anyio.CancelScope(shield=True):
@@ -127,5 +129,5 @@ if "REPORT_TO" in os.environ:
         report_to(os.environ["REPORT_TO"]),
         watches=int(os.environ.get("WATCHES", "1")),
         lazy="LAZY" in os.environ,
-        patience=float(os.environ.get("PATIENCE", "30")),
+        termination_delay=float(os.environ.get("TERMINATION_DELAY", "30")),
     )

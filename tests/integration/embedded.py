@@ -49,7 +49,7 @@ class Embedded:
         return connection
 
     def expect_drain(self, connection: socket.socket) -> None:
-        for event in ("told", "cleaned"):
+        for event in ("notified", "cleaned"):
             self.wait_for(event)
         assert b"bye" in read(connection)
         assert self.wait_for("stopped")["restored"]

@@ -15,7 +15,7 @@ import pytest
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
 from tests.integration.embedded import InThread
 from tests.integration.processes import PATIENCE, ROOT
-from tests.integration.watches import Handler, Log, Told
+from tests.integration.watches import Callback, Handler, Log
 
 
 def call_as(module: str, call: Callable[[], None]) -> None:
@@ -32,7 +32,7 @@ def test_a_missing_hook_is_logged(monkeypatch: pytest.MonkeyPatch, module: str) 
     log = Log()
 
     async def main() -> None:
-        watch = ShutdownWatch(Told(), log)
+        watch = ShutdownWatch(Callback(), log)
         call_as(module, watch.install)
         watch.uninstall()
 
@@ -55,7 +55,7 @@ def test_an_unknown_version_is_said_to_be(monkeypatch: pytest.MonkeyPatch, handl
     log = Log()
 
     async def main() -> None:
-        watch = ShutdownWatch(Told(), log)
+        watch = ShutdownWatch(Callback(), log)
         call_as("uvicorn.lifespan.on", watch.install)
         watch.uninstall()
 

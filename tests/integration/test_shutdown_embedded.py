@@ -39,14 +39,14 @@ def test_uvicorn_in_a_thread() -> None:
 
 @pytest.mark.parametrize("first_out", [0, 1])
 def test_two_watches_on_one_uvicorn(first_out: int) -> None:
-    """Two watches are hooked into the same server, are both told, and leave it as it was, whichever goes first."""
-    told: list[str] = []
+    """Two watches are hooked into the same server, are both notified, and leave it as it was, whichever goes first."""
+    notified: list[str] = []
     server = uvicorn.Server(uvicorn.Config(HeldOpen(lambda *args, **kwargs: None, watches=0), port=free_port()))
 
     async def main() -> None:
         serving = asyncio.create_task(server._serve())
         await asyncio.sleep(0)
-        watches = [ShutdownWatch(partial(told.append, name), Log()) for name in ("below", "above")]
+        watches = [ShutdownWatch(partial(notified.append, name), Log()) for name in ("below", "above")]
         for watch in watches:
             watch.install()
         server.should_exit = True
@@ -55,12 +55,12 @@ def test_two_watches_on_one_uvicorn(first_out: int) -> None:
             watch.uninstall()
 
     asyncio.run(main())
-    assert told == ["above", "below"]
+    assert notified == ["above", "below"]
     assert "shutdown" not in vars(server)
 
 
 def test_two_uvicorns_in_one_loop() -> None:
-    """Of two Uvicorns in one event loop, only the streams of the one that stops are told."""
+    """Of two Uvicorns in one event loop, only the streams of the one that stops are notified."""
     first, second = Embedded(), Embedded()
     servers = first.uvicorn(), second.uvicorn()
 
@@ -100,7 +100,7 @@ def test_granian_embedded() -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_hypercorn_in_threads(backend: str) -> None:
-    """Of two Hypercorns in one process, only the streams of the one that stops are told; then all is as it was."""
+    """Of two Hypercorns in one process, only the streams of the one that stops are notified; then all is as it was."""
     modules = hypercorn.asyncio.run, hypercorn.trio.run
     before = [vars(module)["raise_shutdown"] for module in modules]
     first, second = Embedded(), Embedded(watches=2)
@@ -116,6 +116,6 @@ def test_hypercorn_in_threads(backend: str) -> None:
         first.expect_drain(connections[0])
         assert second.is_quiet()
         stops[1].set()
-        second.wait_for("told")
+        second.wait_for("notified")
         second.expect_drain(connections[1])
     assert [vars(module)["raise_shutdown"] for module in modules] == before

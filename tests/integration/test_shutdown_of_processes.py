@@ -1,4 +1,4 @@
-"""``ShutdownWatch`` on real servers in processes of their own, told to stop in every way they know."""
+"""``ShutdownWatch`` on real servers in processes of their own, stopped in every way they know."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def hold_on_two_workers(server: Server) -> int:
 @posix_only
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("kind", WITH_LIFESPAN, ids=str)
-def test_told_once_and_at_once(launch: Launch, kind: Kind, number: signal.Signals) -> None:
+def test_notified_once_and_at_once(launch: Launch, kind: Kind, number: signal.Signals) -> None:
     """The callback comes once and at once, an awaiting clean-up completes, and the exit is that of a bare server."""
     watched, bare = launch(kind), launch(kind, WATCHES="0")
     bare.get_ready()
@@ -54,25 +54,25 @@ def test_told_once_and_at_once(launch: Launch, kind: Kind, number: signal.Signal
 
     assert b"bye" in read(connection)
     assert watched.exit_code() == bare.exit_code()
-    (told,) = watched.all("told")
-    assert told.at - at < SOON
+    (notified,) = watched.all("notified")
+    assert notified.at - at < SOON
     assert len(watched.all("cleaned")) == len(watched.all("opened"))
     assert [report.restored for report in watched.all("stopped")] == [True]
 
 
 @posix_only
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_before_daphne_cancels(launch: Launch, number: signal.Signals) -> None:
-    """On Daphne, which has no lifespan, a watch installed by the first request is told before it is cancelled."""
+def test_notified_before_daphne_cancels(launch: Launch, number: signal.Signals) -> None:
+    """On Daphne, which has no lifespan, a watch installed by the first request is notified before it is cancelled."""
     server = launch(DAPHNE)
     server.hold(cleanup=1)
     at = server.signal(number)
 
     assert server.exit_code() == 0
-    (told,) = server.all("told")
+    (notified,) = server.all("notified")
     (cancelled,) = server.all("cancelled")
-    assert at < told.at < cancelled.at
-    assert told.at - at < SOON
+    assert at < notified.at < cancelled.at
+    assert notified.at - at < SOON
 
 
 @posix_only
@@ -92,14 +92,14 @@ def test_told_before_daphne_cancels(launch: Launch, number: signal.Signals) -> N
     ids=str,
 )
 def test_every_worker_cleans_up(launch: Launch, kind: Kind, number: signal.Signals, to_group: bool) -> None:
-    """Each of two workers is told once and cleans up in full, though the other has exited long before."""
+    """Each of two workers is notified once and cleans up in full, though the other has exited long before."""
     server = launch(kind, "--workers 2")
     slow = hold_on_two_workers(server)
     server.signal(number, to_group=to_group)
 
     assert server.exit_code() == 0
     opened = {report.pid for report in server.all("opened")}
-    assert sorted(report.pid for report in server.all("told")) == sorted(opened)
+    assert sorted(report.pid for report in server.all("notified")) == sorted(opened)
     assert len(server.all("cleaned")) == len(server.all("opened"))
     assert [report.pid for report in server.all("stopped")][-1] == slow
     assert all(report.restored for report in server.all("stopped"))
@@ -116,7 +116,7 @@ def test_second_interrupt_forces_uvicorn_to_exit(launch: Launch) -> None:
     server = launch(UVICORN)
     server.hold(cleanup=60)
     server.signal(signal.SIGINT)
-    server.wait_for("told")
+    server.wait_for("notified")
     server.signal(signal.SIGINT)
 
     server.process.wait(3)
@@ -140,7 +140,7 @@ def test_repeated_signals_leave_granian_draining(launch: Launch, kind: Kind) -> 
 
     assert b"bye" in read(connection)
     assert server.exit_code() == 0
-    assert len(server.all("told")) == 1
+    assert len(server.all("notified")) == 1
 
 
 @posix_only
@@ -160,7 +160,7 @@ def test_repeated_signals_leave_bare_granian_serving(launch: Launch) -> None:
 
 
 @posix_only
-def test_told_when_uvicorn_reaches_its_request_limit(launch: Launch) -> None:
+def test_notified_when_uvicorn_reaches_its_request_limit(launch: Launch) -> None:
     """Uvicorn's limit_max_requests, which sends no signal, is a shutdown too."""
     server = launch(UVICORN, "--limit-max-requests 2")
     connection = server.hold(cleanup=0.05)
@@ -168,43 +168,43 @@ def test_told_when_uvicorn_reaches_its_request_limit(launch: Launch) -> None:
 
     assert b"bye" in read(connection)
     assert server.exit_code() == 0
-    assert len(server.all("told")) == 1
+    assert len(server.all("notified")) == 1
     assert len(server.all("cleaned")) == len(server.all("opened"))
 
 
 @posix_only
 @pytest.mark.parametrize("kind", [HYPERCORN, HYPERCORN_TRIO], ids=str)
-def test_told_when_hypercorn_replaces_a_worker(launch: Launch, kind: Kind) -> None:
-    """Hypercorn's max_requests ends a worker, whose streams are told."""
+def test_notified_when_hypercorn_replaces_a_worker(launch: Launch, kind: Kind) -> None:
+    """Hypercorn's max_requests ends a worker, whose streams are notified."""
     server = launch(kind, "--max-requests 2")
     connection = server.hold(cleanup=0.05)
     worker = server.all("opened")[0].pid
     server.request("/")
 
     assert b"bye" in read(connection)
-    assert server.wait_for("told").pid == worker
+    assert server.wait_for("notified").pid == worker
     assert server.wait_for("stopped").pid == worker
 
 
 @posix_only
 @pytest.mark.parametrize("kind", [UVICORN, GRANIAN, HYPERCORN, HYPERCORN_TRIO], ids=str)
 def test_installed_at_the_first_request(launch: Launch, kind: Kind) -> None:
-    """A watch installed when the server has long started is told all the same."""
+    """A watch installed when the server has long started is notified all the same."""
     server = launch(kind, LAZY="1")
     connection = server.hold(cleanup=0.05)
     at = server.signal(signal.SIGTERM)
 
     assert b"bye" in read(connection)
     server.exit_code()
-    (told,) = server.all("told")
-    assert told.at - at < SOON
+    (notified,) = server.all("notified")
+    assert notified.at - at < SOON
 
 
 @posix_only
 @pytest.mark.parametrize("kind", [HYPERCORN, HYPERCORN_TRIO], ids=str)
 def test_termination_of_a_hypercorn_worker_is_put_off_not_away(launch: Launch, kind: Kind) -> None:
-    """A Hypercorn worker that alone is sent SIGTERM is told, and is killed as without us when its patience ends."""
-    watched, bare = launch(kind, PATIENCE="0.2"), launch(kind, WATCHES="0")
+    """A Hypercorn worker that alone is sent SIGTERM is notified, and is killed as without us when its delay is over."""
+    watched, bare = launch(kind, TERMINATION_DELAY="0.2"), launch(kind, WATCHES="0")
     connection = watched.hold(cleanup=0.05)
     at = time.monotonic()
     os.kill(watched.all("started")[0].pid, signal.SIGTERM)
@@ -212,6 +212,6 @@ def test_termination_of_a_hypercorn_worker_is_put_off_not_away(launch: Launch, k
 
     assert b"bye" in read(connection)
     assert watched.exit_code() == bare.exit_code()
-    (told,) = watched.all("told")
-    assert told.at - at < SOON
+    (notified,) = watched.all("notified")
+    assert notified.at - at < SOON
     assert not watched.all("stopped")

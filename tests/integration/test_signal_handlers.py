@@ -11,21 +11,21 @@ import pytest
 
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
 from tests.integration.embedded import InThread
-from tests.integration.watches import Handler, Log, Run, Told, raise_and_settle
+from tests.integration.watches import Callback, Handler, Log, Run, raise_and_settle
 
 
 def test_the_handler_in_place_is_called_as_before(run: Run, handler: Handler) -> None:
     """The callback comes once, in the loop's thread, and the handler that was there gets every signal."""
 
     async def main() -> None:
-        told = Told()
-        watch = ShutdownWatch(told, Log())
+        callback = Callback()
+        watch = ShutdownWatch(callback, Log())
         watch.install()
         watch.install()
         signal.raise_signal(signal.SIGTERM)
-        await told.wait()
+        await callback.wait()
         await raise_and_settle()
-        assert (told.times, told.threads) == (1, {threading.get_ident()})
+        assert (callback.times, callback.threads) == (1, {threading.get_ident()})
         watch.uninstall()
         watch.uninstall()
 
@@ -35,39 +35,39 @@ def test_the_handler_in_place_is_called_as_before(run: Run, handler: Handler) ->
 
 @pytest.mark.parametrize("first_out", [0, 1])
 def test_two_watches_go_in_any_order(run: Run, handler: Handler, first_out: int) -> None:
-    """Two watches on one signal are both told, and when one has gone the other still is."""
+    """Two watches on one signal are both notified, and when one has gone the other still is."""
 
     async def main() -> None:
-        told = [Told(), Told()]
-        watches = [ShutdownWatch(each, Log()) for each in told]
+        callbacks = [Callback(), Callback()]
+        watches = [ShutdownWatch(each, Log()) for each in callbacks]
         for watch in watches:
             watch.install()
         watches[first_out].uninstall()
         signal.raise_signal(signal.SIGTERM)
-        await told[1 - first_out].wait()
-        assert told[first_out].times == 0
+        await callbacks[1 - first_out].wait()
+        assert callbacks[first_out].times == 0
         watches[first_out].install()
         signal.raise_signal(signal.SIGTERM)
-        await told[first_out].wait()
+        await callbacks[first_out].wait()
         for watch in watches:
             watch.uninstall()
-        assert [each.times for each in told] == [1, 1]
+        assert [each.times for each in callbacks] == [1, 1]
 
     run(main)
     assert handler.seen == [signal.SIGTERM, signal.SIGTERM]
 
 
-def test_not_told_after_uninstall(run: Run, handler: Handler) -> None:
-    """A signal that came just before the watch was uninstalled is not told after it."""
+def test_not_notified_after_uninstall(run: Run, handler: Handler) -> None:
+    """A signal that came just before the watch was uninstalled is not notified of after it."""
 
     async def main() -> None:
-        told = Told()
-        watch = ShutdownWatch(told, Log())
+        callback = Callback()
+        watch = ShutdownWatch(callback, Log())
         watch.install()
         signal.raise_signal(signal.SIGTERM)
         watch.uninstall()
         await raise_and_settle()
-        assert told.times == 0
+        assert callback.times == 0
 
     run(main)
     assert handler.seen == [signal.SIGTERM, signal.SIGTERM]
@@ -77,7 +77,7 @@ def test_a_handler_set_since_is_left_alone(run: Run, handler: Handler) -> None:
     """A handler that somebody put in front of the watch's stays, and still reaches the one behind it."""
 
     async def main() -> None:
-        watch = ShutdownWatch(Told(), Log())
+        watch = ShutdownWatch(Callback(), Log())
         watch.install()
         behind: Any = signal.getsignal(signal.SIGTERM)
         signal.signal(signal.SIGTERM, in_front := lambda number, frame: behind(number, frame))
@@ -95,7 +95,7 @@ def test_a_method_stays_the_method_of_its_instance(handler: Handler) -> None:
 
     async def main() -> None:
         signal.signal(signal.SIGTERM, handler.method)
-        watches = [ShutdownWatch(Told(), Log()) for _ in range(2)]
+        watches = [ShutdownWatch(Callback(), Log()) for _ in range(2)]
         for watch in watches:
             watch.install()
             assert getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is handler
@@ -115,7 +115,7 @@ def test_no_handler_is_put_where_there_is_none(handler: Handler, action: signal.
 
     async def main() -> None:
         signal.signal(signal.SIGTERM, action)
-        watch = ShutdownWatch(Told(), Log())
+        watch = ShutdownWatch(Callback(), Log())
         watch.install()
         assert signal.getsignal(signal.SIGTERM) is action
         watch.uninstall()
@@ -129,7 +129,7 @@ def test_signals_are_left_alone_off_the_main_thread(handler: Handler) -> None:
     """In another thread a watch touches no signal, neither when it comes nor when it goes."""
 
     async def come_and_go() -> None:
-        watch = ShutdownWatch(Told(), Log())
+        watch = ShutdownWatch(Callback(), Log())
         watch.install()
         assert signal.getsignal(signal.SIGTERM) is handler
         watch.uninstall()
@@ -138,12 +138,12 @@ def test_signals_are_left_alone_off_the_main_thread(handler: Handler) -> None:
         pass
 
     async def main() -> None:
-        told = Told()
-        watch = ShutdownWatch(told, Log())
+        callback = Callback()
+        watch = ShutdownWatch(callback, Log())
         watch.install()
         await asyncio.to_thread(watch.uninstall)
         await raise_and_settle()
-        assert told.times == 0
+        assert callback.times == 0
 
     asyncio.run(main())
     assert handler.seen == [signal.SIGTERM]

@@ -15,7 +15,7 @@ from tests.integration.processes import PATIENCE
 
 
 class Log:
-    """A logger that keeps what it is told."""
+    """A logger that keeps its warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -27,7 +27,7 @@ class Log:
         self.warnings.append(msg)
 
 
-class Told:
+class Callback:
     """A callback that counts its calls, and can be waited for."""
 
     def __init__(self) -> None:
@@ -46,13 +46,13 @@ class Told:
 
 
 async def raise_and_settle() -> None:
-    """Raises the signal, and returns when everybody who is to be told of it has been."""
-    told = Told()
-    watch = ShutdownWatch(told, Log())
+    """Raises the signal, and returns when everybody who is to be notified of it has been."""
+    callback = Callback()
+    watch = ShutdownWatch(callback, Log())
     watch.install()
     signal.raise_signal(signal.SIGTERM)
-    # All are told in one turn of the loop, and this goes on in the next.
-    await told.wait()
+    # All are notified in one turn of the loop, and this goes on in the next.
+    await callback.wait()
     watch.uninstall()
 
 

@@ -1,0 +1,55 @@
+"""What stands behind the ``send`` of a request, through the wrappers that middleware puts around it."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ("behind", "daphne_request", "module_of_owner")
+
+_DEPTH = 32
+"""Wrappers around ``send`` that are looked behind."""
+
+
+def behind(send: object) -> Iterator[Any]:
+    """Yields a ``send`` and what it calls in the end, through closures, partials and objects that hold a ``send``."""
+    layer = [send]
+    for _ in range(_DEPTH):
+        if not layer:
+            return
+        yield from layer
+        layer = [inner for outer in layer for inner in _inner(outer)]
+
+
+def _inner(outer: object) -> Iterator[object]:
+    if isinstance(outer, functools.partial):
+        yield outer.func
+        return
+    owner = getattr(outer, "__self__", None)
+    if owner is not None:
+        inner = getattr(owner, "send", None)
+        if callable(inner) and inner is not outer:
+            yield inner
+    for cell in getattr(outer, "__closure__", None) or ():
+        try:
+            if callable(cell.cell_contents):
+                yield cell.cell_contents
+        except ValueError:  # an empty cell
+            continue
+
+
+def module_of_owner(method: object) -> str:
+    """Returns the name of the module that defines the class of a method's instance."""
+    return type(getattr(method, "__self__", None)).__module__
+
+
+def daphne_request(candidate: Any) -> Any:
+    """Returns the request that a ``send`` of Daphne's is for, as long as it has a channel; else ``None``."""
+    if isinstance(candidate, functools.partial) and module_of_owner(candidate.func) == "daphne.server":
+        request = candidate.args[0]
+        if getattr(request, "channel", None) is not None and hasattr(request, "registerProducer"):
+            return request
+    return None
