@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from enum import Enum
+from inspect import isasyncgen
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from litestar_safe_sse._runtime.base import OwnedTask, Runtime, Wake
 
 __all__ = ("Body", "Position", "Source")
+
+
+_LAST_YIELDS = 64
+"""How often a body may yield on its way out before it is given up."""
 
 
 class Source(Protocol):
@@ -118,8 +123,31 @@ class Body:
         self.position = Position.OVER
         if isinstance(iterator, AsyncGenerator):  # on trio, its scopes and nurseries are those of this task's work
             self._content = None
-            await aclose(iterator)
+            await self._close(iterator)
         return False
+
+    async def _close(self, iterator: object) -> None:
+        """Closes an iterator where it is parked.
+
+        A generator may yield on its way out. ``aclose()`` would leave it there, and nothing behind would run; so it is
+        closed at that ``yield`` again, until it has ended. What it yields is sent, as when it was waiting.
+        """
+        if isasyncgen(iterator) and iterator.ag_frame is not None:
+            for _ in range(_LAST_YIELDS):
+                try:
+                    item = await iterator.athrow(GeneratorExit())
+                except (GeneratorExit, StopAsyncIteration):
+                    return
+                self._put_last(item)
+                await self._runtime.turn()
+            raise RuntimeError(f"the body yielded {_LAST_YIELDS} times when it was closed, and was left behind")
+        await aclose(iterator)
+
+    def _put_last(self, item: object) -> None:
+        try:
+            self._buffer.put(item)
+        except Exception as error:
+            self._cleanups.fail("the body", error)
 
     async def _park(self) -> BaseException | None:
         """Waits until the body may go on.
@@ -141,7 +169,7 @@ class Body:
         self.position = Position.OVER
         content, self._content = self._content, None
         try:
-            await aclose(content)
+            await self._close(content)
         finally:
             del content  # so that the generators it holds are let go, and adopted
             for source in tuple(self._sources):

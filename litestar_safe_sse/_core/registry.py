@@ -183,9 +183,9 @@ class StreamRegistry:
         if loop.draining:
             return
         loop.draining = True
-        latest = monotonic() + streams_timeout(self.config)
+        now = monotonic()
         for stream in tuple(loop.streams.values()):
-            stream.bound_end(latest)
+            stream.bound_end(now + self.config.shutdown_grace, now + streams_timeout(self.config))
             stream.close(CloseReason.SHUTDOWN)
 
     async def drain(self) -> None:

@@ -107,6 +107,7 @@ class Stream:
         "_closed",
         "_closing",
         "_deadline",
+        "_grace_until",
         "_insisted",
         "_latest",
         "_life",
@@ -164,6 +165,7 @@ class Stream:
         self._alarm = Alarm(wheel, self._on_time)
         self._deadline = math.inf
         self._latest = math.inf
+        self._grace_until = math.inf
         self._insisted = False
 
     # What goes on
@@ -263,12 +265,19 @@ class Stream:
         await wait_shielded(self._closed)
         self._life.error = None
 
-    def bound_end(self, at: float) -> None:
-        """Bounds all that is still to come, by a time of the monotonic clock."""
-        self._latest = min(self._latest, at)
-        if self._life.is_ending and self._deadline > self._latest:
-            self._deadline = self._latest
-            self._alarm.set(self._latest)
+    def bound_end(self, grace_until: float, latest: float) -> None:
+        """Bounds all that is still to come, by times of the monotonic clock.
+
+        Args:
+            grace_until: Until when a body may say farewell. It has longer where it needs less time to clean up.
+            latest: When everything has to be over.
+        """
+        self._latest = min(self._latest, latest)
+        self._grace_until = min(self._grace_until, max(grace_until, latest - self.config.cleanup_timeout))
+        bound = self._latest if self._life.is_ending else self._grace_until
+        if self._life.state is not StreamState.OPEN and self._deadline > bound:
+            self._deadline = bound
+            self._alarm.set(bound)
 
     def _decide(self, reason: CloseReason) -> bool:
         first = self._life.decide(reason)
@@ -283,7 +292,7 @@ class Stream:
         action = ACTIONS.get((self._life.state, cause), Action.NOTHING)
         if action is Action.GRACE and self._asked and self.config.shutdown_grace > 0:
             self._life.move(StreamState.CLOSING)
-            self._set_deadline(self.config.shutdown_grace)
+            self._set_deadline(min(self.config.shutdown_grace, self._grace_until - monotonic()))
         elif action is not Action.NOTHING:
             self._end()
 

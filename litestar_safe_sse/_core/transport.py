@@ -101,15 +101,13 @@ class HTTPTransport:
 
     async def wait_left(self) -> None:
         """Reads until ``http.disconnect``."""
-        ends = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                return
+        messages = ends = 0
+        while (message := await self._receive())["type"] != "http.disconnect":
+            messages += 1
             ends += not message.get("more_body", False)
             if ends > _REPEATED_ENDS:
                 raise SSEError("receive() keeps repeating that the request's body has ended")
-            if ends > 1:
+            if messages > 1:  # there may be any number of them, without a wait in between
                 await self._runtime.turn()
 
     def drop(self) -> None:

@@ -124,3 +124,31 @@ async def test_streams_beyond_the_limit_are_refused() -> None:
     await server.run(third)
     assert third.status == 200
     assert server.plugin.streams.statistics().refused == 1
+
+
+@pytest.mark.parametrize("began_before", [False, True], ids=["at-shutdown", "by-max-lifetime-before"])
+async def test_a_grace_of_its_own_is_bounded_by_the_shutdown(began_before: bool) -> None:
+    """A response's longer grace, or one that ``max_lifetime`` had begun, ends in time for the body to clean up."""
+
+    async def talkative(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        try:
+            yield "one"
+            await stream.wait_closing()
+            probe.note("farewell")
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.01)
+            probe.note("finally")
+
+    lifetime = 0.01 if began_before else None
+    config = SafeSSEConfig(shutdown_grace=0.2, cleanup_timeout=0.5)
+    server = Server(talkative, config, shutdown_grace=3600, max_lifetime=lifetime)
+    connection = Connection()
+    async with anyio.create_task_group() as tasks, server.app.lifespan():
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: b"one" in got.body)
+        if began_before:
+            await server.probe.until("farewell")
+    assert server.probe.events == ["farewell", "finally", "cleanup"]
+    assert server.probe.reason is (CloseReason.MAX_LIFETIME if began_before else CloseReason.SHUTDOWN)
