@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     __version__: str
 else:
-    from litestar_safe_sse.plugin import InjectedStreamContext as StreamContext
+    from litestar_safe_sse.dependencies import InjectedStreamContext as StreamContext
 
     def __getattr__(name: str) -> str:
         if name != "__version__":

@@ -1,14 +1,41 @@
-"""What is Litestar's own: its messages, its serializer, and all that differs between its releases."""
+"""What is Litestar's own: its messages, its serializer, and all that differs between its releases.
+
+Releases are told apart by what they have, never by their number.
+"""
 
 from __future__ import annotations
 
+import inspect
+import logging
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from litestar.response import Response
 from litestar.response.sse import ServerSentEventMessage
 from litestar.serialization import default_serializer
 from msgspec import UNSET
 
 from litestar_safe_sse._core.messages import SSEMessage
 
-__all__ = ("ServerSentEventMessage", "default_serializer", "from_litestar")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from litestar import Litestar, Request
+    from litestar.di import Provide
+    from litestar.handlers import BaseRouteHandler
+    from litestar.types import Scope
+
+__all__ = (
+    "ServerSentEventMessage",
+    "as_called",
+    "default_serializer",
+    "dependencies_of",
+    "from_litestar",
+    "logger_of",
+    "request_class_of",
+)
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
 
 
 def from_litestar(message: ServerSentEventMessage) -> tuple[SSEMessage, str]:
@@ -17,3 +44,42 @@ def from_litestar(message: ServerSentEventMessage) -> tuple[SSEMessage, str]:
     # Its default is "", which after a lone comment, id or retry would have an empty event dispatched.
     data = UNSET if message.data is None or (message.data == "" and only_others) else message.data
     return SSEMessage(data, message.event, message.id, message.retry, message.comment), message.sep
+
+
+def logger_of(app: Litestar) -> Any:
+    """Returns the application's logger, or the standard library's where it has none, as from Litestar 3."""
+    logger = app.logger if getattr(app, "logging_config", None) is not None else None
+    return logger or logging.getLogger("litestar_safe_sse")
+
+
+def dependencies_of(handler: BaseRouteHandler) -> Mapping[str, Provide]:
+    """Returns what a handler can have injected, from all its layers."""
+    if hasattr(handler, "ownership_layers"):
+        return handler.resolve_dependencies()
+    return cast("Mapping[str, Provide]", handler.dependencies)  # of all layers, from Litestar 3
+
+
+def request_class_of(scope: Scope) -> type[Request[Any, Any, Any]]:
+    """Returns the class of the requests that a scope's handler is given."""
+    handler: Any = scope["route_handler"]
+    found = handler.resolve_request_class() if hasattr(handler, "ownership_layers") else handler.request_class
+    return cast("type[Request[Any, Any, Any]]", found)
+
+
+def as_called(to_asgi_response: _F) -> _F:
+    """Gives a ``to_asgi_response`` the parameters that Litestar calls it with: from 3 it is not passed the application.
+
+    Args:
+        to_asgi_response: The method, with the parameters of Litestar 2.
+    """
+    if "app" in inspect.signature(Response.to_asgi_response).parameters:
+        return to_asgi_response
+
+    @wraps(to_asgi_response)
+    def called(self: Any, request: Any, **options: Any) -> Any:
+        return to_asgi_response(self, None, request, **options)
+
+    signature = inspect.signature(to_asgi_response)
+    kept = [field for name, field in signature.parameters.items() if name not in ("app", "encoded_headers")]
+    called.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return cast("_F", called)

@@ -2,50 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from litestar.di import Provide
 from litestar.enums import ScopeType
-from litestar.exceptions import ClientException, ImproperlyConfiguredException
+from litestar.exceptions import ImproperlyConfiguredException
 from litestar.middleware import DefineMiddleware
 from litestar.plugins.base import InitPlugin, ReceiveRoutePlugin
 from litestar.routes import HTTPRoute, WebSocketRoute
-from litestar.types import Scope
 
-from litestar_safe_sse._core.encoding import decode_last_event_id
 from litestar_safe_sse._core.registry import StreamRegistry
 from litestar_safe_sse._core.state import CloseReason
+from litestar_safe_sse._litestar import logger_of
+from litestar_safe_sse._slot import SLOT, Slot
 from litestar_safe_sse.config import SafeSSEConfig
-from litestar_safe_sse.context import StreamContext
-from litestar_safe_sse.exceptions import InvalidFieldError, OutsideRequestError
-from litestar_safe_sse.response import SLOT, SafeServerSentEvent, Slot, end
+from litestar_safe_sse.dependencies import KEY, InjectedStreamContext, check_parameters, provide_stream
+from litestar_safe_sse.exceptions import InvalidFieldError
+from litestar_safe_sse.response import SafeServerSentEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from litestar import Litestar, Request
+    from litestar import Litestar
     from litestar.config.app import AppConfig
-    from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+    from litestar.handlers import HTTPRouteHandler
     from litestar.routes import BaseRoute
-    from litestar.types import ASGIApp, Receive, Send
+    from litestar.types import ASGIApp, Receive, Scope, Send
 
-    from litestar_safe_sse.response import Handlers
+    from litestar_safe_sse._slot import Handlers
 
 __all__ = ("SafeSSEPlugin",)
-
-KEY = "stream"
-"""The name of the parameter that a stream's context is injected as."""
-
-
-try:
-    from litestar.di import NamedDependency
-except ImportError:  # before Litestar 2.23
-    InjectedStreamContext: Any = StreamContext
-else:
-    InjectedStreamContext = NamedDependency[StreamContext]
-"""What ``litestar_safe_sse.StreamContext`` is at run time: the class, marked as Litestar 3 wants a dependency to be."""
 
 
 class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
@@ -140,28 +127,13 @@ class StreamGuard:
         try:
             await self.app(scope, receive, send)
         except Exception as exc:
-            await end(slot, CloseReason.ERROR, exc)
+            await slot.end(CloseReason.ERROR, exc)
             raise
         except BaseException:
-            await end(slot, CloseReason.CLIENT_DISCONNECTED)
+            await slot.end(CloseReason.CLIENT_DISCONNECTED)
             raise
         else:
-            await end(slot, CloseReason.COMPLETED)
-
-
-def check_parameters(handler: BaseRouteHandler) -> None:
-    """Refuses a parameter ``stream``, of a handler or of a dependency, that would be given a ``StreamContext``."""
-    providers = handler.resolve_dependencies()
-    if KEY not in providers or providers[KEY].dependency is not provide_stream:
-        return
-    takers: tuple[BaseRouteHandler | Provide, ...] = (handler, *providers.values())
-    for taker in takers:
-        field = taker.parsed_fn_signature.parameters.get(KEY)
-        if field is not None and not field.is_subclass_of(StreamContext):
-            raise ImproperlyConfiguredException(
-                f"the parameter {KEY!r} of {handler}, or of a dependency of it, would be given a StreamContext; rename "
-                "the parameter (a query parameter can keep its name on the wire, as an alias)"
-            )
+            await slot.end(CloseReason.COMPLETED)
 
 
 def check_cache(handler: HTTPRouteHandler) -> None:
@@ -174,36 +146,4 @@ async def end_stream_of_failed_handler(exc: Exception, scope: Scope) -> None:
     """Ends the stream of a handler that raised, before the error response is sent."""
     slot = scope["state"].get(SLOT)
     if slot is not None:
-        await end(slot, CloseReason.ERROR, exc)
-
-
-def provide_stream(scope: Scope) -> StreamContext:
-    """Makes the context of the request's stream; the stream lives until the response has ended.
-
-    Raises:
-        OutsideRequestError: In the handler of a WebSocket.
-        ClientException: If the client sent a ``Last-Event-ID`` that no event can have had.
-        ServiceUnavailableException: If the stream is refused.
-    """
-    if scope["type"] != ScopeType.HTTP:
-        raise OutsideRequestError("a StreamContext belongs to an HTTP request; a WebSocket has no event stream")
-    slot = Slot.of(scope)
-    last_event_id = last_event_id_of(scope, slot.registry.config.max_last_event_id)
-    request_class: type[Request[Any, Any, Any]] = scope["route_handler"].resolve_request_class()  # type: ignore[union-attr]
-    return StreamContext(slot.admit(scope), request_class(scope, slot.receive, slot.send), last_event_id)
-
-
-def last_event_id_of(scope: Scope, max_length: int) -> str | None:
-    """Reads the header by which a client resumes (WHATWG HTML, section 9.2.4)."""
-    for name, value in scope["headers"]:
-        if name == b"last-event-id":
-            try:
-                return decode_last_event_id(value, max_length)
-            except InvalidFieldError as error:
-                raise ClientException(str(error)) from error
-    return None
-
-
-def logger_of(app: Litestar) -> Any:
-    """The application's logger, or the standard library's where it has none."""
-    return app.logger if app.logging_config is not None and app.logger else logging.getLogger("litestar_safe_sse")
+        await slot.end(CloseReason.ERROR, exc)

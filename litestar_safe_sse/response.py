@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from litestar.datastructures import MutableScopeHeaders
-from litestar.exceptions import ImproperlyConfiguredException, ServiceUnavailableException
+from litestar.exceptions import ImproperlyConfiguredException
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
-from litestar.response.sse import ServerSentEventMessage
-from litestar.serialization import default_serializer, get_serializer
+from litestar.serialization import get_serializer
 from msgspec import UNSET, UnsetType
 
 from litestar_safe_sse._core.encoding import Encoder, encode_comment
-from litestar_safe_sse._core.iteration import aclose, check_content
+from litestar_safe_sse._core.iteration import check_content
 from litestar_safe_sse._core.messages import SSEMessage
-from litestar_safe_sse._core.registry import StreamRefusedError
-from litestar_safe_sse._core.state import CloseReason, StreamState
-from litestar_safe_sse._core.stream import StreamNames
+from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.transport import HTTPTransport
-from litestar_safe_sse._litestar import from_litestar
+from litestar_safe_sse._handler import HEADERS, encode_headers, merge_headers
+from litestar_safe_sse._litestar import ServerSentEventMessage, as_called, default_serializer, from_litestar
 from litestar_safe_sse._runtime.shielding import run_shielded
+from litestar_safe_sse._slot import Slot, unavailable
 from litestar_safe_sse.config import SafeSSEConfig
-from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError
+from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,92 +35,10 @@ if TYPE_CHECKING:
     from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
 
     from litestar_safe_sse._core.buffer import BlockEncoder
-    from litestar_safe_sse._core.registry import StreamRegistry
     from litestar_safe_sse._core.stream import Stream
-
-    RawHeaders = list[tuple[bytes, bytes]]
-    Handlers = dict[object, "Handler"]
+    from litestar_safe_sse._handler import Handler, RawHeaders
 
 __all__ = ("SafeServerSentEvent",)
-
-SLOT = "_litestar_safe_sse"
-"""The key of the request's slot in the ``state`` of its scope, which survives a middleware's copy of the scope."""
-
-
-HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-"""What keeps proxies from holding events back. No ``Connection``: HTTP/2 forbids it, and HTTP/1.1 needs none."""
-
-
-class Handler:
-    """What the responses of one handler have in common, made once.
-
-    Args:
-        name: The handler's name.
-    """
-
-    __slots__ = ("encoder", "headers", "names")
-
-    def __init__(self, name: str) -> None:
-        self.names = StreamNames.of(name)
-        self.encoder: BlockEncoder | None = None
-        """That of the streams that have no settings of their own."""
-        self.headers: tuple[object, RawHeaders] | None = None
-        """What was configured, and what became of it: the headers of responses that add none."""
-
-
-class Slot:
-    """What one request has of the plugin: the registry, and its stream once there is one."""
-
-    __slots__ = ("handlers", "receive", "registry", "send", "stream", "unused")
-
-    def __init__(self, registry: StreamRegistry, handlers: Handlers, receive: Receive, send: Send) -> None:
-        self.registry = registry
-        self.handlers = handlers
-        self.receive = receive
-        self.send = send
-        self.stream: Stream | None = None
-        self.unused: object = None
-        """A body that is not started, since the request was refused; it is closed all the same."""
-
-    @staticmethod
-    def of(scope: Scope) -> Slot:
-        """The slot of a request.
-
-        Raises:
-            MissingPluginError: If there is none, since the application has no plugin.
-        """
-        slot = scope["state"].get(SLOT)
-        if slot is None:
-            raise MissingPluginError(
-                "SafeServerSentEvent needs its plugin: register it with Litestar(..., plugins=[SafeSSEPlugin()])"
-            )
-        return slot  # type: ignore[no-any-return]
-
-    def handler(self, scope: Scope) -> Handler:
-        """What the streams of the request's handler have in common."""
-        route_handler = scope["route_handler"]
-        handler = self.handlers.get(route_handler)
-        if handler is None:
-            handler = self.handlers[route_handler] = Handler(str(route_handler))
-        return handler
-
-    def admit(self, scope: Scope) -> Stream:
-        """The request's stream, made if there is none yet.
-
-        Raises:
-            ServiceUnavailableException: If it is refused.
-        """
-        if self.stream is None or self.stream.state is StreamState.CLOSED:
-            try:
-                self.stream = self.registry.admit(self.handler(scope).names)
-            except StreamRefusedError as refusal:
-                raise unavailable(str(refusal), self.registry.config) from refusal
-        return self.stream
-
-
-def unavailable(detail: str, config: SafeSSEConfig) -> ServiceUnavailableException:
-    """The 503 that tells a client when to try again (RFC 9110, section 10.2.3)."""
-    return ServiceUnavailableException(detail=detail, headers={"Retry-After": str(math.ceil(config.retry_after))})
 
 
 class SafeServerSentEvent(Response[Any]):
@@ -216,6 +131,7 @@ class SafeServerSentEvent(Response[Any]):
             type_encoders=type_encoders,
         )
 
+    @as_called
     def to_asgi_response(
         self,
         app: Litestar | None,
@@ -265,9 +181,9 @@ class SafeServerSentEvent(Response[Any]):
     def _raw_headers(self, handler: Handler, headers: Mapping[str, str] | None) -> RawHeaders:
         """The headers; those of a response that adds none of its own are made once a handler."""
         if self.headers:
-            return encoded(merged(HEADERS, headers or {}, self.headers))
+            return encode_headers(merge_headers(HEADERS, headers or {}, self.headers))
         if handler.headers is None or handler.headers[0] is not headers:
-            handler.headers = headers, encoded(merged(HEADERS, headers or {}))
+            handler.headers = headers, encode_headers(merge_headers(HEADERS, headers or {}))
         return handler.headers[1]
 
     def _encoder(self, config: SafeSSEConfig, type_encoders: TypeEncodersMap | None) -> Encoder:
@@ -343,30 +259,3 @@ class SafeSSEResponse(ASGIResponse):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self.stream.discard(CloseReason.COMPLETED)
-
-
-def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The headers of all layers; of those that differ in case only, the last."""
-    named = {name.lower(): (name, value) for layer in layers for name, value in layer.items()}
-    return dict(named.values())
-
-
-def encoded(headers: Mapping[str, str]) -> RawHeaders:
-    """Headers as ASGI has them, with the content type."""
-    made = MutableScopeHeaders()
-    for name, value in headers.items():
-        made.add(name, value)
-    made.setdefault("content-type", "text/event-stream; charset=utf-8")
-    return made.headers
-
-
-async def end(slot: Slot, reason: CloseReason, failure: Exception | None = None) -> None:
-    """Ends what a request has: its stream, if that still lives, and a body that was never started."""
-    unused, slot.unused = slot.unused, None
-    try:
-        if unused is not None:
-            with anyio.move_on_after(slot.registry.config.cleanup_timeout, shield=True):
-                await aclose(unused)
-    finally:
-        if slot.stream is not None and slot.stream.state is not StreamState.CLOSED:
-            await slot.stream.discard(reason, failure)

@@ -1,0 +1,86 @@
+"""What is injected into handlers: the context of the request's stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar.di import Provide
+from litestar.enums import ScopeType
+from litestar.exceptions import ClientException, ImproperlyConfiguredException
+
+from litestar_safe_sse._core.encoding import decode_last_event_id
+from litestar_safe_sse._litestar import dependencies_of, request_class_of
+from litestar_safe_sse._slot import Slot
+from litestar_safe_sse.context import StreamContext
+from litestar_safe_sse.exceptions import InvalidFieldError, OutsideRequestError
+
+if TYPE_CHECKING:
+    from litestar.handlers import BaseRouteHandler
+    from litestar.types import Scope
+
+__all__ = ("KEY", "InjectedStreamContext", "check_parameters", "provide_stream")
+
+KEY = "stream"
+"""The name of the parameter that a stream's context is injected as."""
+
+try:
+    from litestar.di import NamedDependency
+except ImportError:  # before Litestar 2.23
+    InjectedStreamContext: Any = StreamContext
+else:
+    InjectedStreamContext = NamedDependency[StreamContext]
+"""What ``litestar_safe_sse.StreamContext`` is at run time: the class, marked as Litestar 3 wants a dependency to be."""
+
+
+def provide_stream(scope: Scope) -> StreamContext:
+    """Makes the context of the request's stream; the stream lives until the response has ended.
+
+    Raises:
+        OutsideRequestError: In the handler of a WebSocket.
+        ClientException: If the client sent a ``Last-Event-ID`` that no event can have had.
+        ServiceUnavailableException: If the stream is refused.
+    """
+    if scope["type"] != ScopeType.HTTP:
+        raise OutsideRequestError("a StreamContext belongs to an HTTP request; a WebSocket has no event stream")
+    slot = Slot.of(scope)
+    last_event_id = last_event_id_of(scope, slot.registry.config.max_last_event_id)
+    request_class = request_class_of(scope)
+    return StreamContext(slot.admit(scope), request_class(scope, slot.receive, slot.send), last_event_id)
+
+
+def last_event_id_of(scope: Scope, max_length: int) -> str | None:
+    """Reads the header by which a client resumes (WHATWG HTML, section 9.2.4).
+
+    Args:
+        scope: The ASGI scope of the request.
+        max_length: The most bytes that it may have.
+
+    Raises:
+        ClientException: If no event can have had that ID.
+    """
+    for name, value in scope["headers"]:
+        if name == b"last-event-id":
+            try:
+                return decode_last_event_id(value, max_length)
+            except InvalidFieldError as error:
+                raise ClientException(str(error)) from error
+    return None
+
+
+def check_parameters(handler: BaseRouteHandler) -> None:
+    """Refuses a parameter ``stream``, of a handler or of a dependency, that would be given a ``StreamContext``.
+
+    Raises:
+        ImproperlyConfiguredException: If there is one.
+    """
+    providers = dependencies_of(handler)
+    if KEY not in providers or providers[KEY].dependency is not provide_stream:
+        return
+    takers: tuple[BaseRouteHandler | Provide, ...] = (handler, *providers.values())
+    for taker in takers:
+        field = taker.parsed_fn_signature.parameters.get(KEY)
+        if field is not None and not field.is_subclass_of(StreamContext):
+            raise ImproperlyConfiguredException(
+                f"the parameter {KEY!r} of {handler}, or of a dependency of it, would be given a StreamContext; rename "
+                "the parameter (a query parameter can keep its name on the wire, as an alias)"
+            )
