@@ -9,7 +9,8 @@ import anyio
 from litestar import Litestar, get
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
-from tests.core.clients import BOUND, Connection
+from tests.bounds import WAIT
+from tests.core.clients import Connection
 
 
 class Probe:
@@ -28,7 +29,7 @@ class Probe:
 
     async def until(self, event: str) -> None:
         """Waits until something has been noted."""
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             while event not in self.events:
                 await self._changed.wait()
 
@@ -60,7 +61,7 @@ class Server:
     async def run(self, connection: Connection, **overrides: Any) -> None:
         """Serves one request, and checks that nothing is left."""
         call: dict[str, Any] = {"receive": connection.receive, "send": connection.send, **overrides}
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             await self.app(connection.scope, call["receive"], call["send"])  # type: ignore[arg-type]
         self.check_empty()
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import anyio
 
-BOUND = 10.0
-"""Seconds after which a wait has failed."""
+from tests.bounds import WAIT
 
 
 class Connection:
@@ -70,6 +69,6 @@ class Connection:
 
     async def until(self, condition: Callable[[Connection], object]) -> None:
         """Waits until what has been sent meets a condition."""
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             while not condition(self):
                 await self._changed.wait()

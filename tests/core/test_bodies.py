@@ -12,6 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, SSEMessage, StreamContext
+from tests.bounds import WAIT
 from tests.core.apps import Probe, Server, leave
 from tests.core.bodies import (
     async_factory,
@@ -29,7 +30,7 @@ from tests.core.bodies import (
     timeout,
     variable,
 )
-from tests.core.clients import BOUND, Connection
+from tests.core.clients import Connection
 from tests.loops import on_asyncio
 
 pytestmark = pytest.mark.anyio
@@ -174,7 +175,7 @@ async def test_a_blocked_thread_is_left_behind(caplog: pytest.LogCaptureFixture)
     def body(probe: Probe, stream: StreamContext) -> Iterator[str]:
         try:
             yield "one"
-            release.wait(BOUND)
+            release.wait(WAIT)
             yield "two"
         finally:
             closed.set()
@@ -185,7 +186,7 @@ async def test_a_blocked_thread_is_left_behind(caplog: pytest.LogCaptureFixture)
     assert "the body: TimeoutError" in caplog.text
     assert not closed.is_set()
     release.set()
-    assert await anyio.to_thread.run_sync(closed.wait, BOUND)
+    assert await anyio.to_thread.run_sync(closed.wait, WAIT)
 
 
 async def test_a_body_that_was_never_started_is_closed() -> None:

@@ -12,8 +12,9 @@ import anyio.lowlevel
 import pytest
 
 from litestar_safe_sse import CloseReason, StreamContext
+from tests.bounds import WAIT
 from tests.core.apps import Probe, Server
-from tests.core.clients import BOUND, Connection
+from tests.core.clients import Connection
 from tests.suspensions import Suspensions
 
 pytestmark = pytest.mark.anyio
@@ -108,11 +109,11 @@ async def run_until_cancelled(server: Server, connection: Connection, how: str, 
             await Suspensions(call, suspended)
 
     if how == "scope":
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             await serve()
         return seen
     tasks.append(asyncio.create_task(serve()))
-    done, _ = await asyncio.wait(tasks, timeout=BOUND)
+    done, _ = await asyncio.wait(tasks, timeout=WAIT)
     assert done, "the request did not end"
     if seen >= at:
         # A cancellation that arrives with the very last step may find the request already ended.
@@ -200,7 +201,7 @@ async def test_a_hostile_server_breaks_no_law(manner: str) -> None:
     server = Server(finite if ends_by_itself else lasting, send_timeout=0.2)
     connection = Hostile(manner)
     raised = manner in ("receive raises", "receive repeats", "send raises", "send raises at once")
-    with anyio.fail_after(BOUND), pytest.raises(Exception, match=r"started|send") if raised else nullcontext():
+    with anyio.fail_after(WAIT), pytest.raises(Exception, match=r"started|send") if raised else nullcontext():
         await server.app(connection.scope, connection.receive, connection.send)  # type: ignore[arg-type]
     check(server.probe)
     server.check_empty()

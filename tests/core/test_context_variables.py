@@ -12,7 +12,8 @@ import sniffio
 from litestar import Litestar, get
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
-from tests.core.clients import BOUND, Connection
+from tests.bounds import WAIT
+from tests.core.clients import Connection
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +61,7 @@ async def test_a_body_sees_what_its_handler_has_set() -> None:
     """Body, its finally and the cleanups see the variables of the handler; so do those of other streams theirs."""
     requests = Requests(SafeSSEConfig())
     connections = {name: Connection(f"/{name}", leaves_after=b"data") for name in ("one", "two")}
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         async with anyio.create_task_group() as group:
             for connection in connections.values():
                 group.start_soon(requests.visit, connection)
@@ -73,7 +74,7 @@ async def test_the_cleanups_of_a_body_left_behind_see_their_own_stream() -> None
     """A body's time is kept by a timer that other streams share, but what follows is not done in their context."""
     requests = Requests(SafeSSEConfig(ping_interval=0.5, cleanup_timeout=0.3))
     other, stubborn = Connection("/other"), Connection("/stubborn", leaves_after=b"data")
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         async with anyio.create_task_group() as group:
             group.start_soon(requests.visit, other)
             await other.until(lambda connection: b"data" in connection.body)

@@ -11,8 +11,9 @@ import anyio
 import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
+from tests.bounds import WAIT
 from tests.core.apps import Probe, Server
-from tests.core.clients import BOUND, Connection
+from tests.core.clients import Connection
 
 pytestmark = pytest.mark.anyio
 
@@ -98,7 +99,7 @@ async def test_each_event_loop_is_drained_by_itself(anyio_backend: Any) -> None:
         await connection.until(lambda got: b"one" in got.body)
         thread = threading.Thread(target=run)
         thread.start()
-        await anyio.to_thread.run_sync(thread.join, BOUND)
+        await anyio.to_thread.run_sync(thread.join, WAIT)
         assert not failures
         assert len(server.plugin.streams) == 1
         connection.leave()
@@ -115,7 +116,7 @@ async def test_streams_beyond_the_limit_are_refused() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run, first)
         await first.until(lambda got: b"one" in got.body)
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             await server.app(second.scope, second.receive, second.send)  # type: ignore[arg-type]
         assert second.status == 503
         assert dict(second.messages[0]["headers"])[b"retry-after"] == b"7"

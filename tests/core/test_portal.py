@@ -14,9 +14,10 @@ import pytest
 from litestar import Litestar, get
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin, StreamContext
+from tests.bounds import WAIT
 from tests.core.apps import Probe
 from tests.core.bodies import rest, variable
-from tests.core.clients import BOUND, Connection
+from tests.core.clients import Connection
 from tests.loops import on_asyncio
 
 pytestmark = pytest.mark.anyio
@@ -64,7 +65,7 @@ async def test_a_handler_may_enter_what_the_owner_has_to_leave(leaves: bool) -> 
 
     other: contextvars.ContextVar[str] = contextvars.ContextVar("other")
     app = Litestar([handler], plugins=[plugin], logging_config=None)
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         await app(connection.scope, connection.receive, connection.send)  # type: ignore[arg-type]
     assert probe.events == ["finally", "left"]
     expected = CloseReason.CLIENT_DISCONNECTED if leaves else CloseReason.COMPLETED
@@ -90,7 +91,7 @@ async def test_a_context_that_cannot_be_entered_fails_the_handler() -> None:
         raise PermissionError
 
     app = Litestar([handler], plugins=[plugin], logging_config=None)
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         await app(connection.scope, connection.receive, connection.send)  # type: ignore[arg-type]
     assert connection.status == 500
     assert probe.events == ["left"]
@@ -122,7 +123,7 @@ async def test_a_handler_cancelled_while_it_enters_a_context_leaves_nothing_open
     task = asyncio.ensure_future(app(connection.scope, connection.receive, connection.send))  # type: ignore[arg-type]
     await probe.until("entering")
     task.cancel()
-    done, _ = await asyncio.wait([task], timeout=BOUND)
+    done, _ = await asyncio.wait([task], timeout=WAIT)
     assert done
     assert task.cancelled()
     assert probe.events == ["entering", "gave up", "left"]

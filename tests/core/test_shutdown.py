@@ -9,9 +9,10 @@ import anyio
 import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
+from tests.bounds import WAIT
 from tests.core.apps import Probe, Server, check
 from tests.core.bodies import waiting
-from tests.core.clients import BOUND, Connection
+from tests.core.clients import Connection
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +47,7 @@ async def test_a_body_that_asks_may_say_farewell() -> None:
     server, connection = Server(body), Connection()
     async with anyio.create_task_group() as tasks, server.app.lifespan():
         tasks.start_soon(server.run, connection)
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             await asking.wait()
     check(server, CloseReason.SHUTDOWN)
     assert connection.body.endswith(b"data: farewell\r\n\r\n")
@@ -117,7 +118,7 @@ async def test_a_farewell_gets_through_a_server_that_cancels(times: int) -> None
     for _ in range(times):
         request.cancel()
         await asyncio.sleep(0)
-    await asyncio.wait([request], timeout=BOUND)
+    await asyncio.wait([request], timeout=WAIT)
     assert request.cancelled()
     check(server, CloseReason.SHUTDOWN)
     assert connection.body.endswith(b"data: farewell\r\n\r\n")

@@ -17,10 +17,8 @@ from pathlib import Path
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
+from tests.bounds import WAIT
 from tests.ports import free_port
-
-WITHIN = 10.0
-"""Seconds to wait for what should happen at once."""
 
 
 class UvicornProcess:
@@ -51,7 +49,7 @@ class UvicornProcess:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def until(self, condition: Callable[[], object], within: float = WITHIN) -> None:
+    def until(self, condition: Callable[[], object], within: float = WAIT) -> None:
         deadline = time.monotonic() + within
         while not condition():
             assert time.monotonic() < deadline, self.output
@@ -63,8 +61,8 @@ class UvicornProcess:
     def terminate(self) -> None:
         """Sends SIGTERM, and waits for the end."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(WITHIN)
-        self._reader.join(WITHIN)
+        self.process.wait(WAIT)
+        self._reader.join(WAIT)
 
     def start_again(self) -> None:
         """Kills it, and starts it at the same address."""
@@ -80,8 +78,8 @@ class UvicornProcess:
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(WITHIN)
-        self._reader.join(WITHIN)
+        self.process.wait(WAIT)
+        self._reader.join(WAIT)
         assert self.process.stdout is not None
         self.process.stdout.close()
 

@@ -24,9 +24,9 @@ from example_app.feed import Feed, Hello, Published, Worker
 from litestar_safe_sse import SSEMessage
 from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources import MemoryEventLog, Reset
+from tests.bounds import WAIT
 
 ROOT = Path(__file__).parents[2]
-BOUND = 5.0
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             await test()
 
     asyncio.run(bounded())

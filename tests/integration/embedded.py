@@ -17,8 +17,9 @@ import hypercorn.trio
 import hypercorn.trio.run
 import uvicorn
 
+from tests.bounds import WAIT
 from tests.integration.app import HeldOpen
-from tests.integration.processes import PATIENCE, connect, read
+from tests.integration.processes import connect, read
 from tests.ports import free_port
 
 
@@ -35,7 +36,7 @@ class Embedded:
 
     def wait_for(self, event: str) -> dict[str, Any]:
         """Takes the next report, which must be this one."""
-        name, details = self._reports.get(timeout=PATIENCE)
+        name, details = self._reports.get(timeout=WAIT)
         assert name == event
         return details
 
@@ -75,13 +76,13 @@ class InThread:
         self._thread.start()
 
     def __exit__(self, *exception: object) -> None:
-        self._thread.join(PATIENCE)
+        self._thread.join(WAIT)
         assert not self._thread.is_alive()
 
 
 def serve_with_hypercorn(embedded: Embedded, backend: str, stop: threading.Event) -> None:
     async def trigger() -> None:
-        await anyio.to_thread.run_sync(partial(stop.wait, PATIENCE), abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(partial(stop.wait, WAIT), abandon_on_cancel=True)
 
     serve: Any = hypercorn.trio.serve if backend == "trio" else hypercorn.asyncio.serve
     anyio.run(partial(serve, embedded.app, embedded.hypercorn(), shutdown_trigger=trigger), backend=backend)

@@ -17,10 +17,9 @@ from typing import TypeVar
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.bounds import WAIT
 
-PATIENCE = 10.0
-"""Seconds after which a test gives up waiting."""
+ROOT = Path(__file__).parents[2]
 
 SOON = 2.5
 """Seconds within which the callback has to come on a busy machine: Hypercorn cancels what is open after 3."""
@@ -114,7 +113,7 @@ class Server:
 
     def _repeatedly(self, attempt: Callable[[], Result | None]) -> Result:
         """Makes a request again if need be: one of the first that Granian gets may stay without an answer."""
-        for _ in range(int(PATIENCE)):
+        for _ in range(int(WAIT)):
             if result := attempt():
                 return result
         pytest.fail(f"The requests were not answered.\n{self.log.read_text()}")
@@ -133,7 +132,7 @@ class Server:
 
     def wait_for(self, event: str, count: int = 1) -> Report:
         """Waits until an event has been reported so many times."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT
         while len(self.all(event)) < count:
             if not self.take_in(max(0.0, deadline - time.monotonic())):
                 pytest.fail(f"{event!r} was not reported {count} times, but {self.reports}.\n{self.log.read_text()}")
@@ -150,7 +149,7 @@ class Server:
 
     def exit_code(self) -> int:
         """Waits until the server has exited by itself, and takes in what was reported until then."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT
         while (code := self.process.poll()) is None:
             if time.monotonic() > deadline:
                 pytest.fail(f"The server did not exit.\n{self.log.read_text()}")
@@ -174,10 +173,10 @@ Launch = Callable[..., Server]
 
 def connect(port: int, process: subprocess.Popen[bytes] | None = None) -> socket.socket:
     """Connects as soon as a server listens; it announces that to nobody, so it has to be tried."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT
     while True:
         try:
-            return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+            return socket.create_connection(("127.0.0.1", port), timeout=WAIT)
         except ConnectionRefusedError:
             if time.monotonic() > deadline or (process is not None and process.poll() is not None):
                 raise

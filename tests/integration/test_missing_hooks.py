@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
+from tests.bounds import WAIT
 from tests.integration.embedded import InThread
-from tests.integration.processes import PATIENCE, ROOT
+from tests.integration.processes import ROOT
 from tests.integration.watches import Callback, Handler, Log
 
 
@@ -68,5 +69,5 @@ def test_an_unknown_version_is_said_to_be(monkeypatch: pytest.MonkeyPatch, handl
 def test_importing_brings_no_server_in() -> None:
     """The module imports neither a server nor trio: it asks for those that are there."""
     code = "import sys; import litestar_safe_sse._servers.shutdown; print(*sys.modules)"
-    output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True, timeout=PATIENCE)
+    output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True, timeout=WAIT)
     assert not {"uvicorn", "granian", "hypercorn", "daphne", "trio"} & set(output.split())

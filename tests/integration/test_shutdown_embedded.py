@@ -18,9 +18,9 @@ import pytest
 import uvicorn
 
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
+from tests.bounds import WAIT
 from tests.integration.app import HeldOpen
 from tests.integration.embedded import Embedded, InThread, serve_with_hypercorn
-from tests.integration.processes import PATIENCE
 from tests.integration.watches import Log
 from tests.ports import free_port
 
@@ -50,7 +50,7 @@ def test_two_watches_on_one_uvicorn(first_out: int) -> None:
         for watch in watches:
             watch.install()
         server.should_exit = True
-        await asyncio.wait_for(serving, PATIENCE)
+        await asyncio.wait_for(serving, WAIT)
         for watch in (watches[first_out], watches[1 - first_out]):
             watch.uninstall()
 
@@ -91,7 +91,7 @@ def test_granian_embedded() -> None:
         await server.serve()
 
     with InThread(lambda: asyncio.run(main())):
-        loop, server = loops.get(timeout=PATIENCE)
+        loop, server = loops.get(timeout=WAIT)
         embedded.wait_for("started")
         connection = embedded.hold()
         loop.call_soon_threadsafe(server.stop)

@@ -10,13 +10,13 @@ import time
 
 import pytest
 
+from tests.bounds import WAIT
 from tests.integration.processes import (
     DAPHNE,
     GRANIAN,
     GRANIAN_UVLOOP,
     HYPERCORN,
     HYPERCORN_TRIO,
-    PATIENCE,
     SOON,
     UVICORN,
     WITH_LIFESPAN,
@@ -33,7 +33,7 @@ def hold_on_two_workers(server: Server) -> int:
     server.wait_for("started", 2)
     server.hold(cleanup=0.5)
     slow = server.all("opened")[0].pid
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT
     # The kernel chooses the worker, so it has to be asked again; nobody reads the responses of the others.
     while {report.pid for report in server.all("opened")} == {slow}:
         assert time.monotonic() < deadline

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
-from tests.integration.processes import PATIENCE
+from tests.bounds import WAIT
 
 
 class Log:
@@ -41,7 +41,7 @@ class Callback:
         self._event.set()
 
     async def wait(self) -> None:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(WAIT):
             await self._event.wait()
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import anyio
 
-LIMIT = 5.0
-"""Seconds after which a wait has failed."""
+from tests.bounds import WAIT
 
 Message = dict[str, Any]
 
@@ -106,7 +105,7 @@ class Connection:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Waits until the condition holds; it is looked at after each message, and at the end."""
-        with anyio.fail_after(LIMIT):
+        with anyio.fail_after(WAIT):
             while not condition():
                 assert not self.done, f"the response ended first: {self.sent}, {self._failure!r}"
                 await self._news.wait()
@@ -121,7 +120,7 @@ class Connection:
         Returns:
             What it raised.
         """
-        with anyio.fail_after(LIMIT):
+        with anyio.fail_after(WAIT):
             await self._done.wait()
         failure, self._failure = self._failure, None
         return failure
@@ -226,7 +225,7 @@ class Lifespan:
     async def shutdown(self) -> None:
         """Shuts the application down, and waits until it is."""
         self._stop.set()
-        with anyio.fail_after(LIMIT):
+        with anyio.fail_after(WAIT):
             await self._stopped.wait()
         assert not self._failed
 
@@ -238,7 +237,7 @@ async def lifespan(app: Any) -> AsyncIterator[Lifespan]:
     async with _unwrapped(), anyio.create_task_group() as group:
         group.start_soon(life._run, app)
         try:
-            with anyio.fail_after(LIMIT):
+            with anyio.fail_after(WAIT):
                 await life._started.wait()
             assert not life._failed
             yield life

@@ -13,9 +13,10 @@ from litestar.plugins import InitPlugin
 from litestar.stores.memory import MemoryStore
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamContext
+from tests.bounds import WAIT
 from tests.litestar.apps import cleaned, closed, endless_and_brief, make_app, serving
 from tests.litestar.bodies import Trace, endless
-from tests.litestar.clients import LIMIT, connect, lifespan
+from tests.litestar.clients import connect, lifespan
 
 if TYPE_CHECKING:
     from litestar.config.app import AppConfig
@@ -115,7 +116,7 @@ async def test_handler_at_work_when_the_application_shuts_down(trace: Trace) -> 
 
     async with serving(handler) as (app, streams):
         async with connect(app) as connection:
-            with anyio.fail_after(LIMIT):
+            with anyio.fail_after(WAIT):
                 await entered.wait()
             streams.begin_drain()
             go_on.set()

@@ -18,9 +18,10 @@ from litestar.stores.memory import MemoryStore
 from litestar.types import Receive, Scope, Send
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin
+from tests.bounds import WAIT
 from tests.litestar.apps import endless_and_brief, make_app, serving, serving_defaults
 from tests.litestar.bodies import ENDLESS, Trace, endless
-from tests.litestar.clients import LIMIT, connect, lifespan
+from tests.litestar.clients import connect, lifespan
 from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
@@ -104,9 +105,9 @@ def test_event_loops_in_threads(trace: Trace) -> None:
     async def stream_once() -> None:
         async with connect(app, "/endless") as connection:
             await connection.until_body(b"begun")
-            await anyio.to_thread.run_sync(all_open.wait, LIMIT)
+            await anyio.to_thread.run_sync(all_open.wait, WAIT)
             assert len(streams) == 3
-            await anyio.to_thread.run_sync(all_open.wait, LIMIT)
+            await anyio.to_thread.run_sync(all_open.wait, WAIT)
 
     def work(backend: str) -> None:
         try:
@@ -118,10 +119,10 @@ def test_event_loops_in_threads(trace: Trace) -> None:
     threads = [threading.Thread(target=work, args=(backend,)) for backend in ("asyncio", "asyncio", "trio")]
     for thread in threads:
         thread.start()
-    all_open.wait(LIMIT)
-    all_open.wait(LIMIT)
+    all_open.wait(WAIT)
+    all_open.wait(WAIT)
     for thread in threads:
-        thread.join(LIMIT)
+        thread.join(WAIT)
     assert failures == []
     assert sorted(trace) == sorted(ENDLESS * 3)
     assert len(streams) == 0

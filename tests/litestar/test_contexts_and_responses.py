@@ -13,9 +13,10 @@ from litestar.response import ServerSentEvent
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamClosedError, StreamContext, StreamState
+from tests.bounds import WAIT
 from tests.litestar.apps import cleaned, closed, serving
 from tests.litestar.bodies import BRIEF, Closeable, Trace, brief, endless
-from tests.litestar.clients import LIMIT, connect
+from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
@@ -63,7 +64,7 @@ async def test_handler_that_is_cancelled(trace: Trace) -> None:
 
     async with serving(handler) as (app, streams):
         async with connect(app) as connection:
-            with anyio.fail_after(LIMIT):
+            with anyio.fail_after(WAIT):
                 await entered.wait()
             connection.cancel()
         assert trace == ["cleaned: client_disconnected"]
@@ -190,6 +191,6 @@ async def test_registry_used_after_the_stream_has_ended() -> None:
         assert stream.state is StreamState.CLOSED
         assert stream.close_reason is CloseReason.COMPLETED
         assert stream.closing
-        with anyio.fail_after(LIMIT):
+        with anyio.fail_after(WAIT):
             await stream.aclose()
             await stream.wait_closing()

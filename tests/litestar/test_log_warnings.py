@@ -11,7 +11,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tests.litestar.clients import LIMIT, connect
+from tests.bounds import WAIT
+from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
 from tests.litestar.logs import Records, fail, serving, standard, streaming
 
@@ -131,7 +132,7 @@ async def test_blocked_thread_is_a_warning(records: Records) -> None:
 
     def blocked() -> Iterator[str]:
         yield "begun"
-        release.wait(LIMIT)
+        release.wait(WAIT)
 
     async with serving(streaming(content=blocked), standard(records)) as (app, streams):
         try:
@@ -146,7 +147,7 @@ async def test_blocked_thread_is_a_warning(records: Records) -> None:
             release.set()
             for thread in threading.enumerate():
                 if thread.name.startswith("SSE body"):
-                    await anyio.to_thread.run_sync(thread.join, LIMIT)
+                    await anyio.to_thread.run_sync(thread.join, WAIT)
 
 
 async def test_body_that_fails_while_it_ends_is_a_warning(records: Records) -> None:

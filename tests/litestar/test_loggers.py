@@ -18,7 +18,7 @@ from litestar.logging import StructLoggingConfig
 from litestar.logging.config import BaseLoggingConfig
 
 from litestar_safe_sse import SafeSSEPlugin
-from tests.litestar.clients import LIMIT
+from tests.bounds import WAIT
 from tests.litestar.clients import get as request
 from tests.litestar.logs import CONFIG, Records, fail, serving, standard, streaming, structured
 
@@ -117,7 +117,7 @@ def in_a_thread(work: Callable[[], Awaitable[None]], backend: str) -> None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(2 * LIMIT)
+    thread.join(WAIT)
     assert not thread.is_alive(), "the application never returned"
     assert failures == []
 

@@ -11,9 +11,10 @@ from litestar.exceptions import LitestarException
 from litestar.testing import AsyncTestClient, TestClient
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent
+from tests.bounds import WAIT
 from tests.litestar.apps import cause, closed, endless_and_brief, make_app, serving_defaults
 from tests.litestar.bodies import BRIEF, ENDLESS, Trace
-from tests.litestar.clients import LIMIT, connect
+from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +56,7 @@ async def test_streams_can_be_listed_and_closed(trace: Trace) -> None:
             assert len(streams) == 2
             assert len({stream.id for stream in streams}) == 2
             assert all("endless_handler" in stream.handler for stream in streams)
-            with anyio.fail_after(LIMIT):
+            with anyio.fail_after(WAIT):
                 await streams.aclose_all(CloseReason.REVOKED)
             assert len(streams) == 0
             assert await one.finished() is None

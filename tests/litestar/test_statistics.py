@@ -11,7 +11,8 @@ import pytest
 from litestar import get
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamState
-from tests.litestar.clients import LIMIT, connect
+from tests.bounds import WAIT
+from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
 from tests.litestar.logs import endless, serving, streaming
 
@@ -54,7 +55,7 @@ async def test_statistics_of_a_stream() -> None:
             assert statistics.events == 2 + statistics.heartbeats
             assert statistics.heartbeats >= 1
             assert statistics.bytes_pending == 0
-            assert 0 < statistics.age < LIMIT
+            assert 0 < statistics.age < WAIT
             assert [live.statistics().id for live in streams] == [stream.id]
             go_on.set()
             await connection.finished()

@@ -11,8 +11,9 @@ from litestar.testing import TestClient
 from litestar.types import Message
 
 from litestar_safe_sse import OutsideRequestError, StreamContext
+from tests.bounds import WAIT
 from tests.litestar.apps import collect, make_app, serving
-from tests.litestar.clients import LIMIT, http_scope
+from tests.litestar.clients import http_scope
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +53,7 @@ async def test_context_in_a_websocket_handler() -> None:
 
         scope = {**http_scope("/"), "type": "websocket", "subprotocols": []}
         del scope["method"]
-        with anyio.fail_after(LIMIT):
+        with anyio.fail_after(WAIT):
             await app(scope, receive, send)  # type: ignore[arg-type]
         assert [message["type"] for message in sent] == ["websocket.close"]
         assert [type(exc) for exc in seen] == [OutsideRequestError]

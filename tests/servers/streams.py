@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import anyio
 
+from tests.bounds import WAIT
 from tests.servers.responses import Ending, EventParser, ProtocolError, Response
-from tests.servers.wire import TIMEOUT
 
 
 class Stream:
@@ -27,7 +27,7 @@ class Stream:
 
     async def response(self) -> Response:
         """Wait for the status and headers."""
-        with anyio.fail_after(TIMEOUT):
+        with anyio.fail_after(WAIT):
             while self.head is None and self.ending is None:
                 await self._more()
         if self.head is None:
@@ -37,7 +37,7 @@ class Stream:
     async def events(self, count: int) -> list[str]:
         """Wait until ``count`` events have come in all."""
         response = await self.response()
-        with anyio.fail_after(TIMEOUT):
+        with anyio.fail_after(WAIT):
             while len(self.data) < count and self.ending is None:
                 await self._more()
         if len(self.data) < count:
@@ -49,7 +49,7 @@ class Stream:
 
     async def end(self) -> Ending:
         """Read to the end and tell how it came."""
-        with anyio.fail_after(TIMEOUT):
+        with anyio.fail_after(WAIT):
             while self.ending is None:
                 await self._more()
         return self.ending

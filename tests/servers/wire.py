@@ -14,8 +14,7 @@ import time
 
 import anyio
 
-TIMEOUT = 10.0
-"""Seconds anything here may take before the test fails: a bound, never a pause."""
+from tests.bounds import WAIT
 
 
 class Wire:
@@ -36,7 +35,7 @@ class Wire:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if receive_buffer is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-            with anyio.fail_after(TIMEOUT):
+            with anyio.fail_after(WAIT):
                 await asyncio.get_running_loop().sock_connect(sock, address)
                 wire = cls(sock, tls, address[0])
                 await wire._handshake()

@@ -10,8 +10,7 @@ from typing import Any
 import anyio
 from litestar import Litestar
 
-BOUND = 10.0
-"""Seconds after which a wait has failed."""
+from tests.bounds import WAIT
 
 
 class Visit:
@@ -97,7 +96,7 @@ class Visit:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Waits until the condition holds; it is looked at when something has arrived."""
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             while not condition():
                 assert self.task is not None
                 assert not self.task.done(), f"the stream ended: {self.data} {self.failure!r}"
@@ -109,7 +108,7 @@ class Visit:
     async def ended(self) -> None:
         """Waits until the response has ended and cleaned up."""
         assert self.task is not None
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             await asyncio.wait([self.task])
 
     async def leave_and_end(self) -> None:
@@ -124,7 +123,7 @@ async def living(app: Litestar) -> AsyncIterator[Litestar]:
         yield app
 
 
-async def eventually(condition: Callable[[], Any], within: float = BOUND) -> None:
+async def eventually(condition: Callable[[], Any], within: float = WAIT) -> None:
     """Waits until a condition holds that nothing tells of, such as what Redis has; a coroutine function may ask it."""
     with anyio.fail_after(within):
         while True:

@@ -10,15 +10,13 @@ import anyio.lowlevel
 from msgspec import UNSET
 
 from litestar_safe_sse import SSEMessage
-
-BOUND = 10.0
-"""Seconds after which a wait has failed."""
+from tests.bounds import WAIT
 
 
 async def take(source: AsyncIterator[SSEMessage], many: int) -> list[SSEMessage]:
     """The next messages that have data, as many as asked for; the ones that are only an ID are passed over."""
     taken: list[SSEMessage] = []
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         while len(taken) < many:
             message = await source.__anext__()
             if message.data is not UNSET or message.comment is not None:
@@ -28,13 +26,13 @@ async def take(source: AsyncIterator[SSEMessage], many: int) -> list[SSEMessage]
 
 async def take_all(source: AsyncIterator[SSEMessage]) -> list[SSEMessage]:
     """What is left until the source ends."""
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         return [message async for message in source]
 
 
 async def begin(source: AsyncIterator[SSEMessage]) -> SSEMessage:
     """Starts a subscription; its first message, which is an ID only."""
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         message = await source.__anext__()
     assert message.data is UNSET
     assert message.id
@@ -51,6 +49,6 @@ def ids(messages: Iterable[SSEMessage]) -> list[str]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Lets everything else run until a condition holds."""
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         while not condition():
             await anyio.lowlevel.checkpoint()

@@ -22,8 +22,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
+from tests.bounds import WAIT
 from tests.redis_server import RedisServer
-from tests.sources.clients import BOUND, Visit, eventually
+from tests.sources.clients import Visit, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +71,7 @@ def subscribers(plugin: ChannelsPlugin) -> int:
 
 
 async def take(subscription: Any, count: int) -> list[Any]:
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         return [await anext(subscription) for _ in range(count)]
 
 
@@ -124,7 +125,7 @@ async def test_cancelled_at_any_moment_it_leaves_no_subscriber(channels: Channel
         wait.cancel()
         await asyncio.wait([wait])
         if number % 2:
-            with anyio.fail_after(BOUND):
+            with anyio.fail_after(WAIT):
                 await subscription.aclose()
             await eventually(lambda: subscribers(channels) == 0)
         del subscription, wait
@@ -345,11 +346,11 @@ async def test_a_backend_that_does_not_answer_is_not_waited_for() -> None:
     async with started(backend) as plugin:
         subscription = ChannelsSource(plugin).subscribe("a")
         await subscription.__aenter__()
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             await subscription.aclose()
         assert not backend.unsubscribed.is_set()
         backend.back.set()
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             await backend.unsubscribed.wait()
 
 

@@ -23,8 +23,9 @@ from litestar_safe_sse.sources.event_log import EventLog, Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
 from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.log import RedisEventLog
+from tests.bounds import WAIT
 from tests.redis_server import RedisServer
-from tests.sources.subscriptions import BOUND, begin, data, ids, take, take_all, until
+from tests.sources.subscriptions import begin, data, ids, take, take_all, until
 from tests.suspensions import Suspensions
 
 pytestmark = pytest.mark.anyio
@@ -524,7 +525,7 @@ async def test_closing_wakes_the_one_who_waits(log: EventLog) -> None:
         assert await take_all(subscription) == []
         ended.set()
 
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
             await until(lambda: subscription._busy)
@@ -543,7 +544,7 @@ async def test_one_task_at_a_time(log: EventLog) -> None:
         async def wait() -> None:
             got.extend(await take(subscription, 1))
 
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
                 await until(lambda: subscription._busy)
@@ -559,7 +560,7 @@ async def test_a_cancelled_wait_loses_nothing(log: EventLog) -> None:
     subscription = log.subscribe("a", start="oldest")
     got: list[SSEMessage] = []
     cancelled = 0
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         while len(got) < MANY + 20:
             scope = anyio.CancelScope(deadline=anyio.current_time() + random.choice([0, 0.001, 0.05]))
             with scope:
@@ -620,11 +621,11 @@ async def test_a_cancellation_at_any_await_leaves_nothing_behind(case: Any, make
                 await Suspensions(journey(log, after), suspended)
 
         if trio or how == "scope":
-            with anyio.fail_after(BOUND):
+            with anyio.fail_after(WAIT):
                 await run()
         else:
             tasks.append(asyncio.create_task(run()))
-            done, _ = await asyncio.wait(tasks, timeout=BOUND)
+            done, _ = await asyncio.wait(tasks, timeout=WAIT)
             assert done
             assert tasks[0].cancelled() or tasks[0].exception() is None
         gc.collect()
@@ -663,7 +664,7 @@ async def test_joining_while_events_are_appended_has_no_seam(log: EventLog) -> N
         assert {topic: [*range(len(numbers))] for topic, numbers in seen.items()} == dict(seen)
         done.append("")
 
-    with anyio.fail_after(3 * BOUND):
+    with anyio.fail_after(WAIT):
         async with anyio.create_task_group() as tasks:
             for seed in range(10):
                 tasks.start_soon(client, seed)

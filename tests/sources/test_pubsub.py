@@ -16,8 +16,9 @@ from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.redis.connection import RedisConnection, RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import GAP, PubSubMessage, RedisPubSub
+from tests.bounds import WAIT
 from tests.redis_server import RedisServer
-from tests.sources.clients import BOUND, Visit, eventually
+from tests.sources.clients import Visit, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +31,7 @@ async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
 
 
 async def take(subscription: Any, count: int) -> list[Any]:
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         return [await anext(subscription) for _ in range(count)]
 
 
@@ -104,7 +105,7 @@ async def test_a_gap_is_told_of_in_band(how: str, own_redis: RedisServer) -> Non
             own_redis.start_again()
         (gap,) = await take(second, 1)
         assert gap.event == GAP
-        assert 0 <= gap.data.seconds < BOUND
+        assert 0 <= gap.data.seconds < WAIT
         await eventually(lambda: _is(plugin.execute("PUBSUB", "NUMSUB", "b"), [b"b", 1]))
         await pubsub.publish("b", "after")
         got = await waits
@@ -126,7 +127,7 @@ async def test_subscribing_while_redis_is_away_waits(own_redis: RedisServer) -> 
     await asyncio.sleep(0.1)  # some attempts fail
     assert not entering.done()
     own_redis.start_again()
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         await entering
     await pubsub.publish("a", "1")
     assert [message.data for message in await take(subscription, 1)] == ["1"]
@@ -159,7 +160,7 @@ async def test_thousands_of_subscribers_share_one_connection(plugin: RedisPlugin
     waits = [asyncio.ensure_future(anext(subscription)) for subscription in subscriptions]
     await eventually(lambda: _is(redis.pubsub_numsub("own:1999"), [(b"own:1999", 1)]))
     await pubsub.publish("all", "x")
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         assert {message.data for message in await asyncio.gather(*waits)} == {"x"}
     assert len(await redis.client_list()) <= 2 + 1
     for subscription in subscriptions:
@@ -243,7 +244,7 @@ async def test_closing_the_plugin_ends_subscriptions(redis_url: str) -> None:
     wait = asyncio.ensure_future(_all(subscription))
     await asyncio.sleep(0)
     await plugin.aclose()
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         assert await wait == []
 
 
@@ -263,7 +264,7 @@ async def test_whatever_ends_the_reader_is_told_to_all(plugin: RedisPlugin, monk
             await plugin.client.publish("a", "1")  # what is received now is so as before, what comes next is not
             for wait in waits:
                 assert [message.data for message in await wait] == ["1"]
-            with anyio.fail_after(BOUND):
+            with anyio.fail_after(WAIT):
                 for subscription in (live, also, pubsub.subscribe("late")):
                     with pytest.raises(SourceUnavailableError, match="never heard of") as caught:
                         await take(subscription, 1)

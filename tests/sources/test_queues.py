@@ -17,8 +17,9 @@ from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin,
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
+from tests.bounds import WAIT
 from tests.redis_server import RedisServer
-from tests.sources.clients import BOUND, Visit, eventually
+from tests.sources.clients import Visit, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -192,7 +193,7 @@ async def test_cancelling_a_wait_loses_nothing(plugin: RedisPlugin, redis: Redis
     queue = RedisQueue(plugin, "jobs", slice=0.05)
     got: list[bytes] = []
     items = queue.items()
-    with anyio.fail_after(BOUND * 2):
+    with anyio.fail_after(WAIT):
         for number in range(150):
             wait = asyncio.ensure_future(anext(items))
             push = asyncio.ensure_future(queue.push(str(number)))
@@ -317,7 +318,7 @@ async def test_a_missing_permission_is_a_typed_error(redis_url: str, redis: Redi
         queue = RedisQueue(plugin, "jobs")
         with pytest.raises(SourceRefusedError, match="NoPermission"):
             await queue.push("1")
-        with pytest.raises(SourceRefusedError, match="NoPermission"), anyio.fail_after(BOUND):
+        with pytest.raises(SourceRefusedError, match="NoPermission"), anyio.fail_after(WAIT):
             await anext(queue.items())
         await plugin.aclose()
         wrong = RedisPlugin(redis_url, username="guest", password="wrong")

@@ -22,7 +22,8 @@ from litestar_safe_sse.sources.channels import ChannelsSource
 from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
 from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
-from tests.sources.clients import BOUND, Visit, eventually
+from tests.bounds import WAIT
+from tests.sources.clients import Visit, eventually
 from tests.suspensions import Suspensions
 
 pytestmark = pytest.mark.anyio
@@ -164,12 +165,12 @@ async def test_a_cancellation_at_any_await_leaves_nothing_behind(
             await feed.feed(str(pushed))
             pushed += 1
             tasks.append(asyncio.ensure_future(run()))
-            done, _ = await asyncio.wait(tasks, timeout=BOUND)
+            done, _ = await asyncio.wait(tasks, timeout=WAIT)
             assert done
             with suppress(asyncio.CancelledError):
                 tasks[0].result()
             await stream.end()
-            with anyio.fail_after(BOUND):
+            with anyio.fail_after(WAIT):
                 assert await feed.plugin.execute("ECHO", str(at)) == str(at).encode()
             if seen < at:
                 break
@@ -226,7 +227,7 @@ def test_a_loop_that_ends_without_a_word_ends(shared_redis: Any) -> None:
     async def look() -> int:
         queue = RedisQueue(plugin, "jobs")
         await queue.push("1")
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             await eventually(lambda: _has_one(queue))
         length = await queue.length()
         await plugin.aclose()

@@ -21,8 +21,9 @@ from litestar_safe_sse.sources._subscription import Subscription
 from litestar_safe_sse.sources.event_log import Reset
 from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.log import RedisEventLog
+from tests.bounds import WAIT
 from tests.redis_server import RedisServer
-from tests.sources.subscriptions import BOUND, begin, data, take, until
+from tests.sources.subscriptions import begin, data, take, until
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,7 @@ def log(plugin: RedisPlugin) -> RedisEventLog:
 
 async def append_until_stored(log: RedisEventLog, topic: str, item: str) -> str:
     """As a careful publisher does it."""
-    with anyio.fail_after(3 * BOUND):
+    with anyio.fail_after(WAIT):
         while True:
             try:
                 return await log.append(topic, item, idempotency_key=item)
@@ -118,7 +119,7 @@ async def test_a_hanging_redis_makes_append_fail(
     async with log.subscribe("a") as subscription:
         await begin(subscription)
         own_redis.pause()
-        with anyio.fail_after(BOUND), pytest.raises(SourceUnavailableError):
+        with anyio.fail_after(WAIT), pytest.raises(SourceUnavailableError):
             await log.append("a", "maybe", idempotency_key="maybe")
         own_redis.resume()
         await append_until_stored(log, "a", "maybe")
@@ -285,7 +286,7 @@ async def test_a_missing_permission_is_a_typed_error(redis_server: RedisServer, 
     log = RedisEventLog(plugin)
     try:
         if denied != "-xread":
-            with anyio.fail_after(BOUND), pytest.raises(SourceRefusedError):
+            with anyio.fail_after(WAIT), pytest.raises(SourceRefusedError):
                 await log.append("a", "x")
         if denied != "-xadd" or not await redis.exists("{sse}:log:a"):
             with pytest.raises(SourceRefusedError):
@@ -304,7 +305,7 @@ async def test_the_permissions_that_are_named_are_enough(redis_server: RedisServ
     plugin = RedisPlugin(redis_server.url, username="guest", password="secret")
     log = RedisEventLog(plugin)
     try:
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             await log.append("a", "1", idempotency_key="once")
             async with log.subscribe("a", start="oldest") as subscription:
                 await begin(subscription)
@@ -426,7 +427,7 @@ async def test_nothing_is_left_of_ten_thousand_subscribers(log: RedisEventLog, r
         if chance.random() < 0.5:
             await subscription.aclose()
 
-    with anyio.fail_after(3 * BOUND):
+    with anyio.fail_after(WAIT):
         for start in range(0, 10_000, 500):
             async with anyio.create_task_group() as tasks:
                 for number in range(start, start + 500):
@@ -456,7 +457,7 @@ async def test_closing_the_plugin_ends_subscriptions(log: RedisEventLog, plugin:
         await waiting
     assert log.statistics().subscribers == 0
     assert len(asyncio.all_tasks()) == before[0]
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         left = await connections(redis)
         while left > before[1]:
             left = await connections(redis)

@@ -24,9 +24,10 @@ from litestar_safe_sse.sources import _redis
 from litestar_safe_sse.sources.redis.connection import Backoff, RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
 from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
+from tests.bounds import WAIT
 from tests.ports import free_port
 from tests.redis_server import RedisServer, running_redis, running_sentinel
-from tests.sources.clients import BOUND, Visit, eventually
+from tests.sources.clients import Visit, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -114,7 +115,7 @@ async def test_a_client_can_be_made_by_a_function(redis_url: str) -> None:
     plugin = RedisPlugin(make)
     queue = RedisQueue(plugin, "jobs")
     await queue.push("a")
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         assert await anext(queue.items()) == b"a"
     assert made == [plugin.client]
     await plugin.aclose()
@@ -128,7 +129,7 @@ async def test_a_short_socket_timeout_and_retries_do_not_reach_the_sources(redis
     wait = asyncio.ensure_future(anext(queue.items()))
     await asyncio.sleep(0.3)  # longer than the timeout, and shorter than the slice
     await queue.push("a")
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         assert await wait == b"a"
     assert await plugin.execute("INFO", "commandstats")
     await plugin.aclose()
@@ -143,7 +144,7 @@ async def test_both_protocols_are_alike(redis_url: str, protocol: int) -> None:
     assert await plugin.execute("GET", "nothing") is None
     async with RedisPubSub(plugin).subscribe("a") as subscription:
         await RedisPubSub(plugin).publish("a", "b")
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             assert (await anext(subscription)).data == "b"
     await plugin.aclose()
 
@@ -154,7 +155,7 @@ async def test_commands_share_a_connection_and_keep_their_order(plugin: RedisPlu
     await asyncio.sleep(0)
     for task in sent[::3]:
         task.cancel()
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         await asyncio.wait(sent)
         assert await plugin.execute("PING") == b"PONG"
     assert [int(item) for item in await redis.lrange("list", 0, -1)] == list(range(1000))
@@ -189,7 +190,7 @@ async def test_a_command_is_sent_at_most_once(own_redis: RedisServer) -> None:
         sent = [plugin.submit("INCR", "n") for _ in range(50)]
         await asyncio.sleep(0)
         own_redis.restart(kill=True)
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(WAIT):
             outcomes = await asyncio.gather(*sent, return_exceptions=True)
         done = sum(isinstance(outcome, int) for outcome in outcomes)
         assert done <= int(await plugin.execute("GET", "n")) <= 50
@@ -203,7 +204,7 @@ async def test_a_redis_that_hangs_is_given_up(own_redis: RedisServer, monkeypatc
     plugin = RedisPlugin(own_redis.url)
     await plugin.execute("PING")
     own_redis.pause()
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         with pytest.raises(SourceUnavailableError, match="does not answer"):
             await plugin.execute("SET", "a", "1")
         with pytest.raises(SourceUnavailableError):
@@ -235,7 +236,7 @@ async def test_closing_does_not_wait_for_a_redis_that_hangs(away: str, own_redis
 async def test_a_redis_that_is_not_there_is_a_typed_error() -> None:
     """It says where, and what to check."""
     plugin = RedisPlugin(f"redis://127.0.0.1:{free_port()}/0")
-    with anyio.fail_after(BOUND), pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1.*check its address"):
+    with anyio.fail_after(WAIT), pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1.*check its address"):
         await plugin.execute("PING")
     await plugin.aclose()
 
@@ -243,7 +244,7 @@ async def test_a_redis_that_is_not_there_is_a_typed_error() -> None:
 async def test_a_waiting_command_can_be_interrupted(plugin: RedisPlugin) -> None:
     """It is answered as if its time was up, and its connection goes on."""
     link = plugin.link()
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         for _ in range(5):
             waiting = link.submit("BLPOP", "nothing", 60.0, wait=60.0)
             await plugin.execute("PING")
@@ -270,7 +271,7 @@ async def test_on_a_cluster_all_keys_are_in_one_slot(tmp_path: Path) -> None:
             assert cluster.keyslot(plugin.key("queue", "a")) == cluster.keyslot(plugin.key("log", "b"))
             for kind in (RedisQueue, RedisGroupQueue):
                 await kind(plugin, "jobs").push("a")
-            with anyio.fail_after(BOUND):
+            with anyio.fail_after(WAIT):
                 assert await anext(RedisQueue(plugin, "jobs").items()) == b"a"
                 async with RedisPubSub(plugin).subscribe("a") as subscription:
                     await RedisPubSub(plugin).publish("a", "b")
@@ -389,7 +390,7 @@ def test_a_plugin_serves_several_loops(shared_redis: RedisServer) -> None:
 async def test_pauses_grow_and_end_early() -> None:
     """Between attempts; the first is short, and none is longer than the longest."""
     backoff = Backoff(first=0.001, longest=0.01)
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         for _ in range(40):
             await backoff.wait()
     event = asyncio.Event()

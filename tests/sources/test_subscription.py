@@ -8,7 +8,7 @@ import pytest
 from litestar_safe_sse import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._subscription import make_mailbox
-from tests.sources.subscriptions import BOUND
+from tests.bounds import WAIT
 
 
 def emptied(mailbox: object) -> list[object]:
@@ -72,7 +72,7 @@ def test_wrong_arguments(wrong: dict[str, object]) -> None:
 async def test_the_one_who_waits_is_woken() -> None:
     """By a message, and by the end."""
     mailbox = make_mailbox(2, "close")
-    with anyio.fail_after(BOUND):
+    with anyio.fail_after(WAIT):
         for wake in (lambda: mailbox.put("t", SSEMessage(1)), mailbox.end):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(mailbox.wait)
