@@ -11,10 +11,11 @@ from litestar_safe_sse.sources._subscription import Overflow, Subscription
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
 from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
-from litestar_safe_sse.sources.redis.connection import RedisPlugin
+from litestar_safe_sse.sources.redis.group_queue import QueueItem, RedisGroupQueue
 from litestar_safe_sse.sources.redis.log import RedisEventLog
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import Gap, PubSubMessage, RedisPubSub
-from litestar_safe_sse.sources.redis.queue import QueueItem, RedisGroupQueue, RedisQueue
+from litestar_safe_sse.sources.redis.queue import RedisQueue
 
 __all__ = (
     "ChannelMessage",

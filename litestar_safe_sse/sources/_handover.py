@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse.context import StreamContext
 
-__all__ = ("HandOver", "Source")
+__all__ = ("Dispenser", "HandOver")
 
 T = TypeVar("T")
 
 
-class Source(Protocol[T]):
-    """Where the items come from."""
+class Dispenser(Protocol[T]):
+    """Gives each item to one of those who ask."""
 
     async def take(self) -> T:
         """Waits for an item. If it is cancelled, there is none: one that had come already goes to somebody else."""
         ...
 
     def confirm(self, item: T) -> None:
-        """The item has been handed over."""
+        """Notes that an item has been handed over."""
 
     def give_back(self, items: Sequence[T]) -> Awaitable[None]:
-        """The items have not been handed over, and go back to where they were, in this order.
+        """Begins to put items that have not been handed over back to where they were, in this order.
 
-        It has begun when this returns; awaited, it has been done.
+        Awaited, it has been done.
         """
         ...
 
@@ -47,14 +47,14 @@ class HandOver(Generic[T]):
     Without a stream, an item counts as handed over when it is returned.
 
     Args:
-        source: Finds the source in the running event loop, when an item is asked for.
+        find: Returns the dispenser of the running event loop, each time an item is asked for.
         stream: The stream that sends the items.
         settle: Seconds.
     """
 
-    def __init__(self, source: Callable[[], Source[T]], stream: StreamContext | None, settle: float) -> None:
-        self._find_source = source
-        self._source: Source[T] | None = None
+    def __init__(self, find: Callable[[], Dispenser[T]], stream: StreamContext | None, settle: float) -> None:
+        self._find_dispenser = find
+        self._dispenser: Dispenser[T] | None = None
         self._stream = stream
         self._settle = settle
         self._in_hand: list[T] = []
@@ -77,19 +77,19 @@ class HandOver(Generic[T]):
             await self._flush()
             if self._closed:
                 raise StopAsyncIteration
-            self._source = self._find_source()  # each time: one that nobody asks ends
-            item = await self._source.take()
+            self._dispenser = self._find_dispenser()  # each time: one that nobody asks ends
+            item = await self._dispenser.take()
         finally:
             self._asking = False
         if self._stream is None:
-            self._source.confirm(item)
+            self._dispenser.confirm(item)
         else:
             self._in_hand.append(item)
             self._yielded = False
         return item
 
     async def aclose(self) -> None:
-        """Ends the iteration. What is in doubt is settled now if the stream goes on, or else when it ends."""
+        """Ends the iteration. What is in doubt is decided on now if the stream goes on, or else when it ends."""
         self._closed = True
         if self._stream is not None and self._stream.close_reason is None:
             self._yielded = True
@@ -107,7 +107,7 @@ class HandOver(Generic[T]):
         if exc_type is None:
             await self.aclose()
         else:
-            self._closed = True  # what is in hand may not have been yielded: that is settled when the stream ends
+            self._closed = True  # what is in hand may not have been yielded: that is decided on when the stream ends
 
     async def _flush(self) -> None:
         """Waits until the item in hand, which the body has yielded, has been handed to the server."""
@@ -133,11 +133,11 @@ class HandOver(Generic[T]):
             self._confirm(item)
 
     def _confirm(self, item: T) -> None:
-        assert self._source is not None
-        self._source.confirm(item)
+        assert self._dispenser is not None
+        self._dispenser.confirm(item)
 
     async def _stream_ended(self) -> None:
-        """The cleanup: the stream's last word on every item that is still in doubt."""
+        """Decides on every item that is still in doubt; called as a cleanup."""
         assert self._stream is not None
         self._closed = True
         reason = self._stream.close_reason
@@ -155,6 +155,6 @@ class HandOver(Generic[T]):
         doubtful += self._in_hand
         self._in_hand = []
         if doubtful:
-            assert self._source is not None
+            assert self._dispenser is not None
             # Shielded: what takes longer than a cleanup may goes on without it.
-            await asyncio.shield(self._source.give_back(doubtful))
+            await asyncio.shield(self._dispenser.give_back(doubtful))

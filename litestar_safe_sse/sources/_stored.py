@@ -1,9 +1,9 @@
-"""What is appended to a log, as the message that it stores: text only, and without an ID."""
+"""What a log stores: messages that are text only and have no ID, each with its place in the history of its topic."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from msgspec import UNSET
 from msgspec.json import Encoder as JSONEncoder
@@ -13,14 +13,52 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._litestar import ServerSentEventMessage, default_serializer, from_litestar
 from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError
+from litestar_safe_sse.sources._cursor import Position
 from litestar_safe_sse.sources._subscription import DROPPED
 
-__all__ = ("RESET", "Renderer", "check_topic")
+__all__ = ("RESET", "Extent", "Renderer", "StoredEvent", "check_topic")
 
 RESET = "reset"
-"""The type of the event that tells a client that it can't go on from where it was."""
+"""The type of the event that says that a client can't go on from where it was."""
 
 _MAX_TOPIC = 256
+
+
+class StoredEvent(NamedTuple):
+    """An event of a topic.
+
+    Attributes:
+        position: Its place.
+        before: The nonce of the event before it.
+        message: What was appended, without an ID.
+    """
+
+    position: Position
+    before: int
+    message: SSEMessage
+
+    def follows(self, position: Position) -> bool:
+        """Returns whether it is the one that comes right after a place."""
+        own = self.position
+        return own.epoch == position.epoch and own.seq == position.seq + 1 and self.before == position.nonce
+
+
+class Extent(NamedTuple):
+    """What is stored of a topic.
+
+    Attributes:
+        oldest: The place before the first event that is stored.
+        newest: The place after the last.
+        found: Whether all that came after the place asked about is stored.
+    """
+
+    oldest: Position
+    newest: Position
+    found: bool
+
+    def at(self, start: Literal["oldest", "latest"]) -> Position:
+        """Returns the place where a subscription begins."""
+        return self.oldest if start == "oldest" else self.newest
 
 
 class Renderer:
@@ -39,20 +77,22 @@ class Renderer:
         """Returns the message for an item: whatever the body of a stream may yield.
 
         Raises:
-            InvalidFieldError: It can't be sent, is too big, or takes what the log itself has to give.
+            InvalidFieldError: The item can't be sent, is too big, or has what the log itself gives.
         """
         message = _message(item)
         if message.id is not None:
-            raise InvalidFieldError("id", "the log gives its events their IDs; leave it out")
+            raise InvalidFieldError("id", "must be left out: the log gives its events their IDs")
         if message.event in (RESET, DROPPED):
-            raise InvalidFieldError("event", f"{message.event!r} is what the log itself sends; take another type")
+            raise InvalidFieldError("event", f"must be another type than {message.event!r}, which the log itself sends")
         data = "" if message.data is UNSET and message.event is not None else message.data
         if data is not UNSET:
             data = check_text("data", as_text(data, self._json))
         rendered = SSEMessage(data, message.event, None, message.retry, message.comment)
         size = sum(len(text.encode()) for text in (data, message.event, message.comment) if isinstance(text, str))
         if size > self._max_bytes:
-            raise InvalidFieldError("data", f"{size} bytes; give at most {self._max_bytes}, or a reference to them")
+            raise InvalidFieldError(
+                "data", f"must be at most {self._max_bytes} bytes, or a reference to them, not {size} bytes"
+            )
         return rendered
 
 
@@ -60,7 +100,7 @@ def check_topic(topic: object) -> str:
     """Returns a topic's name; raises ``InvalidFieldError`` for what can be none."""
     name = check_text("topic", topic)
     if not 0 < len(name.encode()) <= _MAX_TOPIC:
-        raise InvalidFieldError("topic", f"{len(name.encode())} bytes; give from 1 to {_MAX_TOPIC}")
+        raise InvalidFieldError("topic", f"must be from 1 to {_MAX_TOPIC} bytes, not {len(name.encode())}")
     return name
 
 
@@ -74,10 +114,10 @@ def _message(item: object) -> SSEMessage:
         if unknown:
             raise InvalidFieldError(
                 f"{unknown[0]}",
-                f"no field of an event; give any of {', '.join(SSEMessage.__struct_fields__)},"
-                " or the dict itself as JSON with SSEMessage(data=...)",
+                f"must be among {', '.join(SSEMessage.__struct_fields__)}; to send the dict itself as JSON, append "
+                "SSEMessage(data=...)",
             )
         return SSEMessage(**item)
     if item is None:
-        raise InvalidFieldError("data", "None is no event; append SSEMessage(data=None) for null")
+        raise InvalidFieldError("data", "must be something to send, not None; append SSEMessage(data=None) for null")
     return SSEMessage(item)

@@ -25,7 +25,7 @@ Overflow = Literal["close", "drop_oldest", "latest"]
 """What happens when a subscriber has not taken what its buffer holds, and more comes.
 
 ``"close"``: the subscription ends after what is in the buffer, so the stream ends, and the client resumes from its
-last event. ``"drop_oldest"``: the oldest message in the buffer goes, and the subscriber is told how many did, by an
+last event. ``"drop_oldest"``: the oldest message in the buffer goes, and the subscriber learns how many did by an
 event of the type ``dropped``. ``"latest"``: of each key only the newest message is kept, at any time; a subscription
 whose buffer is full of different keys ends as by ``"close"``.
 """
@@ -55,7 +55,7 @@ class Mailbox:
         self.lost = False
         """Whether it ended because the source lost its thread, and not because the subscriber or the source did."""
         self.error: Exception | None = None
-        """What the subscriber is to be told after the last message."""
+        """What the subscriber is given after the last message."""
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -77,7 +77,7 @@ class Mailbox:
                 self._wake.set()
 
     def take(self) -> SSEMessage | None:
-        """Removes the next message; ``None`` if there is none."""
+        """Returns the next message, and removes it; ``None`` if there is none."""
         return self.messages.popleft() if self.messages else None
 
     def end(self, error: Exception | None = None, *, lost: bool = False) -> None:
@@ -150,7 +150,7 @@ class LatestMailbox(Mailbox):
 
 
 def make_mailbox(limit: int, overflow: Overflow, key: Key | None = None) -> Mailbox:
-    """Makes a mailbox.
+    """Returns an empty mailbox.
 
     Args:
         limit: Messages that it holds at most.
@@ -158,18 +158,18 @@ def make_mailbox(limit: int, overflow: Overflow, key: Key | None = None) -> Mail
         key: What makes a message replace an older one; with ``"latest"`` only.
 
     Raises:
-        InvalidFieldError: An argument won't do.
+        InvalidFieldError: An argument can't be used.
     """
     check_integer("buffer", limit, minimum=1)
     if key is not None and overflow != "latest":
-        raise InvalidFieldError("key", "it goes with overflow='latest' only")
+        raise InvalidFieldError("key", "must be left out unless overflow is 'latest'")
     if overflow == "close":
         return Mailbox(limit)
     if overflow == "drop_oldest":
         return DroppingMailbox(limit)
     if overflow == "latest":
         return LatestMailbox(limit, key or _topic_and_type)
-    raise InvalidFieldError("overflow", f"{overflow!r:.40} won't do; give 'close', 'drop_oldest' or 'latest'")
+    raise InvalidFieldError("overflow", f"must be 'close', 'drop_oldest' or 'latest', not {overflow!r:.40}")
 
 
 def _topic_and_type(topic: str, message: SSEMessage) -> Hashable:
@@ -209,7 +209,7 @@ class Subscription(ABC):
             self._busy = False
 
     async def aclose(self) -> None:
-        """Ends it; a task that waits for a message is told that there is none."""
+        """Ends it, also for a task that waits for a message."""
         self._close()
 
     async def __aenter__(self) -> Self:

@@ -17,7 +17,7 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
-from litestar_safe_sse.sources.redis.connection import spawn
+from litestar_safe_sse.sources._tasks import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ __all__ = ("ChannelMessage", "ChannelsSource", "ChannelsSubscription")
 
 _logger = logging.getLogger("litestar_safe_sse")
 
-_PATIENCE = 0.1
+_LEAVE_TIMEOUT = 0.1
 """Seconds for which a stream that ends waits for the backend, which may try to reach Redis for ever."""
 
 
@@ -52,14 +52,14 @@ class ChannelsSource:
         channels: Litestar's plugin, which the application has to have as well.
 
     Raises:
-        InvalidFieldError: It is none.
+        InvalidFieldError: It is something else.
     """
 
     def __init__(self, channels: ChannelsPlugin) -> None:
         if not isinstance(channels, ChannelsPlugin):
-            raise InvalidFieldError("channels", f"{type(channels).__name__} is no ChannelsPlugin; give the plugin")
+            raise InvalidFieldError("channels", f"must be a ChannelsPlugin, not {type(channels).__name__}")
         self._plugin = channels
-        self._hubs: dict[asyncio.AbstractEventLoop, _Hub] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, _ChannelSubscribers] = {}
 
     def subscribe(
         self,
@@ -87,28 +87,28 @@ class ChannelsSource:
             An async iterator of :class:`ChannelMessage`, and of events of the type ``dropped``.
 
         Raises:
-            InvalidFieldError: An argument won't do.
+            InvalidFieldError: An argument can't be used.
             SourceRefusedError: While iterating: the channel is none of the plugin's, or its backend keeps no history.
             SourceUnavailableError: While iterating: the backend failed, or the plugin has stopped receiving.
         """
         names = tuple(dict.fromkeys(check_text("channel", channel) for channel in channels))
         if not names:
-            raise InvalidFieldError("channels", "there are none; give channels")
+            raise InvalidFieldError("channels", "must be given")
         check_integer("history", history, minimum=0)
         make = partial(make_mailbox, buffer, overflow, key)
         make()
-        return ChannelsSubscription(self._plugin, self._hub, names, history, make)
+        return ChannelsSubscription(self._plugin, self._subscribers, names, history, make)
 
-    def _hub(self) -> _Hub:
+    def _subscribers(self) -> _ChannelSubscribers:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError as error:
             raise SourceUnavailableError("Litestar's channels need a running asyncio loop") from error
-        if loop not in self._hubs:
-            for gone in [known for known in self._hubs if known.is_closed()]:
-                del self._hubs[gone]
-            self._hubs[loop] = _Hub(self._plugin, loop)
-        return self._hubs[loop]
+        if loop not in self._loops:
+            for gone in [known for known in self._loops if known.is_closed()]:
+                del self._loops[gone]
+            self._loops[loop] = _ChannelSubscribers(self._plugin, loop)
+        return self._loops[loop]
 
 
 class ChannelsSubscription(Subscription):
@@ -117,17 +117,17 @@ class ChannelsSubscription(Subscription):
     def __init__(
         self,
         plugin: ChannelsPlugin,
-        hub: Callable[[], _Hub],
+        find: Callable[[], _ChannelSubscribers],
         names: tuple[str, ...],
         history: int,
         make_mailbox: Callable[[], Mailbox],
     ) -> None:
         self._plugin = plugin
-        self._find_hub = hub
+        self._find_subscribers = find
         self._names = names
         self._history = history
         self._make_mailbox = make_mailbox
-        self._hub: _Hub | None = None
+        self._subscribers: _ChannelSubscribers | None = None
         self._listener: _Listener | None = None
         self._replay: deque[SSEMessage] | None = None
 
@@ -143,9 +143,9 @@ class ChannelsSubscription(Subscription):
     async def aclose(self) -> None:
         """Ends it. Channels that nobody else listens to are unsubscribed from, which is waited for 0.1 s at most."""
         self._close()
-        if self._hub is not None:
-            with anyio.move_on_after(_PATIENCE):
-                await self._hub.settled()
+        if self._subscribers is not None:
+            with anyio.move_on_after(_LEAVE_TIMEOUT):
+                await self._subscribers.caught_up()
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -158,9 +158,9 @@ class ChannelsSubscription(Subscription):
 
     async def _begin(self) -> Mailbox:
         if self._listener is None:
-            self._hub = self._find_hub()
+            self._subscribers = self._find_subscribers()
             self._listener = _Listener(self._make_mailbox(), self._names)
-            self._hub.join(self._listener)
+            self._subscribers.join(self._listener)
         await self._listener.live.wait()
         if self._replay is None:
             if self._listener.mailbox.error is not None:
@@ -182,13 +182,13 @@ class ChannelsSubscription(Subscription):
         return messages
 
     def _release(self) -> None:
-        if self._hub is not None and self._listener is not None:
-            self._hub.leave(self._listener)
+        if self._subscribers is not None and self._listener is not None:
+            self._subscribers.leave(self._listener)
             self._listener.end(None)
 
 
 class _Listener:
-    """What the hub knows of a subscription: not the subscription, so that one which is dropped is let go."""
+    """What the subscribers know of a subscription: not the subscription, so that one which is dropped is let go."""
 
     def __init__(self, mailbox: Mailbox, names: tuple[str, ...]) -> None:
         self.mailbox = mailbox
@@ -201,7 +201,7 @@ class _Listener:
         self.live.set()
 
 
-class _Hub:
+class _ChannelSubscribers:
     """The subscribers of one event loop, one for each channel that somebody listens to."""
 
     def __init__(self, plugin: ChannelsPlugin, loop: asyncio.AbstractEventLoop) -> None:
@@ -233,14 +233,14 @@ class _Hub:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._catch_up)
 
-    async def settled(self) -> None:
+    async def caught_up(self) -> None:
         """Waits until what is subscribed to is what is listened to; cancelled, that goes on."""
         self._catch_up()
         while self._task is not None:
             await asyncio.wait([self._task])
 
     def _watch_receiver(self) -> asyncio.Future[Any] | None:
-        """The plugin's task that receives: its end is told to nobody by Litestar, and nothing comes after it."""
+        """The plugin's task that receives: Litestar notifies nobody of its end, and nothing comes after it."""
         receiver = getattr(self._plugin, "_sub_task", None)  # there is nothing public to ask
         if isinstance(receiver, asyncio.Future) and receiver is not self._receiver:
             self._receiver = receiver

@@ -18,7 +18,7 @@ StartAt = Literal["oldest", "latest"]
 
 
 class Reset(Struct, frozen=True):
-    """What the data of a ``reset`` event says, as JSON; and what a function given as ``on_reset`` is told.
+    """What the data of a ``reset`` event says, as JSON; and what a function given as ``on_reset`` is called with.
 
     Args:
         topics: The topics that can't be resumed, and why: ``"trimmed"``, some of the events that came after the
@@ -57,9 +57,9 @@ class EventLog(ABC):
     says so in place of (below). *Resume*: each message has an ID, a cursor over all topics of the subscription, so one
     ``Last-Event-ID`` resumes them all. A cursor says nothing but how far a client was: it opens no topic.
 
-    Two events are the log's own. A ``reset`` tells that topics can't be resumed, before anything that follows; its data
+    Two events are the log's own. A ``reset`` says that topics can't be resumed, before anything that follows; its data
     is a :class:`Reset` as JSON, and its ID resumes from the place chosen. A ``dropped`` event
-    tells, with ``overflow="drop_oldest"``, how many events are missing: ``{"dropped": 3}``. And where the client has
+    says, with ``overflow="drop_oldest"``, how many events are missing: ``{"dropped": 3}``. And where the client has
     no ID yet that resumes the subscription, the first message is one: ``SSEMessage(id=...)``, which browsers keep and
     do not dispatch.
 
@@ -86,7 +86,7 @@ class EventLog(ABC):
             The ID that resumes a subscription to this topic after the event.
 
         Raises:
-            InvalidFieldError: The topic or the message won't do.
+            InvalidFieldError: The topic or the message can't be stored.
             SourceUnavailableError: The log can't be reached.
             SourceRefusedError: The log refuses: the key is of another type, or a permission is missing.
         """
@@ -122,9 +122,9 @@ class EventLog(ABC):
                 only the newest is kept. By default the topic and the event type.
 
         Raises:
-            InvalidFieldError: An argument won't do.
+            InvalidFieldError: An argument can't be used.
         """
 
     @abstractmethod
     def statistics(self) -> EventLogStatistics:
-        """The log's figures, in this event loop, at this moment."""
+        """Returns the log's figures in this event loop."""

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_duration, check_integer, check_text
 from litestar_safe_sse.sources._cursor import Position, cursor, record, tag
-from litestar_safe_sse.sources._fan_out import PAGE, Extent, Hub, LogSubscription, StoredEvent, SubscribeOptions
-from litestar_safe_sse.sources._stored import Renderer, check_topic
+from litestar_safe_sse.sources._fan_out import PAGE, FanOut
+from litestar_safe_sse.sources._log_subscription import LogSubscription, SubscribeOptions
+from litestar_safe_sse.sources._stored import Extent, Renderer, StoredEvent, check_topic
 from litestar_safe_sse.sources._subscription import Key, Overflow
 from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, OnReset, StartAt
 
 if TYPE_CHECKING:
-    from litestar_safe_sse.sources._fan_out import Channel
+    from litestar_safe_sse.sources._fan_out import LiveTopic
 
 __all__ = ("MemoryEventLog",)
 
@@ -41,7 +42,7 @@ class MemoryEventLog(EventLog):
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
-        InvalidFieldError: An argument won't do.
+        InvalidFieldError: An argument can't be used.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class MemoryEventLog(EventLog):
         check_integer("max_topics", max_topics, minimum=1)
         check_integer("max_bytes", max_bytes, minimum=1)
         self._renderer = Renderer(max_bytes, enc_hook)
-        self._hub = MemoryHub(max_events, max_age, max_topics)
+        self._memory = MemoryTopics(max_events, max_age, max_topics)
 
     async def append(self, topic: str, message: object, *, idempotency_key: str | None = None) -> str:
         """See :meth:`EventLog.append`; nothing here can fail but the arguments."""
@@ -66,7 +67,7 @@ class MemoryEventLog(EventLog):
         rendered = self._renderer.render(message)
         if idempotency_key is not None:
             check_text("idempotency_key", idempotency_key)
-        return cursor([record(tag(topic), self._hub.append(topic, rendered, idempotency_key))])
+        return cursor([record(tag(topic), self._memory.append(topic, rendered, idempotency_key))])
 
     def subscribe(
         self,
@@ -80,12 +81,12 @@ class MemoryEventLog(EventLog):
     ) -> LogSubscription:
         """See :meth:`EventLog.subscribe`."""
         return LogSubscription(
-            lambda: self._hub, topics, after, SubscribeOptions(start, on_reset, buffer, overflow, key)
+            lambda: self._memory, topics, after, SubscribeOptions(start, on_reset, buffer, overflow, key)
         )
 
     def statistics(self) -> EventLogStatistics:
         """The log's figures at this moment."""
-        return self._hub.statistics()
+        return self._memory.statistics()
 
 
 class Topic:
@@ -130,7 +131,7 @@ class Topic:
             del self._keys[next(iter(self._keys))]
 
 
-class MemoryHub(Hub):
+class MemoryTopics(FanOut):
     """What is stored, and who is subscribed to it."""
 
     def __init__(self, max_events: int, max_age: float | None, max_topics: int) -> None:
@@ -138,7 +139,7 @@ class MemoryHub(Hub):
         self._max_events = max_events
         self._max_age = float("inf") if max_age is None else max_age
         self._max_topics = max_topics
-        self._topics: OrderedDict[str, Topic] = OrderedDict()  # the one that was used last is the last
+        self._stored: OrderedDict[str, Topic] = OrderedDict()  # the one that was used last is the last
 
     def append(self, topic: str, message: SSEMessage, key: str | None) -> Position:
         now = monotonic()
@@ -151,7 +152,7 @@ class MemoryHub(Hub):
         return event.position
 
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
-        """See :meth:`Hub.look`."""
+        """See :meth:`FanOut.look`."""
         now = monotonic()
         found = {}
         for name, place in wanted.items():
@@ -163,8 +164,8 @@ class MemoryHub(Hub):
         return found
 
     async def page(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
-        """See :meth:`Hub.page`."""
-        stored = self._topics.get(topic)
+        """See :meth:`FanOut.page`."""
+        stored = self._stored.get(topic)
         if stored is None or stored.last.epoch != after.epoch:
             return ()
         skipped = after.seq - stored.oldest.seq
@@ -176,30 +177,30 @@ class MemoryHub(Hub):
     def on_use(self) -> None:
         """Nothing reads here: what is appended is passed on at once."""
 
-    def release(self, channels: Iterable[Channel]) -> None:
-        """See :meth:`Hub.release`; a topic is in use until then."""
+    def release(self, topics: Iterable[LiveTopic]) -> None:
+        """See :meth:`FanOut.release`; a topic is in use until then."""
         now = monotonic()
-        for channel in channels:
-            if channel.topic in self._topics:
-                self._use(channel.topic, now)
-        super().release(channels)
+        for topic in topics:
+            if topic.name in self._stored:
+                self._use(topic.name, now)
+        super().release(topics)
 
     def _use(self, name: str, now: float) -> Topic:
-        topic = self._topics.get(name)
+        topic = self._stored.get(name)
         if topic is None:
             self._drop_idle(now)
-            topic = self._topics[name] = Topic(now)
+            topic = self._stored[name] = Topic(now)
         else:
-            self._topics.move_to_end(name)
+            self._stored.move_to_end(name)
             topic.used = now
         return topic
 
     def _drop_idle(self, now: float) -> None:
         """Drops topics that nobody is subscribed to: those whose events are all too old, and those beyond the limit."""
-        for name in tuple(islice(self._topics, 16)):  # a few for each that comes, so that none waits for long
-            if name in self.channels:
-                self._topics.move_to_end(name)  # looked at again when its turn comes
-            elif len(self._topics) >= self._max_topics or self._topics[name].used < now - self._max_age:
-                del self._topics[name]
+        for name in tuple(islice(self._stored, 16)):  # a few for each that comes, so that none waits for long
+            if name in self.topics:
+                self._stored.move_to_end(name)  # looked at again when its turn comes
+            elif len(self._stored) >= self._max_topics or self._stored[name].used < now - self._max_age:
+                del self._stored[name]
             else:
                 break

@@ -21,7 +21,7 @@ NAME = PACKAGE.name
 WINGS = ("exceptions", "config", "_runtime", "_servers", "_core", "context", "_litestar", "sources", "faces")
 """Each imports only from itself and from those before it. The faces are the files at the top, which users import."""
 
-KNOW_LITESTAR = ("_litestar", "faces", "sources.channels", "sources.redis.connection")
+KNOW_LITESTAR = ("_litestar", "faces", "sources.channels", "sources.redis.plugin")
 
 Imports = dict[str, set[str]]
 

@@ -7,8 +7,9 @@ import os
 from litestar import Litestar, get
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
-from litestar_safe_sse.sources.redis.connection import RedisPlugin
-from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
+from litestar_safe_sse.sources.redis.group_queue import RedisGroupQueue
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
+from litestar_safe_sse.sources.redis.queue import RedisQueue
 
 SETTLE = 0.3
 

@@ -7,8 +7,8 @@ import os
 from litestar import Litestar, get
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext
-from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.log import RedisEventLog
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 redis = RedisPlugin(os.environ["REDIS_URL"])
 log = RedisEventLog(redis)

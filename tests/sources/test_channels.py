@@ -103,8 +103,8 @@ async def test_streams_share_a_subscriber_and_leave_none(channels: ChannelsPlugi
     async with app.lifespan():
         async with source.subscribe("a"):
             visits = [Visit(app).start() for _ in range(10)]
-            hub = source._hub()
-            await eventually(lambda: len(hub._listeners["a"]) == 11)
+            shared = source._subscribers()
+            await eventually(lambda: len(shared._listeners["a"]) == 11)
             assert subscribers(channels) == 1
             await channels.wait_published("1", "a")
             for visit in visits:

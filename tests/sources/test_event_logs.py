@@ -21,8 +21,8 @@ from litestar_safe_sse._core.encoding import Encoder
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources.event_log import EventLog, Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
-from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.log import RedisEventLog
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer
 from tests.sources.subscriptions import begin, data, ids, take, take_all, until

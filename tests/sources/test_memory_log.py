@@ -146,7 +146,7 @@ async def test_idle_topics_go(clock: Clock) -> None:
         await begin(subscription)
         clock.now += 61
         await log.append("new", "x")
-        assert {*log._hub._topics} == {"kept", "new"}
+        assert {*log._memory._stored} == {"kept", "new"}
     async with log.subscribe("gone", "kept", after=gone) as subscription:
         assert data(await take(subscription, 1)) == [Reset({"gone": "unknown"}, "oldest")]
     async with log.subscribe("kept", after=kept) as subscription:
@@ -162,9 +162,9 @@ async def test_the_number_of_topics_is_bounded() -> None:
         await begin(subscription)
         for number in range(1000):
             await log.append(f"{number}", "x")
-        assert len(log._hub._topics) == 10
-        assert "used" in log._hub._topics
-        assert "999" in log._hub._topics
+        assert len(log._memory._stored) == 10
+        assert "used" in log._memory._stored
+        assert "999" in log._memory._stored
 
 
 @pytest.mark.anyio
@@ -177,4 +177,4 @@ async def test_idempotency_keys_are_bounded(clock: Clock) -> None:
     assert await log.append("a", "x", idempotency_key="k") != first
     for number in range(100):
         await log.append("a", "x", idempotency_key=f"{number}")
-    assert len(log._hub._topics["a"]._keys) <= 5
+    assert len(log._memory._stored["a"]._keys) <= 5

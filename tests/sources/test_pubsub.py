@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources.redis.connection import RedisConnection, RedisPlugin
+from litestar_safe_sse.sources.redis.connection import RedisConnection
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import GAP, PubSubMessage, RedisPubSub
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer
@@ -165,7 +166,7 @@ async def test_thousands_of_subscribers_share_one_connection(plugin: RedisPlugin
     assert len(await redis.client_list()) <= 2 + 1
     for subscription in subscriptions:
         await subscription.aclose()
-    await eventually(lambda: not plugin.here().hubs)  # the connection is closed when nobody listens
+    await eventually(lambda: not plugin.loop_state().shared)  # the connection is closed when nobody listens
     assert len(await redis.client_list()) <= 1 + 1
 
 
@@ -278,7 +279,7 @@ async def test_a_reader_that_is_cancelled_ends_its_subscriptions(plugin: RedisPl
     """As the end of an event loop does."""
     pubsub = RedisPubSub(plugin)
     async with pubsub.subscribe("a") as subscription:
-        reader = pubsub._hub()._task
+        reader = pubsub._reader()._task
         assert reader is not None
         reader.cancel()
         with pytest.raises(SourceUnavailableError):

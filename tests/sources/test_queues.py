@@ -5,57 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import anyio
 import pytest
-from litestar import Litestar, get
 from redis.asyncio import Redis
 
-from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
+from litestar_safe_sse import SafeSSEPlugin
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources.redis.connection import RedisPlugin
-from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
+from litestar_safe_sse.sources.redis.group_queue import RedisGroupQueue
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
+from litestar_safe_sse.sources.redis.queue import RedisQueue
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer
 from tests.sources.clients import Visit, eventually
+from tests.sources.queues import Queue, is_empty, serving, waiting
 
 pytestmark = pytest.mark.anyio
-
-Queue = Any
-
-
-@asynccontextmanager
-async def serving(queue: Queue, plugin: RedisPlugin, **config: Any) -> AsyncIterator[Litestar]:
-    """An application whose one handler streams the queue's items."""
-
-    @get("/")
-    async def items(stream: StreamContext) -> SafeServerSentEvent:
-        return SafeServerSentEvent(queue.items(stream))
-
-    @get("/body")
-    async def body(stream: StreamContext) -> SafeServerSentEvent:
-        async def body() -> AsyncIterator[Any]:
-            async for item in stream.iterate(queue.items(stream)):
-                yield item
-
-        return SafeServerSentEvent(body())
-
-    @get("/slow")
-    async def slow(stream: StreamContext) -> SafeServerSentEvent:
-        async def body() -> AsyncIterator[Any]:
-            async for item in queue.items(stream):
-                yield "working"
-                await anyio.sleep_forever()  # the item is in hand, and not yielded
-                yield item
-
-        return SafeServerSentEvent(body())
-
-    app = Litestar([items, body, slow], plugins=[SafeSSEPlugin(SafeSSEConfig(**config)), plugin])
-    with anyio.fail_after(60):
-        async with app.lifespan():
-            yield app
 
 
 @pytest.fixture
@@ -70,13 +37,6 @@ def queue(request: pytest.FixtureRequest, plugin: RedisPlugin) -> Queue:
     return request.param(plugin, "jobs", settle=0.2, slice=0.5)
 
 
-async def waiting(queue: Queue, redis: Redis) -> list[str]:
-    """What is in Redis, in order, whoever it has been delivered to."""
-    if isinstance(queue, RedisQueue):
-        return [item.decode() for item in await redis.lrange(queue.key, 0, -1)]
-    return [fields[b"data"].decode() for _, fields in await redis.xrange(queue.key)]
-
-
 async def test_items_come_in_order_and_are_gone_when_delivered(queue: Queue, plugin: RedisPlugin, redis: Redis) -> None:
     """The content of a response, or a body of one's own: what was pushed is streamed once."""
     queue = type(queue)(plugin, "at once", settle=0)
@@ -87,21 +47,17 @@ async def test_items_come_in_order_and_are_gone_when_delivered(queue: Queue, plu
             if first:
                 await queue.push("a", "b", '{"c":1}')
             await visit.until_data("a", "b", '{"c":1}')
-            await eventually(lambda: _is_empty(queue, redis))
+            await eventually(lambda: is_empty(queue, redis))
             await visit.leave_and_end()
     assert await waiting(queue, redis) == []
-
-
-async def _is_empty(queue: Queue, redis: Redis) -> bool:
-    return not await waiting(queue, redis)
 
 
 async def test_each_item_goes_to_one_of_those_who_wait(queue: Queue, plugin: RedisPlugin, redis: Redis) -> None:
     """Streams take turns, in the order in which they began to wait."""
     async with serving(queue, plugin) as app:
         visits = [Visit(app).start() for _ in range(4)]
-        hub = queue._popper if isinstance(queue, RedisQueue) else queue._reader
-        await eventually(lambda: hub()._wanted() == 4)
+        dispenser = queue._popper if isinstance(queue, RedisQueue) else queue._reader
+        await eventually(lambda: dispenser()._wanted() == 4)
         for number in range(8):
             await queue.push(str(number))
             await visits[number % 4].until(lambda: str(number) in visits[number % 4].data)  # noqa: B023
@@ -121,7 +77,7 @@ async def test_an_item_not_yet_handed_over_goes_back(queue: Queue, plugin: Redis
         visit = Visit(app).start()
         await visit.until_data("1", "2", "3")
         if isinstance(queue, RedisGroupQueue):
-            await eventually(lambda: _is_empty(queue, redis))
+            await eventually(lambda: is_empty(queue, redis))
         await visit.leave_and_end()
 
 
@@ -226,7 +182,7 @@ async def test_nothing_is_popped_for_nobody(plugin: RedisPlugin, redis: Redis) -
 
 
 def _is_let_go(plugin: RedisPlugin) -> bool:
-    return not plugin.here().hubs
+    return not plugin.loop_state().shared
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"])
@@ -237,8 +193,8 @@ async def test_two_thousand_streams_share_two_connections(kind: Any, plugin: Red
     await queue.push("first")
     async with serving(queue, plugin) as app:
         visits = [Visit(app).start() for _ in range(2000)]
-        hub = queue._popper if kind is RedisQueue else queue._reader
-        await eventually(lambda: hub()._wanted() >= 1999)
+        dispenser = queue._popper if kind is RedisQueue else queue._reader
+        await eventually(lambda: dispenser()._wanted() >= 1999)
         await queue.push(*map(str, range(1999)))
         await eventually(lambda: sum(len(visit.data) for visit in visits) == 2000, within=30)
         for visit in visits:
@@ -406,99 +362,3 @@ async def test_a_queue_can_expire(redis_url: str, redis: Redis) -> None:
 
 
 # The acknowledged queue
-
-
-async def test_deliveries_are_counted(plugin: RedisPlugin, redis: Redis) -> None:
-    """An item that comes again says so."""
-    queue = RedisGroupQueue(plugin, "jobs", slice=0.2, settle=0.05)
-    await queue.push("1")
-    seen: list[int] = []
-
-    @get("/")
-    async def items(stream: StreamContext) -> SafeServerSentEvent:
-        async def body() -> AsyncIterator[Any]:
-            async for item in queue.items(stream):
-                seen.append(item.deliveries)
-                if item.deliveries < 3:
-                    yield "again"
-                    await anyio.sleep_forever()
-                yield item
-
-        return SafeServerSentEvent(body())
-
-    app = Litestar([items], plugins=[SafeSSEPlugin(), plugin])
-    async with app.lifespan():
-        for expected in ("again", "again", "1"):
-            visit = Visit(app).start()
-            await visit.until_data(expected)
-            if expected == "1":
-                await eventually(lambda: _is_empty(queue, redis))
-            await visit.leave_and_end()
-    assert seen == [1, 2, 3]
-
-
-async def test_an_item_that_is_never_handed_over_becomes_a_dead_letter(plugin: RedisPlugin, redis: Redis) -> None:
-    """After so many deliveries it is put aside, with what is known of it, and the queue goes on."""
-    queue = RedisGroupQueue(plugin, "jobs", slice=0.2, settle=0.05, max_deliveries=2)
-    await queue.push("bad", "good")
-    async with serving(queue, plugin) as app:
-        for _ in range(2):
-            visit = Visit(app, "/slow").start()
-            await visit.until_data("working")
-            await visit.leave_and_end()
-        visit = Visit(app).start()
-        await visit.until_data("good")
-        await eventually(lambda: _is_empty(queue, redis))
-        await visit.leave_and_end()
-    ((_, letter),) = await redis.xrange(queue.dead_key)
-    assert letter[b"data"] == b"bad"
-    assert letter[b"deliveries"] == b"2"
-
-
-async def test_what_a_dead_process_held_is_claimed(redis_url: str, redis: Redis) -> None:
-    """Another process takes over after ``claim_after`` seconds, and the dead consumer is removed."""
-    plugin = RedisPlugin(redis_url)
-    queue = RedisGroupQueue(plugin, "jobs", slice=0.1, settle=0.05, claim_after=0.3)
-    await queue.push("1")
-    await redis.xgroup_create(queue.key, queue.group, "0")
-    await redis.xreadgroup(queue.group, "killed", {queue.key: ">"}, count=1)  # and no more is heard of it
-    async with serving(queue, plugin) as app:
-        visit = Visit(app).start()
-        await visit.until_data("1")
-        await eventually(lambda: _consumers(queue, redis, 1))
-        await eventually(lambda: _is_empty(queue, redis))
-        await visit.leave_and_end()
-    assert await redis.xinfo_consumers(queue.key, queue.group) == []
-
-
-async def _consumers(queue: RedisGroupQueue, redis: Redis, count: int) -> bool:
-    return len(await redis.xinfo_consumers(queue.key, queue.group)) == count
-
-
-async def test_what_is_worked_on_is_not_claimed(redis_url: str, redis: Redis) -> None:
-    """A living process gives signs of life for what it holds, however long that takes."""
-    first, second = RedisPlugin(redis_url), RedisPlugin(redis_url)
-    queues = [RedisGroupQueue(plugin, "jobs", slice=0.05, settle=0.05, claim_after=0.2) for plugin in (first, second)]
-    await queues[0].push("1")
-    async with serving(queues[0], first) as app, serving(queues[1], second) as other:
-        visit = Visit(app, "/slow").start()
-        await visit.until_data("working")
-        waits = Visit(other).start()
-        await asyncio.sleep(0.8)  # four times `claim_after`
-        assert waits.data == []
-        await visit.leave_and_end()
-        await waits.until_data("1")
-        await waits.leave_and_end()
-
-
-async def test_a_group_that_is_gone_is_made_again(plugin: RedisPlugin, redis: Redis) -> None:
-    """Redis came back empty: the queue begins anew."""
-    queue = RedisGroupQueue(plugin, "jobs", slice=0.1, settle=0.05)
-    async with serving(queue, plugin) as app:
-        visit = Visit(app).start()
-        await queue.push("1")
-        await visit.until_data("1")
-        await redis.flushall()
-        await queue.push("2")
-        await visit.until_data("1", "2")
-        await visit.leave_and_end()

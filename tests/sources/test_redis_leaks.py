@@ -19,9 +19,10 @@ from redis.asyncio import Redis
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin, StreamContext
 from litestar_safe_sse.sources.channels import ChannelsSource
-from litestar_safe_sse.sources.redis.connection import RedisPlugin
+from litestar_safe_sse.sources.redis.group_queue import RedisGroupQueue
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
-from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
+from litestar_safe_sse.sources.redis.queue import RedisQueue
 from tests.bounds import WAIT
 from tests.sources.clients import Visit, eventually
 from tests.suspensions import Suspensions
@@ -111,12 +112,12 @@ async def test_thousands_of_visits_leave_no_trace(redis_url: str, redis: Redis, 
             await asyncio.gather(feed.feed(str(number)), *(visit() for _ in range(AT_ONCE)))
 
         await round(-1)
-        await eventually(lambda: not feed.plugin.here().hubs)
+        await eventually(lambda: not feed.plugin.loop_state().shared)
         gc.collect()
         before = await state(redis)
         for number in range(CYCLES // AT_ONCE):
             await round(number)
-        await eventually(lambda: not feed.plugin.here().hubs)
+        await eventually(lambda: not feed.plugin.loop_state().shared)
         gc.collect()
         await eventually(lambda: _same(redis, before))
         assert sum(map(len, feed.channels._channels.values())) == 0
@@ -176,7 +177,7 @@ async def test_a_cancellation_at_any_await_leaves_nothing_behind(
                 break
         assert at > 2
         gc.collect()
-        await eventually(lambda: not feed.plugin.here().hubs)
+        await eventually(lambda: not feed.plugin.loop_state().shared)
         await eventually(lambda: sum(map(len, feed.channels._channels.values())) == 0)
         if kind == "group":
             left = [fields[b"data"].decode() for _, fields in await redis.xrange(feed.queue.key)]
@@ -222,7 +223,7 @@ def test_a_loop_that_ends_without_a_word_ends(shared_redis: Any) -> None:
         await subscription.__aenter__()
         await asyncio.sleep(0.05)  # the pop is under way
         assert not wait.done()
-        await plugin.here().commands.aclose()
+        await plugin.loop_state().commands.aclose()
 
     async def look() -> int:
         queue = RedisQueue(plugin, "jobs")

@@ -16,11 +16,11 @@ import pytest
 from redis.asyncio import Redis
 
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources import _redis, redis_log
 from litestar_safe_sse.sources._subscription import Subscription
 from litestar_safe_sse.sources.event_log import Reset
-from litestar_safe_sse.sources.redis.connection import RedisPlugin
+from litestar_safe_sse.sources.redis._log_reader import SLICE, LogReader
 from litestar_safe_sse.sources.redis.log import RedisEventLog
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer
 from tests.sources.subscriptions import begin, data, take, until
@@ -60,8 +60,8 @@ async def append_until_stored(log: RedisEventLog, topic: str, item: str) -> str:
                 await asyncio.sleep(0.02)
 
 
-def hub_of(log: RedisEventLog) -> redis_log.RedisHub:
-    return log._hub()
+def reader_of(log: RedisEventLog) -> LogReader:
+    return log._reader()
 
 
 # Redis goes away
@@ -110,11 +110,9 @@ async def test_what_others_appended_during_a_pause_is_not_missed(own_redis: Redi
     await two.aclose()
 
 
-async def test_a_hanging_redis_makes_append_fail(
-    own_redis: RedisServer, own_plugin: RedisPlugin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hanging_redis_makes_append_fail(own_redis: RedisServer, own_plugin: RedisPlugin) -> None:
     """After a bounded time; when it is back, subscribers get what was stored, once."""
-    monkeypatch.setattr(_redis, "PATIENCE", 0.3)
+    own_plugin.reply_timeout = 0.3
     log = RedisEventLog(own_plugin)
     async with log.subscribe("a") as subscription:
         await begin(subscription)
@@ -209,12 +207,12 @@ async def test_a_reader_that_is_left_behind_by_trimming_says_so(plugin: RedisPlu
     log = RedisEventLog(plugin, max_events=10)
     async with log.subscribe("a") as subscription:
         await begin(subscription)
-        hub = hub_of(log)
-        await until(lambda: hub._link is not None)
+        reader = reader_of(log)
+        await until(lambda: reader._link is not None)
         pipeline = plugin.client.pipeline(transaction=True)  # the reader sees nothing of it until it is done
         for number in range(300):
-            nonce, before = f"{number + 1:x}", f"{number:x}" if number else f"{hub.channels['a'].position.nonce:x}"
-            epoch = hub.channels["a"].position.epoch
+            nonce, before = f"{number + 1:x}", f"{number:x}" if number else f"{reader.topics['a'].position.nonce:x}"
+            epoch = reader.topics["a"].position.epoch
             fields: dict[Any, Any] = {"nonce": nonce, "before": before, "data": f"{number}"}
             pipeline.xadd("{sse}:log:a", fields, id=f"{epoch}-{number + 1}", maxlen=11, approximate=False)
         await pipeline.execute()
@@ -327,7 +325,7 @@ async def test_without_permission_to_interrupt_new_topics_are_read_all_the_same(
     try:
         async with log.subscribe("a") as first, log.subscribe("b") as second:
             await begin(first)
-            await until(lambda: hub_of(log)._link is not None)
+            await until(lambda: reader_of(log)._link is not None)
             await begin(second)
             await log.append("b", "x")
             assert data(await take(second, 1)) == ["x"]
@@ -353,14 +351,14 @@ async def test_a_cursor_from_a_process_that_was_ahead(redis_url: str, plugin: Re
     slow, fast = RedisEventLog(plugin), RedisEventLog(other := RedisPlugin(redis_url))
     async with slow.subscribe("a") as behind:
         await begin(behind)
-        hub = hub_of(slow)
-        await until(lambda: hub._link is not None)
-        held, hub.publish = hub.publish, lambda topic, event: None  # type: ignore[method-assign]
+        reader = reader_of(slow)
+        await until(lambda: reader._link is not None)
+        held, reader.publish = reader.publish, lambda topic, event: None  # type: ignore[method-assign]
         appended = [await fast.append("a", f"{number}") for number in range(3)]
         subscription = slow.subscribe("a", after=appended[-1])
         waiting = asyncio.ensure_future(take(subscription, 1))
-        await until(lambda: hub.statistics().subscribers == 2)
-        hub.publish = held  # type: ignore[method-assign]
+        await until(lambda: reader.statistics().subscribers == 2)
+        reader.publish = held  # type: ignore[method-assign]
         await fast.append("a", "3")
         assert data(await waiting) == ["3"]
         assert data(await take(behind, 4)) == ["0", "1", "2", "3"]
@@ -372,14 +370,14 @@ async def test_a_new_topic_is_read_at_once(log: RedisEventLog) -> None:
     """The reader that waits for the topics it had is interrupted."""
     async with log.subscribe("a") as first:
         await begin(first)
-        await until(lambda: hub_of(log)._link is not None)
+        await until(lambda: reader_of(log)._link is not None)
         for number in range(10):
             async with log.subscribe(f"new{number}") as second:
                 await begin(second)
                 began = asyncio.get_running_loop().time()
                 await log.append(f"new{number}", "x")
                 await take(second, 1)
-                assert asyncio.get_running_loop().time() - began < redis_log._SLICE / 2
+                assert asyncio.get_running_loop().time() - began < SLICE / 2
 
 
 # Many

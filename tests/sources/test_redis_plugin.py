@@ -19,13 +19,12 @@ from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext, exceptions, sources
-from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources import _redis
-from litestar_safe_sse.sources.redis.connection import Backoff, RedisPlugin
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceUnavailableError
+from litestar_safe_sse.sources.redis.group_queue import RedisGroupQueue
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
-from litestar_safe_sse.sources.redis.queue import RedisGroupQueue, RedisQueue
+from litestar_safe_sse.sources.redis.queue import RedisQueue
 from tests.bounds import WAIT
-from tests.ports import free_port
 from tests.redis_server import RedisServer, running_redis, running_sentinel
 from tests.sources.clients import Visit, eventually
 
@@ -149,72 +148,6 @@ async def test_both_protocols_are_alike(redis_url: str, protocol: int) -> None:
     await plugin.aclose()
 
 
-async def test_commands_share_a_connection_and_keep_their_order(plugin: RedisPlugin, redis: Redis) -> None:
-    """Whatever becomes of those who sent them."""
-    sent = [asyncio.ensure_future(plugin.execute("RPUSH", "list", number)) for number in range(1000)]
-    await asyncio.sleep(0)
-    for task in sent[::3]:
-        task.cancel()
-    with anyio.fail_after(WAIT):
-        await asyncio.wait(sent)
-        assert await plugin.execute("PING") == b"PONG"
-    assert [int(item) for item in await redis.lrange("list", 0, -1)] == list(range(1000))
-    assert [task.result() for task in sent if not task.cancelled()] == [n + 1 for n in range(1000) if n % 3]
-    assert len(await redis.client_list()) <= 2
-
-
-async def test_a_refused_command_does_not_hurt_the_others(plugin: RedisPlugin, redis: Redis) -> None:
-    """Each has its own reply, and a transaction names what failed in it."""
-    await redis.set("text", "x")
-    results = await asyncio.gather(
-        *(plugin.execute(*command) for command in (("GET", "text"), ("LPUSH", "text", "y"), ("NO", "SUCH"), ("PING",))),
-        return_exceptions=True,
-    )
-    assert results[0] == b"x"
-    assert isinstance(results[1], SourceRefusedError)
-    assert isinstance(results[2], SourceRefusedError)
-    assert results[3] == b"PONG"
-    with pytest.raises(SourceRefusedError, match="WRONGTYPE"):
-        await plugin.transact(("SET", "a", "1"), ("LPUSH", "text", "y"))
-    with pytest.raises(SourceRefusedError, match="unknown command"):
-        await plugin.transact(("SET", "b", "1"), ("NO", "SUCH"))
-    assert await redis.get("b") is None
-    assert await plugin.transact(("SET", "c", "1"), ("INCR", "c")) == [b"OK", 2]
-
-
-async def test_a_command_is_sent_at_most_once(own_redis: RedisServer) -> None:
-    """One whose reply is lost fails; it is not tried again behind its sender's back."""
-    plugin = RedisPlugin(own_redis.url)
-    await plugin.execute("SET", "n", 0)
-    for _ in range(5):
-        sent = [plugin.submit("INCR", "n") for _ in range(50)]
-        await asyncio.sleep(0)
-        own_redis.restart(kill=True)
-        with anyio.fail_after(WAIT):
-            outcomes = await asyncio.gather(*sent, return_exceptions=True)
-        done = sum(isinstance(outcome, int) for outcome in outcomes)
-        assert done <= int(await plugin.execute("GET", "n")) <= 50
-        await plugin.execute("SET", "n", 0)
-    await plugin.aclose()
-
-
-async def test_a_redis_that_hangs_is_given_up(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reply that doesn't come is a typed error within bounds, and the next command has a new connection."""
-    monkeypatch.setattr(_redis, "PATIENCE", 0.2)
-    plugin = RedisPlugin(own_redis.url)
-    await plugin.execute("PING")
-    own_redis.pause()
-    with anyio.fail_after(WAIT):
-        with pytest.raises(SourceUnavailableError, match="does not answer"):
-            await plugin.execute("SET", "a", "1")
-        with pytest.raises(SourceUnavailableError):
-            await plugin.execute("PING")
-        own_redis.resume()
-        monkeypatch.setattr(_redis, "PATIENCE", 5.0)
-        assert await plugin.execute("PING") == b"PONG"
-    await plugin.aclose()
-
-
 @pytest.mark.parametrize("away", ["paused", "killed"])
 async def test_closing_does_not_wait_for_a_redis_that_hangs(away: str, own_redis: RedisServer) -> None:
     """The application's shutdown is bounded, and what waited is told."""
@@ -222,7 +155,7 @@ async def test_closing_does_not_wait_for_a_redis_that_hangs(away: str, own_redis
     plugin = RedisPlugin(own_redis.url)
     waits = [asyncio.ensure_future(anext(RedisQueue(plugin, "jobs").items()))]
     waits.append(asyncio.ensure_future(anext(RedisPubSub(plugin).subscribe("a"))))
-    await eventually(lambda: len(plugin.here().hubs) == 2)
+    await eventually(lambda: len(plugin.loop_state().shared) == 2)
     await plugin.execute("PING")
     (own_redis.pause if away == "paused" else own_redis.kill)()
     with anyio.fail_after(4):
@@ -231,31 +164,6 @@ async def test_closing_does_not_wait_for_a_redis_that_hangs(away: str, own_redis
     assert isinstance(waits[0].exception(), SourceUnavailableError)
     assert isinstance(waits[1].exception(), StopAsyncIteration)
     await eventually(lambda: asyncio.all_tasks() <= before)
-
-
-async def test_a_redis_that_is_not_there_is_a_typed_error() -> None:
-    """It says where, and what to check."""
-    plugin = RedisPlugin(f"redis://127.0.0.1:{free_port()}/0")
-    with anyio.fail_after(WAIT), pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1.*check its address"):
-        await plugin.execute("PING")
-    await plugin.aclose()
-
-
-async def test_a_waiting_command_can_be_interrupted(plugin: RedisPlugin) -> None:
-    """It is answered as if its time was up, and its connection goes on."""
-    link = plugin.link()
-    with anyio.fail_after(WAIT):
-        for _ in range(5):
-            waiting = link.submit("BLPOP", "nothing", 60.0, wait=60.0)
-            await plugin.execute("PING")
-            while not waiting.done():
-                await link.interrupt()
-                await asyncio.sleep(0)
-            assert await waiting is None
-        assert await link.submit("PING") == b"PONG"
-        await link.aclose()
-        with pytest.raises(SourceUnavailableError, match="closed"):
-            await link.submit("PING")
 
 
 async def test_on_a_cluster_all_keys_are_in_one_slot(tmp_path: Path) -> None:
@@ -357,8 +265,8 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 import litestar_safe_sse.sources
 from litestar_safe_sse.exceptions import MissingExtraError
-from litestar_safe_sse.sources import _redis, channels, redis_pubsub, redis_queue
-for make in (_redis.RedisPlugin, redis_queue.RedisQueue, redis_queue.RedisGroupQueue, redis_pubsub.RedisPubSub):
+from litestar_safe_sse.sources import RedisEventLog, RedisGroupQueue, RedisPlugin, RedisPubSub, RedisQueue
+for make in (RedisPlugin, RedisEventLog, RedisQueue, RedisGroupQueue, RedisPubSub):
     try:
         make("redis://localhost")
     except MissingExtraError as error:
@@ -384,16 +292,4 @@ def test_a_plugin_serves_several_loops(shared_redis: RedisServer) -> None:
 
     clients = [asyncio.run(use(True)) for _ in range(3)]
     assert len({id(client) for client in clients}) == 3
-    assert not plugin._here
-
-
-async def test_pauses_grow_and_end_early() -> None:
-    """Between attempts; the first is short, and none is longer than the longest."""
-    backoff = Backoff(first=0.001, longest=0.01)
-    with anyio.fail_after(WAIT):
-        for _ in range(40):
-            await backoff.wait()
-    event = asyncio.Event()
-    event.set()
-    with anyio.fail_after(1):
-        await Backoff(first=60, longest=60).wait(event)
+    assert not plugin._states

@@ -17,8 +17,8 @@ import anyio
 import pytest
 
 from litestar_safe_sse.exceptions import SourceUnavailableError
-from litestar_safe_sse.sources.redis.connection import RedisPlugin
 from litestar_safe_sse.sources.redis.log import RedisEventLog
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from tests.ports import free_port
 from tests.redis_server import RedisServer
 

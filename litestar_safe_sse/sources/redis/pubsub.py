@@ -16,12 +16,13 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
-from litestar_safe_sse.sources.redis.connection import PATIENCE, Backoff, RedisPlugin, spawn
+from litestar_safe_sse.sources._tasks import Backoff, spawn
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from litestar_safe_sse.sources.redis.connection import Command, RedisConnection, RedisSource
+    from litestar_safe_sse.sources.redis.connection import Command, RedisAddress, RedisConnection
 
 __all__ = ("GAP", "Gap", "PubSubMessage", "PubSubSubscription", "RedisPubSub")
 
@@ -73,7 +74,7 @@ class RedisPubSub:
         MissingExtraError: redis-py is not installed.
     """
 
-    def __init__(self, redis: RedisPlugin | RedisSource) -> None:
+    def __init__(self, redis: RedisPlugin | RedisAddress) -> None:
         self._redis = RedisPlugin.of(redis)
 
     async def publish(self, channel: str, message: object) -> int:
@@ -119,32 +120,34 @@ class RedisPubSub:
             An async iterator of :class:`PubSubMessage`, and of events of the types ``gap`` and ``dropped``.
 
         Raises:
-            InvalidFieldError: An argument won't do.
+            InvalidFieldError: An argument can't be used.
             SourceRefusedError: While iterating: the permission is missing.
             SourceUnavailableError: While iterating: what reads from Redis has failed, or has been closed.
         """
         names = [_Name("subscribe", check_text("channel", channel).encode()) for channel in channels]
         if isinstance(patterns, str):
-            raise InvalidFieldError("patterns", "it is a str; give a list of patterns")
+            raise InvalidFieldError("patterns", "must be a list of patterns, not a str")
         names += [_Name("psubscribe", check_text("patterns", pattern).encode()) for pattern in patterns]
         if not names:
-            raise InvalidFieldError("channels", "there are none; give channels or patterns")
+            raise InvalidFieldError("channels", "must be given, or patterns")
         make = partial(make_mailbox, buffer, overflow, key)
         make()
-        return PubSubSubscription(self._hub, tuple(dict.fromkeys(names)), make)
+        return PubSubSubscription(self._reader, tuple(dict.fromkeys(names)), make)
 
-    def _hub(self) -> _Hub:
-        return self._redis.hub(_Hub, lambda: _Hub(self._redis))
+    def _reader(self) -> PubSubReader:
+        return self._redis.share(PubSubReader, lambda: PubSubReader(self._redis))
 
 
 class PubSubSubscription(Subscription):
     """A subscription to channels; made by :meth:`RedisPubSub.subscribe`."""
 
-    def __init__(self, hub: Callable[[], _Hub], names: tuple[_Name, ...], make_mailbox: Callable[[], Mailbox]) -> None:
-        self._find_hub = hub
+    def __init__(
+        self, find: Callable[[], PubSubReader], names: tuple[_Name, ...], make_mailbox: Callable[[], Mailbox]
+    ) -> None:
+        self._find_reader = find
         self._names = names
         self._make_mailbox = make_mailbox
-        self._hub: _Hub | None = None
+        self._reader: PubSubReader | None = None
         self._listener: _Listener | None = None
 
     async def __aenter__(self) -> PubSubSubscription:
@@ -162,14 +165,14 @@ class PubSubSubscription(Subscription):
 
     def _join(self) -> _Listener:
         if self._listener is None:
-            self._hub = self._find_hub()
+            self._reader = self._find_reader()
             self._listener = _Listener(self._make_mailbox(), self._names)
-            self._hub.join(self._listener)
+            self._reader.join(self._listener)
         return self._listener
 
     def _release(self) -> None:
-        if self._hub is not None and self._listener is not None:
-            self._hub.leave(self._listener)
+        if self._reader is not None and self._listener is not None:
+            self._reader.leave(self._listener)
             self._listener.mailbox.end()
 
 
@@ -190,7 +193,7 @@ class _Question:
 
 
 class _Listener:
-    """What the hub knows of a subscription: not the subscription, so that one which is dropped is let go."""
+    """What the reader knows of a subscription: not the subscription, so that one which is dropped is let go."""
 
     def __init__(self, mailbox: Mailbox, names: tuple[_Name, ...]) -> None:
         self.mailbox = mailbox
@@ -205,7 +208,7 @@ class _Listener:
         self.live.set()
 
 
-class _Hub:
+class PubSubReader:
     """The one connection, and who listens to what."""
 
     def __init__(self, redis: RedisPlugin) -> None:
@@ -264,10 +267,10 @@ class _Hub:
                     self._end_everybody(error)
         except Exception as error:
             self._end_everybody(error)
-        finally:  # whoever subscribes from now on is given another hub
+        finally:  # whoever subscribes from now on is given another reader
             self._end_everybody(SourceUnavailableError("the connection to Redis has been closed"))
             self._task = None
-            self._redis.forget(_Hub, self)
+            self._redis.forget(PubSubReader, self)
 
     def _end_everybody(self, error: Exception) -> None:
         for listener in self._everybody():
@@ -328,7 +331,7 @@ class _Hub:
     async def _send(self, connection: RedisConnection, questions: Sequence[_Question]) -> None:
         self._pending.extend(questions)
         try:
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(self._redis.reply_timeout):
                 await connection.send([question() for question in questions])
         except TimeoutError as error:
             raise SourceUnavailableError("Redis takes no commands") from error
@@ -336,7 +339,7 @@ class _Hub:
     async def _listen(self, connection: RedisConnection, backoff: Backoff) -> None:
         while True:
             try:
-                with anyio.fail_after(_HEARTBEAT + PATIENCE):
+                with anyio.fail_after(_HEARTBEAT + self._redis.reply_timeout):
                     reply = await connection.receive()
             except TimeoutError as error:
                 raise SourceUnavailableError("Redis gives no sign of life") from error

@@ -1,0 +1,389 @@
+"""A subscription to a log: what was missed first, then what comes, with nothing lost or doubled in between.
+
+The laws, and where each is kept:
+
+1. *One history.* An event follows another if it has the next number in the same epoch, and names the nonce of that
+   other. Whatever does not follow is not passed on (``FanOut.publish``, ``Replaying``): the subscription seeks again
+   from where it stands, and is sent a reset if its place is gone.
+2. *One cursor.* All that a subscription remembers between two messages is the cursor of the last one, and going on
+   after any trouble is resuming from it, as a client does.
+3. *Join without a seam.* A subscription is attached to the live events first, at a position noted in the same step, and
+   then fetches what lies before that position.
+
+It is in one of three phases: it seeks its place, replays what lies before the live events, or is live.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from litestar_safe_sse._core.messages import SSEMessage
+from litestar_safe_sse.exceptions import InvalidFieldError
+from litestar_safe_sse.sources._cursor import MAX_TOPICS, Position, cursor, positions, record, tag
+from litestar_safe_sse.sources._fan_out import PAGE, with_id
+from litestar_safe_sse.sources._stored import RESET, check_topic
+from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
+from litestar_safe_sse.sources.event_log import OnReset, Reset, StartAt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from litestar_safe_sse.sources._fan_out import FanOut, LiveTopic
+    from litestar_safe_sse.sources._stored import Extent, StoredEvent
+
+    Why = Literal["trimmed", "unknown"]
+
+__all__ = ("LogSubscription", "SubscribeOptions")
+
+
+@dataclass(frozen=True)
+class SubscribeOptions:
+    """What a subscription was asked to do; as in ``EventLog.subscribe``."""
+
+    start: StartAt
+    on_reset: OnReset
+    buffer: int
+    overflow: Overflow
+    key: Key | None
+
+    def check(self) -> None:
+        """Raises ``InvalidFieldError`` for what can't be done."""
+        check_start("start", self.start)
+        if not callable(self.on_reset):
+            check_start("on_reset", self.on_reset)
+        self.make_mailbox()
+
+    def make_mailbox(self) -> Mailbox:
+        """Returns an empty mailbox for live events."""
+        return make_mailbox(self.buffer, self.overflow, self.key)
+
+    def resume_at(self, lost: dict[str, Why]) -> StartAt:
+        """Returns where topics go on that can't be resumed."""
+        if not callable(self.on_reset):
+            return self.on_reset
+        return check_start("what on_reset returned", self.on_reset(Reset(lost, "oldest")) or "oldest")
+
+
+class Phase(Protocol):
+    """Where a subscription stands."""
+
+    async def next(self, subscription: LogSubscription) -> SSEMessage | None:
+        """Returns the next message; ``None`` if there is none yet, though the phase may be another now.
+
+        Cancelled, it loses none.
+
+        Raises:
+            StopAsyncIteration: There is none, and will be none.
+        """
+        ...
+
+    def leave(self) -> None:
+        """Lets go of what it holds."""
+        ...
+
+
+class LogSubscription(Subscription):
+    """A subscription to topics of a log.
+
+    Args:
+        find: Returns the fan-out of the running event loop.
+        topics: The topics.
+        after: The ID to resume from.
+        options: How.
+
+    Raises:
+        InvalidFieldError: An argument can't be used.
+    """
+
+    def __init__(
+        self, find: Callable[[], FanOut], topics: tuple[str, ...], after: str | None, options: SubscribeOptions
+    ) -> None:
+        self._live: Mailbox | None = None
+        self._phase: Phase = Seeking()  # it knows its subscription only when asked: a circle is not let go at once
+        self.tags = {topic: tag(topic) for topic in sorted({check_topic(topic) for topic in topics})}
+        if not 1 <= len(self.tags) <= MAX_TOPICS:
+            raise InvalidFieldError("topics", f"must be from 1 to {MAX_TOPICS}, not {len(self.tags)}")
+        options.check()
+        self.find_fan_out = find
+        self.options = options
+        self._cursor: str | int | None = after or None
+
+    @property
+    def cursor(self) -> str | None:
+        """The ID that resumes after the last message that was yielded."""
+        return None if self._cursor is None else str(self._cursor)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended; whoever has waited looks, before it holds anything."""
+        return self._closed
+
+    async def __anext__(self) -> SSEMessage:
+        """Waits for the next message; see :meth:`Subscription.__anext__`."""
+        mailbox = self._live
+        if mailbox is None or self._busy:
+            return await super().__anext__()
+        # The same as there, for a message that is waiting or the next to come: thousands pass here for one event.
+        messages = mailbox.messages
+        if not messages and not mailbox.ended:
+            self._busy = True
+            try:
+                await mailbox.wake.wait()
+            finally:
+                self._busy = False
+        if not messages or self._live is None:
+            return await super().__anext__()
+        message = messages.popleft()
+        self._cursor = message.id
+        return message
+
+    async def _next(self) -> SSEMessage:
+        while not self._closed:
+            message = await self._phase.next(self)
+            if message is not None:
+                if message.id is not None:
+                    self._cursor = message.id
+                return message
+        raise StopAsyncIteration
+
+    def enter(self, phase: Phase, live: Mailbox | None = None) -> None:
+        """Goes over to another phase.
+
+        Args:
+            phase: The phase.
+            live: The mailbox that is all there is to it, if it is a plain one.
+        """
+        self._phase, self._live = phase, live
+
+    def seek(self, ready: Iterable[SSEMessage] = ()) -> None:
+        """Goes back to where it knows nothing but its cursor, and messages that are still to be yielded."""
+        self._phase.leave()
+        self.enter(Seeking(ready))
+
+    def _release(self) -> None:
+        self.seek()
+
+
+class Seeking:
+    """Finds out where each topic begins, and takes the topics into use.
+
+    Args:
+        ready: Messages to yield before.
+    """
+
+    __slots__ = ("_ready",)
+
+    def __init__(self, ready: Iterable[SSEMessage] = ()) -> None:
+        self._ready = deque(ready)
+
+    async def next(self, subscription: LogSubscription) -> SSEMessage | None:
+        """See :meth:`Phase.next`."""
+        if self._ready:
+            return self._ready.popleft()
+        fan_out = subscription.find_fan_out()
+        known = {} if subscription.cursor is None else positions(subscription.cursor)
+        wanted = {topic: None if known is None else known.get(tag) for topic, tag in subscription.tags.items()}
+        extents = await fan_out.look(wanted)
+        if subscription.closed:
+            return None
+        options = subscription.options
+        places, lost = _places(wanted, extents, valid=known is not None, start=options.start)
+        resumed = options.resume_at(lost) if lost else options.start
+        places.update((topic, extents[topic].at(resumed)) for topic in lost)
+        self._begin(subscription, fan_out, {topic: places[topic] for topic in subscription.tags}, extents)
+        place = cursor(record(tag, places[topic]) for topic, tag in subscription.tags.items())
+        if lost:
+            return SSEMessage(Reset(lost, resumed), RESET, place)
+        return None if place == subscription.cursor else SSEMessage(id=place)
+
+    def leave(self) -> None:
+        """See :meth:`Phase.leave`; it holds nothing."""
+
+    def _begin(
+        self,
+        subscription: LogSubscription,
+        fan_out: FanOut,
+        places: dict[str, Position],
+        extents: Mapping[str, Extent],
+    ) -> None:
+        held = Held(fan_out, fan_out.hold({topic: extents[topic].newest for topic in subscription.tags}))
+        if all(topic.position == places[topic.name] for topic in held.topics):
+            Live(held, subscription.options.make_mailbox()).begin(subscription)
+            # At once, so that the policy for slow subscribers holds from the first message on.
+        else:
+            subscription.enter(Replaying(held, places))
+
+
+class Held(NamedTuple):
+    """Topics that a subscription uses."""
+
+    fan_out: FanOut
+    topics: list[LiveTopic]
+
+    @property
+    def lost(self) -> bool:
+        """Whether one of them has been given up."""
+        return any(topic.lost for topic in self.topics)
+
+    def leave(self) -> None:
+        """Ends the use, and wakes whoever waits for one of them."""
+        self.fan_out.release(self.topics)
+        for topic in self.topics:
+            topic.notify()
+
+
+class Replaying:
+    """Fetches what lies between the places where a subscription stands and the live events.
+
+    Args:
+        held: The topics.
+        places: How far the messages go that are ready to be yielded.
+    """
+
+    __slots__ = ("_goal", "_held", "_live", "_places", "_ready")
+
+    def __init__(self, held: Held, places: dict[str, Position]) -> None:
+        self._held = held
+        self._places = places
+        self._ready: deque[SSEMessage] = deque()
+        self._goal: dict[str, Position] = {}
+        """How far they have to go."""
+        self._live: Live | None = None
+        """Keeps what comes after the goal, once that is near."""
+
+    async def next(self, subscription: LogSubscription) -> SSEMessage | None:
+        """See :meth:`Phase.next`."""
+        if self._ready:
+            return self._ready.popleft()
+        if self._live is None:
+            if self._held.lost:
+                subscription.seek()
+                return None
+            if await self._wait_for_the_reader():
+                return None
+            self._set_goal(subscription)
+        for topic in self._held.topics:
+            if self._places[topic.name] != self._goal[topic.name]:
+                await self._fetch(subscription, topic)
+                return None
+        if self._live is not None:
+            self._live.begin(subscription)
+        return None
+
+    def leave(self) -> None:
+        """See :meth:`Phase.leave`."""
+        (self._live or self._held).leave()
+
+    async def _wait_for_the_reader(self) -> bool:
+        """Returns whether the reader of live events was not where the client has been, by way of another process."""
+        for topic in self._held.topics:
+            place = self._places[topic.name]
+            if topic.position.epoch != place.epoch or (topic.position.seq == place.seq and topic.position != place):
+                self._held.fan_out.lose(topic)  # the reader has not heard of it yet
+                return True
+            if topic.position.seq < place.seq:
+                await topic.moved()
+                return True
+        return False
+
+    def _set_goal(self, subscription: LogSubscription) -> None:
+        self._goal = {topic.name: topic.position for topic in self._held.topics}
+        if sum(goal.seq - self._places[name].seq for name, goal in self._goal.items()) <= PAGE:
+            self._live = Live(self._held, subscription.options.make_mailbox())
+
+    async def _fetch(self, subscription: LogSubscription, topic: LiveTopic) -> None:
+        events = await self._held.fan_out.page(topic.name, self._places[topic.name], self._goal[topic.name])
+        if subscription.closed:
+            return
+        if not events and not topic.lost:
+            self._held.fan_out.lose(topic)
+        if not events or not self._prepare(subscription, topic, events):
+            subscription.seek(self._ready)
+
+    def _prepare(self, subscription: LogSubscription, topic: LiveTopic, events: Sequence[StoredEvent]) -> bool:
+        """Makes events ready to be yielded; returns whether they follow each other."""
+        records = {name: record(tag, self._places[name]) for name, tag in subscription.tags.items()}
+        for event in events:
+            if not event.follows(self._places[topic.name]):
+                return False
+            self._places[topic.name] = event.position
+            records[topic.name] = record(topic.tag, event.position)
+            self._ready.append(with_id(event.message, cursor(records.values())))
+        return True
+
+
+class Live:
+    """Yields events as they come; they are kept from when it is made.
+
+    Args:
+        held: The topics.
+        mailbox: Where the events wait for the subscriber.
+    """
+
+    __slots__ = ("_audience", "_held", "_mailbox")
+
+    def __init__(self, held: Held, mailbox: Mailbox) -> None:
+        self._held = held
+        self._mailbox = mailbox
+        self._audience = held.fan_out.attach(held.topics, mailbox)
+
+    def begin(self, subscription: LogSubscription) -> None:
+        """Becomes the subscription's phase."""
+        subscription.enter(self, self._mailbox if type(self._mailbox) is Mailbox else None)
+
+    async def next(self, subscription: LogSubscription) -> SSEMessage | None:
+        """See :meth:`Phase.next`."""
+        mailbox = self._mailbox
+        message = mailbox.take()
+        if message is not None:
+            return message
+        if mailbox.lost:
+            subscription.seek()
+        elif not mailbox.ended:
+            await mailbox.wait()
+        elif mailbox.error is not None:
+            raise mailbox.error
+        else:
+            raise StopAsyncIteration
+        return None
+
+    def leave(self) -> None:
+        """See :meth:`Phase.leave`."""
+        self._held.fan_out.detach(self._audience, self._mailbox)
+        self._held.leave()
+        self._mailbox.end()
+
+
+def _places(
+    wanted: Mapping[str, Position | None], extents: Mapping[str, Extent], *, valid: bool, start: StartAt
+) -> tuple[dict[str, Position], dict[str, Why]]:
+    """Returns where topics begin, and why others can't be resumed.
+
+    Args:
+        wanted: Where the client was.
+        extents: What is stored.
+        valid: Whether what the client sent was an ID of ours, or none.
+        start: Where topics begin that the client did not know.
+    """
+    places: dict[str, Position] = {}
+    lost: dict[str, Why] = {}
+    for topic, place in wanted.items():
+        extent = extents[topic]
+        if place is not None and extent.found:
+            places[topic] = place
+        elif place is not None or not valid:
+            trimmed = place is not None and place.epoch == extent.oldest.epoch and place.seq < extent.oldest.seq
+            lost[topic] = "trimmed" if trimmed else "unknown"
+        else:
+            places[topic] = extent.at(start)
+    return places, lost
+
+
+def check_start(field: str, value: Any) -> StartAt:
+    """Returns where to start; raises ``InvalidFieldError`` for what says nothing of the kind."""
+    if value == "oldest" or value == "latest":
+        return value  # type: ignore[no-any-return]
+    raise InvalidFieldError(field, f"must be 'oldest' or 'latest', not {value!r:.40}")

@@ -1,0 +1,46 @@
+"""Tasks that belong to no stream, and the pauses between their attempts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ("Backoff", "spawn")
+
+
+def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """Starts a task in an empty context: it may outlive the stream that needed it first."""
+    loop = asyncio.get_running_loop()
+    return contextvars.Context().run(lambda: loop.create_task(work, name=name))
+
+
+class Backoff:
+    """Ever longer pauses between attempts, random so that processes don't come back all at once.
+
+    Args:
+        first: Seconds of the first pause, at most.
+        longest: Seconds of any pause, at most.
+    """
+
+    def __init__(self, first: float = 0.05, longest: float = 2.0) -> None:
+        self._first = first
+        self._longest = longest
+        self._failures = 0
+
+    def reset(self) -> None:
+        """Makes the next pause the first one again, since an attempt has succeeded."""
+        self._failures = 0
+
+    async def wait(self, until: asyncio.Event | None = None) -> None:
+        """Pauses, but no longer than until an event is set."""
+        self._failures += 1
+        pause = min(self._longest, self._first * 2 ** min(self._failures - 1, 16)) * random.uniform(0.5, 1.0)
+        with anyio.move_on_after(pause):
+            await (until or asyncio.Event()).wait()

@@ -1,0 +1,200 @@
+"""The reader of an event log on Redis: it waits for the events of all topics that are in use in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources._fan_out import PAGE, FanOut
+from litestar_safe_sse.sources._tasks import Backoff, spawn
+from litestar_safe_sse.sources.redis._entries import LOOK, new_nonce, to_event, to_extent
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from litestar_safe_sse.sources._cursor import Position
+    from litestar_safe_sse.sources._stored import Extent, StoredEvent
+    from litestar_safe_sse.sources.redis._link import RedisLink
+    from litestar_safe_sse.sources.redis.plugin import RedisPlugin
+
+__all__ = ("SLICE", "LogReader")
+
+T = TypeVar("T")
+
+SLICE = 1.0
+"""Seconds that Redis waits for an event before it answers that there is none: https://redis.io/commands/xread/"""
+
+_BATCH = 200
+"""Entries of a topic that are read at once."""
+
+_CHECK = 128
+"""Topics that are looked at by one script."""
+
+_TURN = 8
+"""Events after which the subscribers get a turn to take them; less than any sensible buffer."""
+
+_logger = logging.getLogger("litestar_safe_sse")
+
+
+class LogReader(FanOut):
+    """One event loop's reader of a log, and what is shared by its subscribers."""
+
+    def __init__(self, redis: RedisPlugin, name: str, expire: int) -> None:
+        super().__init__()
+        self._redis = redis
+        self._prefix = redis.key(name, "")
+        self._expire = expire
+        self._reader: asyncio.Task[None] | None = None
+        self._link: RedisLink | None = None
+        """The reader's connection, while it waits."""
+        self._interrupt: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._away = False
+
+    async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
+        """See :meth:`FanOut.look`."""
+        found = await self._insist(lambda: self._look(wanted))
+        for extent in found.values():
+            if isinstance(extent, SourceRefusedError):
+                raise extent
+        return found  # type: ignore[return-value]
+
+    async def page(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
+        """See :meth:`FanOut.page`."""
+        first, last = f"{after.epoch}-{after.seq + 1}", f"{upto.epoch}-{upto.seq}"
+        command = ("XRANGE", self._prefix + topic, first, last, "COUNT", PAGE)
+        entries = await self._insist(lambda: self._redis.execute(*command))
+        return [to_event(*entry) for entry in entries]
+
+    def on_use(self) -> None:
+        """Has the reader read a new topic too, at once."""
+        if self._reader is None:
+            self._reader = spawn(self._read(), "SSE event log on Redis")
+        elif self._link is not None and self._interrupt is None:
+            self._interrupt = spawn(self._link.interrupt(), "SSE event log on Redis: a new topic")
+
+    async def aclose(self) -> None:
+        """Ends the reader, and all subscriptions."""
+        self._closing.set()
+        self._lose_all(SourceUnavailableError("the connection to Redis has been closed"))
+        if self._link is not None:
+            await self._link.interrupt()
+        if self._reader is not None:
+            await asyncio.wait([self._reader])
+
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Asks again, after pauses, until Redis can be reached."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await ask()
+            except SourceUnavailableError as error:
+                if self._closing.is_set():
+                    raise
+                self._notify_away(error)
+                await backoff.wait(self._closing)
+
+    async def _look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent | SourceRefusedError]:
+        keys = [self._prefix + topic for topic in wanted]
+        ids = ["" if place is None else f"{place.epoch}-{place.seq}" for place in wanted.values()]
+        found = await self._redis.execute("EVAL", LOOK, len(keys), *keys, self._expire, new_nonce(), *ids)
+        return {topic: to_extent(topic, wanted[topic], reply) for topic, reply in zip(wanted, found, strict=True)}
+
+    # The reader
+
+    async def _read(self) -> None:
+        """Reads while there are topics in use, and for the rest of the slice in which the last one went."""
+        link = self._redis.link()
+        backoff = Backoff()
+        check_at = 0.0
+        refused: SourceRefusedError | None = None
+        try:
+            while self.topics and not self._closing.is_set():
+                try:
+                    if monotonic() >= check_at:
+                        await link.submit("PING")  # connected, it can be interrupted
+                        await self._check(refused)
+                        check_at = monotonic() + self._expire / 3000
+                        refused = None
+                    else:
+                        await self._pass_on(await self._wait(link))
+                    self._notify_back()
+                    backoff.reset()
+                except SourceUnavailableError as error:
+                    self._notify_away(error)
+                    check_at = 0.0  # whatever has happened to Redis may have happened to what is stored
+                    await backoff.wait(self._closing)
+                except SourceRefusedError as error:
+                    refused = error
+                    check_at = 0.0
+        finally:
+            self._reader = None  # whoever comes now starts another
+            self._stop_interrupt()
+            self._lose_all(SourceUnavailableError("the reader of the event log has ended"))
+            await link.aclose()
+
+    async def _wait(self, link: RedisLink) -> Any:
+        """Waits for entries of the topics in use: https://redis.io/commands/xread/"""
+        keys = [self._prefix + topic for topic in self.topics]
+        ids = [f"{topic.position.epoch}-{topic.position.seq}" for topic in self.topics.values()]
+        self._stop_interrupt()
+        self._link = link
+        block = min(round(SLICE * 1000), self._expire // 3)
+        try:
+            return await link.submit("XREAD", "COUNT", _BATCH, "BLOCK", block, "STREAMS", *keys, *ids, wait=SLICE)
+        finally:
+            self._link = None
+
+    async def _pass_on(self, reply: Any) -> None:
+        passed_on = 0
+        for key, entries in reply or ():
+            topic = bytes(key).decode()[len(self._prefix) :]
+            for entry in entries:
+                self.publish(topic, to_event(*entry))
+                passed_on += 1
+                if passed_on % _TURN == 0:
+                    await asyncio.sleep(0)
+
+    async def _check(self, refused: SourceRefusedError | None) -> None:
+        """Makes sure that every topic still has the event that was passed on last, and keeps it from expiring.
+
+        Args:
+            refused: Why the topics can't be read. One of them may have had the reading of all refused; if none has,
+                everyone is given it.
+        """
+        topics = tuple(self.topics.values())
+        try:
+            for start in range(0, len(topics), _CHECK):
+                part = {topic.name: topic for topic in topics[start : start + _CHECK]}
+                found = await self._look({name: topic.position for name, topic in part.items()})
+                for name, extent in found.items():
+                    if isinstance(extent, SourceRefusedError):
+                        self.lose(part[name], extent)
+                    elif not extent.found:
+                        self.lose(part[name])
+        except SourceRefusedError as error:
+            refused = error
+        if refused is not None and not any(topic.lost for topic in topics):
+            self._lose_all(refused)
+
+    def _lose_all(self, error: Exception) -> None:
+        for topic in tuple(self.topics.values()):
+            self.lose(topic, error)
+
+    def _stop_interrupt(self) -> None:
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            interrupt.cancel()
+
+    def _notify_away(self, error: SourceUnavailableError) -> None:
+        if not self._away and not self._closing.is_set():
+            self._away = True
+            _logger.warning("the event log is waiting for Redis: %s", error)
+
+    def _notify_back(self) -> None:
+        if self._away:
+            self._away = False
+            _logger.warning("the event log reads from Redis again")

@@ -1,0 +1,122 @@
+"""Commands of many callers on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from redis.asyncio import Redis
+
+from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
+from tests.bounds import WAIT
+from tests.ports import free_port
+from tests.redis_server import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return "asyncio", {"use_uvloop": False}
+
+
+@pytest.fixture
+async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
+    plugin = RedisPlugin(redis_url)
+    yield plugin
+    await plugin.aclose()
+
+
+async def test_commands_share_a_connection_and_keep_their_order(plugin: RedisPlugin, redis: Redis) -> None:
+    """Whatever becomes of those who sent them."""
+    sent = [asyncio.ensure_future(plugin.execute("RPUSH", "list", number)) for number in range(1000)]
+    await asyncio.sleep(0)
+    for task in sent[::3]:
+        task.cancel()
+    with anyio.fail_after(WAIT):
+        await asyncio.wait(sent)
+        assert await plugin.execute("PING") == b"PONG"
+    assert [int(item) for item in await redis.lrange("list", 0, -1)] == list(range(1000))
+    assert [task.result() for task in sent if not task.cancelled()] == [n + 1 for n in range(1000) if n % 3]
+    assert len(await redis.client_list()) <= 2
+
+
+async def test_a_refused_command_does_not_hurt_the_others(plugin: RedisPlugin, redis: Redis) -> None:
+    """Each has its own reply, and a transaction names what failed in it."""
+    await redis.set("text", "x")
+    results = await asyncio.gather(
+        *(plugin.execute(*command) for command in (("GET", "text"), ("LPUSH", "text", "y"), ("NO", "SUCH"), ("PING",))),
+        return_exceptions=True,
+    )
+    assert results[0] == b"x"
+    assert isinstance(results[1], SourceRefusedError)
+    assert isinstance(results[2], SourceRefusedError)
+    assert results[3] == b"PONG"
+    with pytest.raises(SourceRefusedError, match="WRONGTYPE"):
+        await plugin.transact(("SET", "a", "1"), ("LPUSH", "text", "y"))
+    with pytest.raises(SourceRefusedError, match="unknown command"):
+        await plugin.transact(("SET", "b", "1"), ("NO", "SUCH"))
+    assert await redis.get("b") is None
+    assert await plugin.transact(("SET", "c", "1"), ("INCR", "c")) == [b"OK", 2]
+
+
+async def test_a_command_is_sent_at_most_once(own_redis: RedisServer) -> None:
+    """One whose reply is lost fails; it is not tried again behind its sender's back."""
+    plugin = RedisPlugin(own_redis.url)
+    await plugin.execute("SET", "n", 0)
+    for _ in range(5):
+        sent = [plugin.submit("INCR", "n") for _ in range(50)]
+        await asyncio.sleep(0)
+        own_redis.restart(kill=True)
+        with anyio.fail_after(WAIT):
+            outcomes = await asyncio.gather(*sent, return_exceptions=True)
+        done = sum(isinstance(outcome, int) for outcome in outcomes)
+        assert done <= int(await plugin.execute("GET", "n")) <= 50
+        await plugin.execute("SET", "n", 0)
+    await plugin.aclose()
+
+
+async def test_a_redis_that_hangs_is_given_up(own_redis: RedisServer) -> None:
+    """A reply that doesn't come is a typed error within bounds, and the next command has a new connection."""
+    plugin = RedisPlugin(own_redis.url)
+    plugin.reply_timeout = 0.2
+    await plugin.execute("PING")
+    own_redis.pause()
+    with anyio.fail_after(WAIT):
+        with pytest.raises(SourceUnavailableError, match="does not answer"):
+            await plugin.execute("SET", "a", "1")
+        with pytest.raises(SourceUnavailableError):
+            await plugin.execute("PING")
+        own_redis.resume()
+        plugin.reply_timeout = 5.0
+        assert await plugin.execute("PING") == b"PONG"
+    await plugin.aclose()
+
+
+async def test_a_redis_that_is_not_there_is_a_typed_error() -> None:
+    """It says where, and what to check."""
+    plugin = RedisPlugin(f"redis://127.0.0.1:{free_port()}/0")
+    with anyio.fail_after(WAIT), pytest.raises(SourceUnavailableError, match=r"127\.0\.0\.1.*check its address"):
+        await plugin.execute("PING")
+    await plugin.aclose()
+
+
+async def test_a_waiting_command_can_be_interrupted(plugin: RedisPlugin) -> None:
+    """It is answered as if its time was up, and its connection goes on."""
+    link = plugin.link()
+    with anyio.fail_after(WAIT):
+        for _ in range(5):
+            waiting = link.submit("BLPOP", "nothing", 60.0, wait=60.0)
+            await plugin.execute("PING")
+            while not waiting.done():
+                await link.interrupt()
+                await asyncio.sleep(0)
+            assert await waiting is None
+        assert await link.submit("PING") == b"PONG"
+        await link.aclose()
+        with pytest.raises(SourceUnavailableError, match="closed"):
+            await link.submit("PING")
