@@ -34,11 +34,12 @@ class Listener:
         name: The task's name.
     """
 
-    __slots__ = ("_done", "_stream", "_task", "_transport")
+    __slots__ = ("_done", "_runtime", "_stream", "_task", "_transport")
 
     def __init__(self, stream: Closable, transport: Transport, runtime: Runtime, name: str) -> None:
         self._stream = stream
         self._transport = transport
+        self._runtime = runtime
         self._done = runtime.event()
         self._task = runtime.spawn(self._listen, name)
 
@@ -52,7 +53,10 @@ class Listener:
 
     async def stop(self) -> None:
         """Cancels the task, but does not wait for a ``receive()`` that refuses."""
+        if self._done.is_set():
+            return
+        self._task.cancel()
+        await self._runtime.turn()  # in which almost every one ends
         if not self._done.is_set():
-            self._task.cancel()
             with anyio.move_on_after(SECOND_CANCELLATION, shield=True):
                 await self._done.wait()
