@@ -14,3 +14,6 @@ START = 120.0
 
 NEVER = 3600.0
 """Seconds of a timeout or an interval that is not to come while a test waits for something else to happen."""
+
+SHORT = 0.3
+"""Seconds of a timeout that a test waits for, while what is to be done before it takes some milliseconds at most."""

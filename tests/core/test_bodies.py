@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, SSEMessage, StreamContext
-from tests.bounds import WAIT
+from tests.bounds import SHORT, WAIT
 from tests.core.apps import Probe, Server, leave
 from tests.core.bodies import (
     async_factory,
@@ -153,7 +153,7 @@ async def test_a_body_that_will_not_end_is_left_behind(caplog: pytest.LogCapture
                 probe.note("cancelled")
         probe.note("ended")
 
-    server = Server(body, SafeSSEConfig(cleanup_timeout=0.05))
+    server = Server(body, SafeSSEConfig(cleanup_timeout=SHORT))
     server.probe.released = False  # type: ignore[attr-defined]
     connection = Connection()
     async with anyio.create_task_group() as group:
@@ -180,7 +180,7 @@ async def test_a_blocked_thread_is_left_behind(caplog: pytest.LogCaptureFixture)
         finally:
             closed.set()
 
-    server = Server(body, SafeSSEConfig(cleanup_timeout=0.05))
+    server = Server(body, SafeSSEConfig(cleanup_timeout=SHORT))
     await leave(server)
     assert server.probe.events == ["cleanup"]
     assert "the body: TimeoutError" in caplog.text

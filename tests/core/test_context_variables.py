@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 import sniffio
-from litestar import Litestar, get
 
-from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
-from tests.bounds import WAIT
+from litestar_safe_sse import SafeSSEConfig, StreamContext
+from tests.bounds import SHORT, WAIT
+from tests.core.apps import PATIENT, App
 from tests.core.clients import Connection
 
 pytestmark = pytest.mark.anyio
@@ -27,9 +27,8 @@ class Requests:
         self.seen: dict[str, list[str]] = {}
         self.stays = anyio.Event()
 
-        @get(["/one", "/two", "/other", "/stubborn"])
-        async def handler(stream: StreamContext) -> SafeServerSentEvent:
-            name = stream.request.url.path[1:]
+        async def handler(stream: StreamContext) -> AsyncIterator[str]:
+            name = stream.request["path"][1:]
             whose.set(name)
             seen = self.seen.setdefault(name, [])
             stream.callback(lambda: seen.append(f"cleanup {whose.get()}"))
@@ -49,17 +48,17 @@ class Requests:
                     whose.reset(token)
                     seen.append(f"finally {whose.get()}")
 
-            return SafeServerSentEvent(body())
+            return body()
 
-        self.app = Litestar([handler], plugins=[SafeSSEPlugin(config)], logging_config=None)
+        self.app = App(handler, config)
 
     async def visit(self, connection: Connection) -> None:
-        await self.app(connection.scope, connection.receive, connection.send)  # type: ignore[arg-type]
+        await self.app(connection.scope, connection.receive, connection.send)
 
 
 async def test_a_body_sees_what_its_handler_has_set() -> None:
     """Body, its finally and the cleanups see the variables of the handler; so do those of other streams theirs."""
-    requests = Requests(SafeSSEConfig())
+    requests = Requests(PATIENT)
     connections = {name: Connection(f"/{name}", leaves_after=b"data") for name in ("one", "two")}
     with anyio.fail_after(WAIT):
         async with anyio.create_task_group() as group:
@@ -72,7 +71,7 @@ async def test_a_body_sees_what_its_handler_has_set() -> None:
 
 async def test_the_cleanups_of_a_body_left_behind_see_their_own_stream() -> None:
     """A body's time is kept by a timer that other streams share, but what follows is not done in their context."""
-    requests = Requests(SafeSSEConfig(ping_interval=0.5, cleanup_timeout=0.3))
+    requests = Requests(SafeSSEConfig(ping_interval=SHORT, cleanup_timeout=SHORT))
     other, stubborn = Connection("/other"), Connection("/stubborn", leaves_after=b"data")
     with anyio.fail_after(WAIT):
         async with anyio.create_task_group() as group:

@@ -48,7 +48,7 @@ async def test_a_drain_waits_no_longer_than_grace_and_cleanup(
         await anyio.sleep_forever()
 
     hung: list[int] = []
-    grace, cleanup = 0.2, 0.5
+    grace, cleanup = 0.2, 1.0
     server = Server(hangs, SafeSSEConfig(shutdown_grace=grace, cleanup_timeout=cleanup))
     connection = Connection()
     async with anyio.create_task_group() as tasks:
@@ -57,7 +57,7 @@ async def test_a_drain_waits_no_longer_than_grace_and_cleanup(
             await connection.until(lambda got: b"one" in got.body)
             began = time.monotonic()
         took = time.monotonic() - began
-    assert took < grace + cleanup + 1.0
+    assert took < grace + 2.5 * cleanup  # one after another, the cleanups alone would take three times as long
     assert hung == [2, 1, 0]
     assert server.probe.events.count("cleanup") == 2  # the handler's own, and the body's
     assert "hang: TimeoutError" in caplog.text
@@ -72,7 +72,7 @@ async def test_a_second_lifespan_serves_again() -> None:
             tasks.start_soon(server.run, connection)
             await connection.until(lambda got: b"one" in got.body)
         assert connection.status == 200
-    assert server.plugin.streams.statistics().closed == {CloseReason.SHUTDOWN: 2}
+    assert server.streams.statistics().closed == {CloseReason.SHUTDOWN: 2}
 
 
 async def test_each_event_loop_is_drained_by_itself(anyio_backend: Any) -> None:
@@ -84,9 +84,9 @@ async def test_each_event_loop_is_drained_by_itself(anyio_backend: Any) -> None:
     async def elsewhere() -> None:
         other = Connection()
         async with anyio.create_task_group() as tasks, server.app.lifespan():
-            tasks.start_soon(lambda: server.app(other.scope, other.receive, other.send))  # type: ignore[arg-type]
+            tasks.start_soon(lambda: server.app(other.scope, other.receive, other.send))
             await other.until(lambda got: b"one" in got.body)
-            assert len(server.plugin.streams) == 2
+            assert len(server.streams) == 2
 
     def run() -> None:
         try:
@@ -101,30 +101,29 @@ async def test_each_event_loop_is_drained_by_itself(anyio_backend: Any) -> None:
         thread.start()
         await anyio.to_thread.run_sync(thread.join, WAIT)
         assert not failures
-        assert len(server.plugin.streams) == 1
+        assert len(server.streams) == 1
         connection.leave()
-    assert server.plugin.streams.statistics().closed == {
+    assert server.streams.statistics().closed == {
         CloseReason.SHUTDOWN: 1,
         CloseReason.CLIENT_DISCONNECTED: 1,
     }
 
 
 async def test_streams_beyond_the_limit_are_refused() -> None:
-    """Beyond ``max_streams`` a request is answered 503, and admitted again once there is room."""
-    server = Server(waiting, SafeSSEConfig(max_streams=1, retry_after=7))
+    """Beyond ``max_streams`` a request is refused, and admitted again once there is room."""
+    server = Server(waiting, SafeSSEConfig(max_streams=1))
     first, second, third = Connection(), Connection(), Connection()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run, first)
         await first.until(lambda got: b"one" in got.body)
         with anyio.fail_after(WAIT):
-            await server.app(second.scope, second.receive, second.send)  # type: ignore[arg-type]
+            await server.app(second.scope, second.receive, second.send)
         assert second.status == 503
-        assert dict(second.messages[0]["headers"])[b"retry-after"] == b"7"
         first.leave()
     third.leave()
     await server.run(third)
     assert third.status == 200
-    assert server.plugin.streams.statistics().refused == 1
+    assert server.streams.statistics().refused == 1
 
 
 @pytest.mark.parametrize("began_before", [False, True], ids=["at-shutdown", "by-max-lifetime-before"])

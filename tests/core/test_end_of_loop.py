@@ -29,11 +29,7 @@ def test_the_end_of_asyncio_run_cannot_cut_a_cleanup_short(sweeps: int) -> None:
 
     async def main() -> Server:
         server, connection = Server(slow), Connection()
-        requests.append(
-            asyncio.create_task(
-                server.app(connection.scope, connection.receive, connection.send)  # type: ignore[arg-type]
-            )
-        )
+        requests.append(asyncio.create_task(server.app(connection.scope, connection.receive, connection.send)))
         await connection.until(lambda got: b"one" in got.body)
         for _ in range(sweeps - 1):
             for task in asyncio.all_tasks() - {asyncio.current_task()}:

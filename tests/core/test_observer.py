@@ -39,7 +39,7 @@ class Recorder:
 async def test_an_observer_sees_a_stream_from_its_opening_to_its_end() -> None:
     """Each stream is opened and closed once, and the bytes are those that the server has taken."""
     server, connection, recorder = Server(short), Connection(), Recorder()
-    server.plugin.streams.observe(recorder)
+    server.streams.observe(recorder)
     await server.run(connection)
     assert server.probe.stream is not None
     id = server.probe.stream.id
@@ -50,11 +50,11 @@ async def test_an_observer_sees_a_stream_from_its_opening_to_its_end() -> None:
 async def test_an_observer_sees_refusals() -> None:
     """A stream that is not admitted is refused, and neither opened nor closed."""
     server, connection, recorder = Server(waiting, SafeSSEConfig(max_streams=1)), Connection(), Recorder()
-    server.plugin.streams.observe(recorder)
+    server.streams.observe(recorder)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run, connection)
         await connection.until(lambda got: b"one" in got.body)
         refused = Connection()
-        await server.app(refused.scope, refused.receive, refused.send)  # type: ignore[arg-type]
+        await server.app(refused.scope, refused.receive, refused.send)
         connection.leave()
     assert [event[0] for event in recorder.events] == ["opened", "refused", "closed"]

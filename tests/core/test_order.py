@@ -7,10 +7,10 @@ from typing import Any
 
 import anyio
 import pytest
-from litestar.exceptions import LitestarException
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
 from litestar_safe_sse._runtime.current import current_runtime
+from tests.bounds import SHORT
 from tests.core.apps import Probe, Server, check
 from tests.core.bodies import short, waiting
 from tests.core.clients import Connection
@@ -40,7 +40,7 @@ async def test_a_body_does_not_begin_if_the_headers_cannot_be_sent(body: Any) ->
     async def send(message: dict[str, Any]) -> None:
         raise LookupError("no headers")
 
-    with pytest.raises(LitestarException):
+    with pytest.raises(LookupError, match="no headers"):
         await server.run(connection, send=send)
     assert server.probe.events == ["cleanup"]
     assert server.probe.reason is CloseReason.ERROR
@@ -61,7 +61,7 @@ async def test_a_client_that_leaves_while_the_headers_are_sent_never_starts_the_
 
 async def test_headers_that_are_never_taken_end_the_stream() -> None:
     """``send_timeout`` counts for the headers too."""
-    server, connection = Server(waiting, SafeSSEConfig(send_timeout=0.05)), Connection()
+    server, connection = Server(waiting, SafeSSEConfig(send_timeout=SHORT)), Connection()
 
     async def send(message: dict[str, Any]) -> None:
         await anyio.sleep_forever()

@@ -11,11 +11,10 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from litestar import Litestar, get
 
-from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin, StreamContext
+from litestar_safe_sse import CloseReason, StreamContext
 from tests.bounds import WAIT
-from tests.core.apps import Probe
+from tests.core.apps import App, Probe
 from tests.core.bodies import rest, variable
 from tests.core.clients import Connection
 from tests.loops import on_asyncio
@@ -43,10 +42,9 @@ async def group(probe: Probe) -> AsyncIterator[Any]:
 @pytest.mark.parametrize("leaves", [True, False])
 async def test_a_handler_may_enter_what_the_owner_has_to_leave(leaves: bool) -> None:
     """A context that holds a task group can be entered in the handler; its context variables are seen there."""
-    probe, plugin, connection = Probe(), SafeSSEPlugin(), Connection(leaves_after=b"one" if leaves else None)
+    probe, connection = Probe(), Connection(leaves_after=b"one" if leaves else None)
 
-    @get("/")
-    async def handler(stream: StreamContext) -> SafeServerSentEvent:
+    async def handler(stream: StreamContext) -> AsyncIterator[str]:
         await stream.enter_async_context(group(probe))
         assert variable.get() == "entered"
         other.set("set in the handler")
@@ -61,21 +59,21 @@ async def test_a_handler_may_enter_what_the_owner_has_to_leave(leaves: bool) -> 
             finally:
                 await rest(probe)
 
-        return SafeServerSentEvent(body())
+        return body()
 
     other: contextvars.ContextVar[str] = contextvars.ContextVar("other")
-    app = Litestar([handler], plugins=[plugin], logging_config=None)
+    app = App(handler)
     with anyio.fail_after(WAIT):
-        await app(connection.scope, connection.receive, connection.send)  # type: ignore[arg-type]
+        await app(connection.scope, connection.receive, connection.send)
     assert probe.events == ["finally", "left"]
     expected = CloseReason.CLIENT_DISCONNECTED if leaves else CloseReason.COMPLETED
-    assert plugin.streams.statistics().closed == {expected: 1}
+    assert app.streams.statistics().closed == {expected: 1}
 
 
 @on_asyncio
 async def test_a_context_that_cannot_be_entered_fails_the_handler() -> None:
     """What entering a context raises is raised in the handler, and what was entered before is left."""
-    probe, plugin, connection = Probe(), SafeSSEPlugin(), Connection()
+    probe, connection = Probe(), Connection()
 
     @asynccontextmanager
     async def broken() -> AsyncIterator[None]:
@@ -83,25 +81,24 @@ async def test_a_context_that_cannot_be_entered_fails_the_handler() -> None:
         raise ConnectionRefusedError("no such server")
         yield
 
-    @get("/")
-    async def handler(stream: StreamContext) -> SafeServerSentEvent:
+    async def handler(stream: StreamContext) -> AsyncIterator[str]:
         await stream.enter_async_context(group(probe))
         with pytest.raises(ConnectionRefusedError):
             await stream.enter_async_context(broken())
         raise PermissionError
 
-    app = Litestar([handler], plugins=[plugin], logging_config=None)
-    with anyio.fail_after(WAIT):
-        await app(connection.scope, connection.receive, connection.send)  # type: ignore[arg-type]
-    assert connection.status == 500
+    app = App(handler)
+    with anyio.fail_after(WAIT), pytest.raises(PermissionError):
+        await app(connection.scope, connection.receive, connection.send)
+    assert connection.status is None
     assert probe.events == ["left"]
-    assert plugin.streams.statistics().closed == {CloseReason.ERROR: 1}
+    assert app.streams.statistics().closed == {CloseReason.ERROR: 1}
 
 
 @on_asyncio
 async def test_a_handler_cancelled_while_it_enters_a_context_leaves_nothing_open() -> None:
     """A handler that is cancelled while the owner enters a context for it leaves that context as if it were its own."""
-    probe, plugin, connection = Probe(), SafeSSEPlugin(), Connection()
+    probe, connection = Probe(), Connection()
 
     @asynccontextmanager
     async def slow() -> AsyncIterator[None]:
@@ -113,18 +110,17 @@ async def test_a_handler_cancelled_while_it_enters_a_context_leaves_nothing_open
             await anyio.sleep(0.001)
             probe.note("gave up")
 
-    @get("/")
-    async def handler(stream: StreamContext) -> SafeServerSentEvent:
+    async def handler(stream: StreamContext) -> AsyncIterator[str]:
         await stream.enter_async_context(group(probe))
         await stream.enter_async_context(slow())
         raise AssertionError
 
-    app = Litestar([handler], plugins=[plugin], logging_config=None)
-    task = asyncio.ensure_future(app(connection.scope, connection.receive, connection.send))  # type: ignore[arg-type]
+    app = App(handler)
+    task = asyncio.ensure_future(app(connection.scope, connection.receive, connection.send))
     await probe.until("entering")
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=WAIT)
     assert done
     assert task.cancelled()
     assert probe.events == ["entering", "gave up", "left"]
-    assert plugin.streams.statistics().closed == {CloseReason.CLIENT_DISCONNECTED: 1}
+    assert app.streams.statistics().closed == {CloseReason.CLIENT_DISCONNECTED: 1}
