@@ -25,7 +25,7 @@ from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Iterable, Mapping
 
     from litestar import Request
     from litestar.app import Litestar
@@ -241,7 +241,7 @@ class SafeSSEResponse(ASGIResponse):
             raise
         await self.after_response()
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         stream = self.stream
         transport = HTTPTransport(
             scope,
@@ -251,7 +251,7 @@ class SafeSSEResponse(ASGIResponse):
             runtime=stream.runtime,
             limit=stream.config.buffer_size,
         )
-        await stream.serve(transport, self.preamble)
+        return stream.serve(transport, self.preamble)
 
     async def _answer_head(self, send: Send) -> None:
         try:

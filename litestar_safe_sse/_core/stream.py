@@ -345,7 +345,8 @@ class Stream:
         self._writer = writer
         try:
             with anyio.CancelScope() as writer.cancel_scope:
-                await self._write(transport, writer)
+                await self._begin(transport, writer)
+                await writer.write()
         except OSError:
             self.close(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:
@@ -366,14 +367,13 @@ class Stream:
             finally:
                 del error  # its traceback holds this frame
 
-    async def _write(self, transport: Transport, writer: Writer) -> None:
+    async def _begin(self, transport: Transport, writer: Writer) -> None:
         self._open(transport)
         if not self.runtime.starts_in_order:
             await self.runtime.turn()  # the listener looks first
         await writer.start()
         self._start_owner()
         await self.runtime.turn()  # an event that is ready follows the headers at once
-        await writer.write()
 
     def _open(self, transport: Transport) -> None:
         if self._life.reason is not None:  # the handler closed it
