@@ -5,17 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from litestar.datastructures import MutableScopeHeaders
+from litestar.serialization import get_serializer
 
+from litestar_safe_sse._core.encoding import Encoder
 from litestar_safe_sse._core.stream import StreamNames
+from litestar_safe_sse._litestar import ServerSentEventMessage, default_serializer, from_litestar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from litestar_safe_sse._core.buffer import BlockEncoder
+    from litestar.types import TypeEncodersMap
+
+    from litestar_safe_sse.config import SafeSSEConfig
 
     RawHeaders = list[tuple[bytes, bytes]]
 
-__all__ = ("HEADERS", "Handler", "encode_headers", "merge_headers")
+__all__ = ("Handler", "make_encoder", "make_headers")
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 """What keeps proxies from holding events back. No ``Connection``: HTTP/2 forbids it, and HTTP/1.1 needs none."""
@@ -24,30 +29,69 @@ HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 class Handler:
     """What the responses of one handler have in common, made once.
 
+    It is found again by the value of what it was made of: whoever makes responses may pass something else each time,
+    or change what was passed, and what one client is sent must not reach another.
+
     Args:
         name: The handler's name.
     """
 
-    __slots__ = ("encoder", "headers", "names")
+    __slots__ = ("_encoder", "_headers", "names")
 
     def __init__(self, name: str) -> None:
         self.names = StreamNames.of(name)
-        self.encoder: BlockEncoder | None = None
-        """That of the streams that have no settings of their own."""
-        self.headers: tuple[object, RawHeaders] | None = None
-        """What was configured, and what became of it: the headers of responses that add none."""
+        self._encoder: tuple[TypeEncodersMap, Encoder] | None = None
+        self._headers: tuple[Mapping[str, Any], RawHeaders] | None = None
+
+    def encoder(self, config: SafeSSEConfig, type_encoders: TypeEncodersMap) -> Encoder:
+        """Returns the encoder of responses that have no settings of their own.
+
+        Args:
+            config: The application's settings.
+            type_encoders: Those of the handler's layers.
+        """
+        known = self._encoder
+        if known is None or known[0] != type_encoders:
+            known = self._encoder = {**type_encoders}, make_encoder(config, type_encoders)
+        return known[1]
+
+    def headers(self, configured: Mapping[str, Any]) -> RawHeaders:
+        """Returns the headers of responses that add none of their own.
+
+        Args:
+            configured: Those of the handler's layers.
+        """
+        known = self._headers
+        if known is None or known[0] != configured:
+            known = self._headers = {**configured}, make_headers(configured)
+        return known[1]
 
 
-def merge_headers(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the headers of all layers; of those that differ in case only, the last."""
-    named = {name.lower(): (name, value) for layer in layers for name, value in layer.items()}
-    return dict(named.values())
+def make_encoder(config: SafeSSEConfig, type_encoders: TypeEncodersMap, **defaults: Any) -> Encoder:
+    """Makes an encoder that knows what Litestar's responses know.
+
+    Args:
+        config: The settings in force.
+        type_encoders: Types mapped to functions that make something of them that msgspec encodes.
+        **defaults: The fields of events that have none.
+    """
+    return Encoder(
+        separator=config.separator,
+        enc_hook=get_serializer(type_encoders) if type_encoders else default_serializer,
+        converters={ServerSentEventMessage: from_litestar},
+        ping_comment=config.ping_comment,
+        **defaults,
+    )
 
 
-def encode_headers(headers: Mapping[str, str]) -> RawHeaders:
-    """Returns headers as ASGI has them, with the content type."""
+def make_headers(*layers: Mapping[str, Any]) -> RawHeaders:
+    """Makes the headers of all layers, as ASGI has them, with the content type.
+
+    Of those that differ in case only, the last one is sent.
+    """
+    named = {name.lower(): (name, value) for layer in (HEADERS, *layers) for name, value in layer.items()}
     made = MutableScopeHeaders()
-    for name, value in headers.items():
+    for name, value in named.values():
         made.add(name, value)
     made.setdefault("content-type", "text/event-stream; charset=utf-8")
     return made.headers

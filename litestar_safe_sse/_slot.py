@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,15 @@ from litestar.exceptions import ServiceUnavailableException
 
 from litestar_safe_sse._core.iteration import aclose
 from litestar_safe_sse._core.registry import StreamRefusedError
-from litestar_safe_sse._core.state import StreamState
+from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._handler import Handler
 from litestar_safe_sse.exceptions import MissingPluginError
 
 if TYPE_CHECKING:
     from litestar.types import Receive, Scope, Send
 
+    from litestar_safe_sse._core.buffer import BlockEncoder
     from litestar_safe_sse._core.registry import StreamRegistry
-    from litestar_safe_sse._core.state import CloseReason
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse.config import SafeSSEConfig
 
@@ -40,7 +41,7 @@ class Slot:
         send: The ASGI ``send``.
     """
 
-    __slots__ = ("handlers", "receive", "registry", "send", "stream", "unused")
+    __slots__ = ("_unused", "handlers", "receive", "registry", "send", "stream")
 
     def __init__(self, registry: StreamRegistry, handlers: Handlers, receive: Receive, send: Send) -> None:
         self.registry = registry
@@ -48,8 +49,8 @@ class Slot:
         self.receive = receive
         self.send = send
         self.stream: Stream | None = None
-        self.unused: object = None
-        """A body that is not started, since the request was refused; it is closed all the same."""
+        self._unused: list[object] = []
+        """Bodies of responses that were refused or replaced, which are closed all the same."""
 
     @staticmethod
     def of(scope: Scope) -> Slot:
@@ -74,33 +75,64 @@ class Slot:
         return handler
 
     def admit(self, scope: Scope) -> Stream:
-        """Returns the request's stream, made if there is none yet.
+        """Returns the request's stream, made if there is none that can still be answered with.
+
+        Args:
+            scope: The ASGI scope of the request.
 
         Raises:
             ServiceUnavailableException: If it is refused.
         """
-        if self.stream is None or self.stream.state is StreamState.CLOSED:
+        if self.stream is None or self.stream.state is not StreamState.NEW:
             try:
                 self.stream = self.registry.admit(self.handler(scope).names)
             except StreamRefusedError as refusal:
                 raise unavailable(str(refusal), self.registry.config) from refusal
         return self.stream
 
+    def accept(self, scope: Scope, content: object, encoder: BlockEncoder, config: SafeSSEConfig) -> Stream:
+        """Has the request's stream take over a body, which is closed though the stream be refused.
+
+        Args:
+            scope: The ASGI scope of the request.
+            content: The body.
+            encoder: Makes the bytes of events.
+            config: The settings in force for the stream.
+
+        Raises:
+            ServiceUnavailableException: If it is refused.
+        """
+        self._unused.append(content)
+        stream = self.admit(scope)
+        if stream.close_reason is CloseReason.SHUTDOWN:
+            raise unavailable("the server is shutting down", self.registry.config)
+        self._unused.pop()
+        replaced = stream.accept(content, encoder, config)
+        if replaced is not None:
+            self._unused.append(replaced)
+        return stream
+
     async def end(self, reason: CloseReason, failure: Exception | None = None) -> None:
-        """Ends what the request has: its stream, if that still lives, and a body that was never started.
+        """Ends what the request has: its stream, if that still lives, and bodies that were never started.
 
         Args:
             reason: Why the stream ends, unless it has a reason already.
             failure: What the request failed with.
         """
-        unused, self.unused = self.unused, None
         try:
-            if unused is not None:
-                with anyio.move_on_after(self.registry.config.cleanup_timeout, shield=True):
-                    await aclose(unused)
+            while self._unused:
+                await self._close(self._unused.pop())
         finally:
             if self.stream is not None and self.stream.state is not StreamState.CLOSED:
                 await self.stream.discard(reason, failure)
+
+    async def _close(self, unused: object) -> None:
+        try:
+            with anyio.move_on_after(self.registry.config.cleanup_timeout, shield=True):
+                await aclose(unused)
+        except Exception as exc:
+            logger = self.registry.logger or logging.getLogger("litestar_safe_sse")
+            logger.warning(f"SSE stream that was never started: its body failed to close: {exc!r}")
 
 
 def unavailable(detail: str, config: SafeSSEConfig) -> ServiceUnavailableException:

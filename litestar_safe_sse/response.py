@@ -9,7 +9,6 @@ from litestar.datastructures import MutableScopeHeaders
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
-from litestar.serialization import get_serializer
 from msgspec import UNSET, UnsetType
 
 from litestar_safe_sse._core.encoding import Encoder, encode_comment
@@ -17,15 +16,15 @@ from litestar_safe_sse._core.iteration import check_content
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.transport import HTTPTransport
-from litestar_safe_sse._handler import HEADERS, encode_headers, merge_headers
-from litestar_safe_sse._litestar import ServerSentEventMessage, as_called, default_serializer, from_litestar
+from litestar_safe_sse._handler import make_encoder, make_headers
+from litestar_safe_sse._litestar import as_called
 from litestar_safe_sse._runtime.shielding import run_shielded
-from litestar_safe_sse._slot import Slot, unavailable
+from litestar_safe_sse._slot import Slot
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Mapping
+    from collections.abc import Awaitable, Iterable
 
     from litestar import Request
     from litestar.app import Litestar
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from litestar.enums import MediaType
     from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
 
-    from litestar_safe_sse._core.buffer import BlockEncoder
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse._handler import Handler, RawHeaders
 
@@ -155,51 +153,28 @@ class SafeServerSentEvent(Response[Any]):
         slot = Slot.of(request.scope)
         if getattr(request.route_handler, "cache", False):
             raise ImproperlyConfiguredException(f"{request.route_handler} returns a stream, which cannot be cached")
-        slot.unused = self.content
-        stream = slot.admit(request.scope)
-        if stream.close_reason is CloseReason.SHUTDOWN:
-            raise unavailable("the server is shutting down", stream.config)
-        slot.unused = None
-        config = replace(stream.config, **self.overrides) if self.overrides else stream.config
+        config = replace(slot.registry.config, **self.overrides)
         handler = slot.handler(request.scope)
-        encoder: BlockEncoder
-        if self.has_defaults or self.response_type_encoders or "separator" in self.overrides:
-            encoder = self._encoder(config, type_encoders)
-        else:
-            handler.encoder = encoder = handler.encoder or self._encoder(config, type_encoders)
-        stream.accept(self.content, encoder, config)
+        encoder = self._encoder(handler, config, type_encoders or {})
         return SafeSSEResponse(
             preamble=self._preamble(config),
-            stream=stream,
+            stream=slot.accept(request.scope, self.content, encoder, config),
             background=self.background or background,
             cookies=[*self.cookies, *(cookies or ())],
-            headers=self._raw_headers(handler, headers),
+            headers=make_headers(headers or {}, self.headers) if self.headers else handler.headers(headers or {}),
             is_head_response=is_head_response or request.method == "HEAD",
             status_code=self.status_code or status_code or 200,
         )
 
-    def _raw_headers(self, handler: Handler, headers: Mapping[str, str] | None) -> RawHeaders:
-        """The headers; those of a response that adds none of its own are made once a handler."""
-        if self.headers:
-            return encode_headers(merge_headers(HEADERS, headers or {}, self.headers))
-        if handler.headers is None or handler.headers[0] is not headers:
-            handler.headers = headers, encode_headers(merge_headers(HEADERS, headers or {}))
-        return handler.headers[1]
-
-    def _encoder(self, config: SafeSSEConfig, type_encoders: TypeEncodersMap | None) -> Encoder:
-        encoders = {**(type_encoders or {}), **self.response_type_encoders}
-        return Encoder(
-            separator=config.separator,
-            event=self.event_type,
-            id=self.event_id,
-            retry=self.retry_duration,
-            enc_hook=get_serializer(encoders) if encoders else default_serializer,
-            converters={ServerSentEventMessage: from_litestar},
-            ping_comment=config.ping_comment,
-        )
+    def _encoder(self, handler: Handler, config: SafeSSEConfig, type_encoders: TypeEncodersMap) -> Encoder:
+        if not (self.has_defaults or self.response_type_encoders or "separator" in self.overrides):
+            return handler.encoder(config, type_encoders)
+        type_encoders = {**type_encoders, **self.response_type_encoders}
+        defaults = {"event": self.event_type, "id": self.event_id, "retry": self.retry_duration}
+        return make_encoder(config, type_encoders, **defaults)
 
     def _preamble(self, config: SafeSSEConfig) -> bytes:
-        """What is sent ahead of the first event."""
+        """Returns what is sent ahead of the first event."""
         retry = config.retry if self.retry_duration is None else None
         if retry is None and self.comment_message is None:
             return b""

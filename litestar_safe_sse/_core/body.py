@@ -82,9 +82,14 @@ class Body:
         """Tasks that close those it left half-way before that."""
         self._closers_done: Wake | None = None
 
-    def accept(self, content: object) -> None:
-        """Takes over what is to be iterated over, which is closed from now on even if it is never started."""
-        self._content = content
+    def accept(self, content: object) -> object:
+        """Takes over what is to be iterated over, which is closed from now on even if it is never started.
+
+        Returns:
+            What it replaces, or ``None``.
+        """
+        replaced, self._content = self._content, content
+        return replaced
 
     async def run(self, name: str) -> None:
         """Advances it until it comes to its end, or the stream ends while it is parked.

@@ -204,17 +204,20 @@ class Stream:
     async def flush(self) -> None:
         await self._buffer.flush()
 
-    def accept(self, content: object, encoder: BlockEncoder, config: SafeSSEConfig) -> None:
+    def accept(self, content: object, encoder: BlockEncoder, config: SafeSSEConfig) -> object:
         """Takes over a body, which is closed from now on even if it is never started.
 
         Args:
             content: The body.
             encoder: Makes the bytes of events.
             config: The settings in force for this stream.
+
+        Returns:
+            The body that it replaces, or ``None``.
         """
         self.config = config
-        self._body.accept(content)
         self._buffer.configure(encoder, config.buffer_size)
+        return self._body.accept(content)
 
     # What ends it
 

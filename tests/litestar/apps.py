@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from litestar import Litestar, get
+from litestar import Litestar, Request, Response, get
 from litestar.exceptions import LitestarException
 from litestar.params import Parameter
+from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
@@ -53,6 +55,13 @@ async def serving(*handlers: Any, **options: Any) -> AsyncIterator[tuple[Litesta
     async with lifespan(app):
         yield app, streams
         assert streams.statistics().open == 0
+
+
+def to_asgi(response: Response[Any], request: Request[Any, Any, Any], **options: Any) -> ASGIResponse:
+    """Makes the ASGI response, as middleware and exception handlers do; from Litestar 3 there is no ``app`` to pass."""
+    if "app" in inspect.signature(Response.to_asgi_response).parameters:
+        options["app"] = None
+    return response.to_asgi_response(request=request, **options)
 
 
 def cause(failure: BaseException | None) -> BaseException | None:
