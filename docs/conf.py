@@ -31,8 +31,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(collections|litestar|contextlib|typing|enum|types)\..*"),
     (r"py:.*", rf"(?!{OURS})[A-Z]\w*"),
     (r"py:.*", r"(?:[a-z]+|None|~?_?T)"),
-    (r"py:.*", r"(litestar_safe_sse\._pump\.)?Stream"),  # its public part is described in words
-    (r"py:class", r"litestar_safe_sse\.sources\.\w+\.\w+Subscription"),  # so are theirs
+    (r"py:.*", r"(litestar_safe_sse\._core\.stream\.)?Stream"),  # its public part is described in words
+    (r"py:class", r"litestar_safe_sse\.sources\.[\w.]+Subscription"),  # so are theirs
 ]
 
 html_theme = "shibuya"
