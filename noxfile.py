@@ -1,0 +1,152 @@
+"""What can be done with this project. ``nox --list`` tells what there is, ``nox -s fast`` does one of it.
+
+What stands behind ``--`` goes to the tool that a session runs: ``nox -s fast -- -k grace``. Environments are kept in
+``.nox`` and used again; ``nox -R`` looks for nothing new in them. ``.ci/run`` does all that has to pass.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nox
+from nox.project import dependency_groups, load_toml, python_versions
+
+nox.needs_version = ">=2026.10"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["fast", "check"]
+
+# Pythons that pyenv has installed but does not have switched on are found by the folders that they are in.
+PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, sorted(PYENV.glob("versions/3.*/bin")))])
+
+PROJECT = load_toml("pyproject.toml")
+PYTHONS = python_versions(PROJECT)
+COVERED = "3.13" if shutil.which("python3.13") else None
+"""On Python 3.12 and newer, coverage costs little."""
+
+PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadgroup")
+IN_PROCESS = ("tests/unit", "tests/core", "tests/litestar")
+"""Tests that need neither Redis nor a browser, and no server's process."""
+
+
+def install(session: nox.Session, *groups: str, constraints: Path | None = None) -> None:
+    """Installs the project, so that changes to it take effect at once, and what the groups name."""
+    constraint = ("--constraint", str(constraints)) if constraints else ()
+    session.install("--quiet", "--editable", ".", *dependency_groups(PROJECT, *groups), *constraint)
+
+
+@nox.session
+def fast(session: nox.Session) -> None:
+    """The tests that take less than a minute and need nothing but Python."""
+    install(session, "test-core")
+    session.run(*PYTEST, *(session.posargs or IN_PROCESS))
+
+
+@nox.session(python=False)
+def test(session: nox.Session) -> None:
+    """All tests but the long ones, by the README's command; needs Redis, Node.js and Chromium."""
+    session.run("./scripts/test", *session.posargs, external=True)
+
+
+@nox.session(python=False)
+def long(session: nox.Session) -> None:
+    """The matrices in full, the storms and the soaks; needs what ``test`` does."""
+    session.run("./scripts/test", "-m", "long", *session.posargs, external=True)
+
+
+@nox.session
+def check(session: nox.Session) -> None:
+    """Style and types: what ruff, mypy and pyright say."""
+    install(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("mypy", "noxfile.py")
+    session.run("pyright", "--pythonpath", str(Path(session.bin, "python")))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, as HTML in ``docs/_build``; a warning is an error."""
+    install(session, "docs")
+    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--nitpicky", "-q", "-E", "docs", "docs/_build")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The figures of ``docs/performance.md``; ``-- --help`` tells which parts there are."""
+    install(session, "bench")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The wheel, built from the source archive and imported without the sources at hand."""
+    session.install("--quiet", "build")
+    with TemporaryDirectory() as directory:
+        session.run("python", "-m", "build", "--outdir", directory, silent=True)
+        session.install("--quiet", "--force-reinstall", *map(str, Path(directory).glob("*.whl")))
+        with session.chdir(directory):
+            session.run("python", "-c", IMPORT_ALL)
+
+
+IMPORT_ALL = """
+import pathlib, litestar_safe_sse as package
+home = pathlib.Path(package.__file__).parent
+assert "site-packages" in home.parts, home
+assert (home / "py.typed").exists()
+for name in package.__all__:
+    getattr(package, name)
+print("litestar-safe-sse", package.__version__, "imports")
+"""
+
+
+@nox.session(python=PYTHONS)
+def pythons(session: nox.Session) -> None:
+    """The tests of the core on one of the supported Pythons, if this machine has it."""
+    install(session, "test-core")
+    session.run(*PYTEST, "--quiet", *(session.posargs or IN_PROCESS[:2]))
+
+
+@nox.session(python=PYTHONS[0])
+def oldest(session: nox.Session) -> None:
+    """The tests on the oldest Python with the oldest releases that are supported."""
+    constraints = Path(session.create_tmp(), "oldest.txt")
+    constraints.write_text("\n".join(oldest_releases()))
+    install(session, "test-core", constraints=constraints)
+    session.run("python", "-m", "pip", "freeze")
+    session.run(*PYTEST, "--quiet", *(session.posargs or (*IN_PROCESS, "tests/sources/test_event_logs.py")))
+
+
+def oldest_releases() -> list[str]:
+    """The releases that the metadata name, as constraints."""
+    project = PROJECT["project"]
+    required = [*project["dependencies"], *project["optional-dependencies"]["redis"]]
+    return [re.sub(r"^([\w.-]+)>=([\w.]+).*", r"\1==\2", requirement) for requirement in required]
+
+
+@nox.session(python=COVERED)
+def coverage(session: nox.Session) -> None:
+    """How much of the package the tests run, in servers' processes too; needs what ``test`` does."""
+    install(session, "test")
+    session.run(*PYTEST, "--quiet", *COVERED_BY, "--cov", "--cov-report=term", "--cov-fail-under=95", env=ONE_OF_EACH)
+
+
+ONE_OF_EACH = {"SAFE_SSE_KINDS": "uvicorn-h1-httptools,granian-h1,hypercorn-h2-asyncio,daphne-h1"}
+COVERED_BY = (
+    *IN_PROCESS,
+    "tests/integration",
+    "tests/servers",
+    "tests/sources",
+    "--deselect=tests/sources/test_resume.py",
+    "--deselect=tests/sources/test_queue_delivery.py",
+    "--deselect=tests/sources/test_redis_leaks.py",
+    "-k=(not servers or stays_but or stopped_reading) and not thousand and not at_any_await",
+)
