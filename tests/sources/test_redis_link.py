@@ -45,6 +45,12 @@ async def test_commands_share_a_connection_and_keep_their_order(plugin: RedisPlu
     assert len(await redis.client_list()) <= 2
 
 
+async def test_a_connection_is_used_again(plugin: RedisPlugin) -> None:
+    """By whoever comes later: as long as redis-py says that Redis has not closed it."""
+    first = await plugin.execute("CLIENT", "ID")
+    assert await plugin.execute("CLIENT", "ID") == first
+
+
 async def test_a_refused_command_does_not_hurt_the_others(plugin: RedisPlugin, redis: Redis) -> None:
     """Each has its own reply, and a transaction names what failed in it."""
     await redis.set("text", "x")
