@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from litestar_safe_sse._servers.connections import drop_connections, is_shared
+import anyio
+
+from litestar_safe_sse._core.timing import FINAL_SEND_TIMEOUT
+from litestar_safe_sse._servers.connections import cut_response, drop_connections, is_shared
 from litestar_safe_sse._servers.flow_control import find_flow_control
 from litestar_safe_sse.exceptions import SSEError
 
@@ -93,11 +96,15 @@ class HTTPTransport:
             await self._flow_control.drain()
 
     async def end(self, *, failed: bool) -> None:
-        """Ends the body, unless it has failed: the missing end tells that events are missing."""
+        """Ends the body; one that has failed is cut instead, which tells the client that events are missing."""
         ends_after_error = self._flow_control is not None and self._flow_control.ends_after_error
         self.release()
         if not failed or ends_after_error:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            # Shielded: Hypercorn says first that the client has left, upon which the writer is cancelled.
+            with anyio.move_on_after(FINAL_SEND_TIMEOUT, shield=True):
+                await cut_response(self._send)
 
     async def wait_left(self) -> None:
         """Reads until ``http.disconnect``."""

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     Ends = tuple[tuple[str, int], int]
     """The client's address and the server's port."""
 
-__all__ = ("drop_connections", "is_shared")
+__all__ = ("cut_response", "drop_connections", "is_shared")
 
 _DESCRIPTORS = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+
+_HYPERCORN_STREAM = "hypercorn.protocol.http_stream"
 
 _UVICORN_PROTOCOLS = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
 
@@ -39,6 +41,25 @@ def drop_connections(requests: Iterable[tuple[Callable[..., Awaitable[None]], Ma
     ends.discard(None)
     if ends:
         _shut_sockets(ends)
+
+
+async def cut_response(send: Callable[..., Awaitable[None]]) -> None:
+    """Ends a response that has failed, after what was sent, so that its client sees at once that it is cut.
+
+    Without it the client learns of it only when the exception reaches the server, which is after the cleanups. Uvicorn
+    closes the connection, and Hypercorn the stream, as they do then. Where neither is found, nothing is done.
+
+    Args:
+        send: The ASGI ``send`` of the request.
+    """
+    for candidate in behind(send):
+        module = module_of_owner(candidate)
+        if module in _UVICORN_PROTOCOLS and hasattr(candidate.__self__, "transport"):
+            candidate.__self__.transport.close()
+            return
+        if module == _HYPERCORN_STREAM:
+            await candidate(None)
+            return
 
 
 def is_shared(scope: Mapping[str, Any]) -> bool:

@@ -136,6 +136,26 @@ async def visit(
     return SafeServerSentEvent(species.make(visits[key]), **options)
 
 
+@get("/broken")
+async def broken(stream: StreamContext, key: str, gate: str) -> ServerSentEvent:
+    """A body that fails, and a cleanup that lasts until the gate is opened."""
+
+    async def clean() -> None:
+        opened = anyio.Event()
+        gates.setdefault(gate, []).append(opened)
+        record("cleaning", key)
+        await opened.wait()
+        record("cleaned", key)
+
+    async def body() -> AsyncIterator[str]:
+        yield "one"
+        yield "two"
+        raise RuntimeError("on purpose, in a body")
+
+    stream.push_async_callback(clean)
+    return SafeServerSentEvent(body(), cleanup_timeout=600.0)
+
+
 @post("/gate/{name:str}")
 async def open_gate(name: str) -> None:
     """Let them go one after another, so that none has to wait for the work of all."""
@@ -201,7 +221,7 @@ dependencies: dict[str, Callable[..., Any] | Provide] = (
     {} if SAFE else {"stream": Provide(StreamContext, sync_to_thread=False)}
 )
 app = Litestar(
-    [visit, open_gate, revoke, release_threads, progress, statistics],
+    [visit, broken, open_gate, revoke, release_threads, progress, statistics],
     plugins=[plugin] if SAFE else [],
     dependencies=dependencies,
     on_startup=[on_startup],
