@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from litestar.response import Response
 from litestar.response.sse import ServerSentEventMessage
 from litestar.serialization import default_serializer
+from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_204_NO_CONTENT
 from msgspec import UNSET
 
 from litestar_safe_sse._core.messages import SSEMessage
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = (
     "ServerSentEventMessage",
     "as_called",
+    "chosen_status",
     "default_serializer",
     "dependencies_of",
     "from_litestar",
@@ -64,6 +66,22 @@ def request_class_of(scope: Scope) -> type[Request[Any, Any, Any]]:
     handler: Any = scope["route_handler"]
     found = handler.resolve_request_class() if hasattr(handler, "ownership_layers") else handler.request_class
     return cast("type[Request[Any, Any, Any]]", found)
+
+
+def chosen_status(status_code: int | None, handler: object) -> int:
+    """Returns the status that a handler's decorator asks for, or 200.
+
+    Litestar's own default for a method (201 where there is POST, 204 for DELETE) is nobody's choice, and on any status
+    but 200 an ``EventSource`` gives up for good (WHATWG HTML, section 9.2.3).
+
+    Args:
+        status_code: What Litestar has decided.
+        handler: The route handler, or ``None``.
+    """
+    if status_code is None or status_code == HTTP_204_NO_CONTENT:
+        return HTTP_200_OK
+    is_default = status_code == HTTP_201_CREATED and "POST" in getattr(handler, "http_methods", ())
+    return HTTP_200_OK if is_default else status_code
 
 
 def as_called(to_asgi_response: _F) -> _F:

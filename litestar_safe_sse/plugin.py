@@ -14,7 +14,7 @@ from litestar.routes import HTTPRoute, WebSocketRoute
 
 from litestar_safe_sse._core.registry import StreamRegistry
 from litestar_safe_sse._core.state import CloseReason
-from litestar_safe_sse._litestar import logger_of
+from litestar_safe_sse._litestar import chosen_status, logger_of
 from litestar_safe_sse._slot import SLOT, Slot
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.dependencies import KEY, InjectedStreamContext, check_parameters, provide_stream
@@ -70,7 +70,7 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
         return app_config
 
     def receive_route(self, route: BaseRoute) -> None:
-        """Refuses handlers that cannot work; called by Litestar.
+        """Refuses handlers that cannot work, and decides the status of those that stream; called by Litestar.
 
         Raises:
             ImproperlyConfiguredException: If a parameter ``stream`` is something else, or a stream is to be cached.
@@ -78,7 +78,9 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
         if isinstance(route, HTTPRoute):
             for handler in route.route_handlers:
                 check_parameters(handler)
-                check_cache(handler)
+                if handler.parsed_fn_signature.return_type.is_subclass_of(SafeServerSentEvent):
+                    check_cache(handler)
+                    handler.status_code = chosen_status(handler.status_code, handler)  # which the schema tells
         elif isinstance(route, WebSocketRoute):
             check_parameters(route.route_handler)
 
@@ -138,7 +140,7 @@ class StreamGuard:
 
 def check_cache(handler: HTTPRouteHandler) -> None:
     """Refuses to cache a stream: Litestar would keep every event, and replay a stream that was cut as a whole one."""
-    if handler.cache and handler.parsed_fn_signature.return_type.is_subclass_of(SafeServerSentEvent):
+    if handler.cache:
         raise ImproperlyConfiguredException(f"{handler} returns a stream, which cannot be cached; remove `cache`")
 
 

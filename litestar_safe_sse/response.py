@@ -17,7 +17,7 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.transport import HTTPTransport
 from litestar_safe_sse._handler import make_encoder, make_headers
-from litestar_safe_sse._litestar import as_called
+from litestar_safe_sse._litestar import as_called, chosen_status
 from litestar_safe_sse._runtime.shielding import run_shielded
 from litestar_safe_sse._slot import Slot
 from litestar_safe_sse.config import SafeSSEConfig
@@ -56,7 +56,7 @@ class SafeServerSentEvent(Response[Any]):
         event_id: The ID of events that carry none.
         retry_duration: The reconnection time of events that carry none, in milliseconds.
         comment_message: A comment, sent once at the beginning.
-        status_code: The status code; Litestar's default for the method unless given.
+        status_code: The status code; the one that the handler's decorator asks for unless given, or else 200.
         ping_interval: Seconds without an event after which a heartbeat is sent; ``None`` for no heartbeats.
         send_timeout: Seconds after which a client that takes no bytes is given up; ``None`` for no limit.
         max_lifetime: Seconds after which the stream is ended, for the client to reconnect; ``None`` for no limit.
@@ -163,7 +163,7 @@ class SafeServerSentEvent(Response[Any]):
             cookies=[*self.cookies, *(cookies or ())],
             headers=make_headers(headers or {}, self.headers) if self.headers else handler.headers(headers or {}),
             is_head_response=is_head_response or request.method == "HEAD",
-            status_code=self.status_code or status_code or 200,
+            status_code=self.status_code or chosen_status(status_code, request.scope.get("route_handler")),
         )
 
     def _encoder(self, handler: Handler, config: SafeSSEConfig, type_encoders: TypeEncodersMap) -> Encoder:

@@ -39,11 +39,15 @@ except ImportError:  # before Litestar 2.23
 
 CONFIG = SafeSSEConfig(ping_interval=None, cleanup_timeout=1, shutdown_grace=0.2)
 
+PLAIN: dict[str, Any] = {"openapi_config": None}
+"""What an application of the tests is made with. From Litestar 3 it configures no logging."""
+if "logging_config" in inspect.signature(Litestar).parameters:
+    PLAIN["logging_config"] = None
+
 
 def make_app(*handlers: Any, config: SafeSSEConfig = CONFIG, **options: Any) -> tuple[Litestar, StreamRegistry]:
     plugin = SafeSSEPlugin(config)
-    options.setdefault("logging_config", None)
-    options.setdefault("openapi_config", None)
+    options = {**PLAIN, **options}
     plugins = [*options.pop("plugins_before", ()), plugin, *options.pop("plugins_after", ())]
     return Litestar(handlers, plugins=plugins, **options), plugin.streams
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from litestar import get, post
+from litestar import get
 from litestar.datastructures import CacheControlHeader, Cookie, ResponseHeader
 
 from litestar_safe_sse import SafeServerSentEvent
@@ -134,23 +134,3 @@ async def test_media_type_of_the_handler_is_overruled() -> None:
 
     async with serving(handler) as (app, _):
         assert (await request(app)).headers["content-type"].startswith("text/event-stream")
-
-
-async def test_status_code() -> None:
-    """The status is the response's, else the handler's, else Litestar's for the method."""
-
-    @post("/default")
-    async def default() -> SafeServerSentEvent:
-        return SafeServerSentEvent(["x"])
-
-    @post("/handler", status_code=202)
-    async def of_handler() -> SafeServerSentEvent:
-        return SafeServerSentEvent(["x"])
-
-    @post("/response", status_code=202)
-    async def of_response() -> SafeServerSentEvent:
-        return SafeServerSentEvent(["x"], status_code=200)
-
-    async with serving(default, of_handler, of_response) as (app, _):
-        for path, status in (("/default", 201), ("/handler", 202), ("/response", 200)):
-            assert (await request(app, path, method="POST")).status == status
