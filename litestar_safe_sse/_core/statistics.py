@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping  # a field of what users may have in a schema
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
 from litestar_safe_sse._core.state import CloseReason, StreamState
 
-if TYPE_CHECKING:
-    from litestar_safe_sse._core.stream import Stream
-
-__all__ = ("Observer", "RegistryStatistics", "StreamStatistics")
+__all__ = ("ObservedStream", "Observer", "RegistryStatistics", "StreamStatistics")
 
 
 class StreamStatistics(Struct, frozen=True, kw_only=True):
@@ -59,17 +56,32 @@ class RegistryStatistics(Struct, frozen=True, kw_only=True):
     draining: bool
 
 
+class ObservedStream(Protocol):
+    """What an observer may ask of a stream."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def handler(self) -> str: ...
+
+    @property
+    def close_reason(self) -> CloseReason | None: ...
+
+    def statistics(self) -> StreamStatistics: ...
+
+
 class Observer(Protocol):
     """Is notified of what streams do, in their event loop's thread. It must neither block nor raise."""
 
-    def stream_opened(self, stream: Stream) -> None:
+    def stream_opened(self, stream: ObservedStream) -> None:
         """A stream has been admitted."""
 
     def stream_refused(self, handler: str, why: str) -> None:
         """A stream of a handler has not been admitted."""
 
-    def stream_sent(self, stream: Stream, size: int) -> None:
+    def stream_sent(self, stream: ObservedStream, size: int) -> None:
         """So many bytes have been handed to the server, which has taken them."""
 
-    def stream_closed(self, stream: Stream) -> None:
+    def stream_closed(self, stream: ObservedStream) -> None:
         """A stream has ended and cleaned up."""

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig
-from litestar_safe_sse._core.stream import Stream
+from litestar_safe_sse._core.statistics import ObservedStream
 from tests.core.apps import Server
 from tests.core.bodies import short, waiting
 from tests.core.clients import Connection
@@ -23,16 +23,16 @@ class Recorder:
         self.events: list[tuple[Any, ...]] = []
         self.bytes = 0
 
-    def stream_opened(self, stream: Stream) -> None:
+    def stream_opened(self, stream: ObservedStream) -> None:
         self.events.append(("opened", stream.id))
 
     def stream_refused(self, handler: str, why: str) -> None:
         self.events.append(("refused", why))
 
-    def stream_sent(self, stream: Stream, size: int) -> None:
+    def stream_sent(self, stream: ObservedStream, size: int) -> None:
         self.bytes += size
 
-    def stream_closed(self, stream: Stream) -> None:
+    def stream_closed(self, stream: ObservedStream) -> None:
         self.events.append(("closed", stream.id, stream.close_reason))
 
 
