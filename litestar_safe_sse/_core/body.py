@@ -101,6 +101,7 @@ class Body:
         try:
             put = self._buffer.put
             self._content = iterator = await aiterate(self._content, self._runtime, name)
+            self._buffer.note_step()
             async for item in iterator:
                 if put(item) and not await self._hold(iterator):
                     return

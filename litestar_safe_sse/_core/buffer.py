@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
+from litestar_safe_sse._core.pace import AT_ONCE, TURN, Pace
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
@@ -18,11 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ("BlockEncoder", "Buffer", "BufferState")
 
-TURN = 0.005
-"""Seconds a body may go on without giving the other streams of its loop a turn."""
-
-GLANCES = 8
-"""Every how many events the clock is looked at, which costs as much as all else."""
+FEWEST_LOOKS = 8
+"""Every how many events the clock is looked at while many come at once, since that costs as much as all else."""
 
 LINGER_TURNS = 4
 LINGER = 0.0005
@@ -96,11 +94,12 @@ class Buffer:
         "_encoder",
         "_filled",
         "_frame",
-        "_glance_at",
         "_has_room",
         "_json_types",
         "_limit",
         "_linger_until",
+        "_look_at",
+        "_pace",
         "_parts",
         "_progress",
         "_ready",
@@ -130,8 +129,11 @@ class Buffer:
         """What came after the parts: ASCII texts, or JSON."""
         self._are_json = False
         self._size = 0
-        self._glance_at = 1
-        self._until = 0.0
+        self._pace = Pace()
+        self._until = AT_ONCE
+        """Until when the body may go on without a turn of the loop."""
+        self._look_at = 0
+        """At how many events the clock is looked at again."""
         self._filled = runtime.wake()
         self._has_room = runtime.wake()
         self._progress: anyio.Event | None = None
@@ -177,8 +179,8 @@ class Buffer:
             item: What a body has yielded.
 
         Returns:
-            Whether the body has to :meth:`pause`: the buffer is full, or the loop has had no turn for a while, or the
-            stream's first event waits behind this one, or the body is to end.
+            Whether the body has to :meth:`pause`: the buffer is full, or the loop has had no turn for a while, or
+            nothing tells that what the body does next won't block the loop, or the body is to end.
 
         Raises:
             InvalidFieldError: If it cannot be sent.
@@ -208,23 +210,21 @@ class Buffer:
             self._parts.append(block)
             self._size += len(block)
         self._ready = ready = self._ready + 1
-        if ready < self._glance_at:
+        if ready < self._look_at:
             return self._size >= self._limit
-        return self._glance() or self._size >= self._limit
+        return self._look() or self._size >= self._limit
 
-    def _glance(self) -> bool:
-        """Looks at the clock, and tells whether the body has had its time."""
-        if self._ready > 1:
-            self._glance_at += GLANCES
-            return monotonic() > self._until
-        if self._taken:
-            self._glance_at = GLANCES
-            self._until = monotonic() + TURN
-        else:  # the first event of all is to go out at once
-            self._glance_at, self._until = 2, 0.0
+    def _look(self) -> bool:
+        """Looks at the clock, and tells whether the body has to pause."""
+        ready = self._ready
+        self._look_at = ready + (ready if ready < FEWEST_LOOKS else FEWEST_LOOKS)
+        now = monotonic()
+        if now < self._until:
+            return False
         if not self._turns:
             self._filled.set()
-        return False
+        self._until = self._pace.decide(now, self._until)
+        return now >= self._until
 
     def _fold(self) -> None:
         texts, are_json = self._texts, self._are_json
@@ -240,8 +240,8 @@ class Buffer:
         self._parts.append(block)
         self._size += len(block)
         self._ready += 1
-        if self._ready == 1:
-            self._glance()
+        if not self._turns:
+            self._filled.set()
 
     async def pause(self) -> None:
         """Gives the loop a turn, and waits until there is room or the body is to end."""
@@ -249,9 +249,19 @@ class Buffer:
             self._runtime.let_threads_run()
         self._turns = 0
         self._filled.set()
+        turns, until = self._pace.turns, monotonic() + TURN
         await self._runtime.turn()
+        while turns > 1 and monotonic() < until:
+            turns -= 1
+            await self._runtime.turn()
         while self._size >= self._limit and self._state is BufferState.OPEN:
             await self._has_room.wait()
+        self._start_over()
+        self.note_step()
+
+    def note_step(self) -> None:
+        """Takes note that the body goes on, which may block the loop."""
+        self._pace.begin_step(self._runtime)
 
     def end(self) -> None:
         """Ends the waiting: the body goes on to its end, and the writer looks whether it is there.
@@ -292,7 +302,7 @@ class Buffer:
         now, before = monotonic(), self._sent_at
         self._sent_at = now
         if now > before + AT_WORK:  # what is rare, as an event to thousands of streams, is not followed by others
-            return not self._ready
+            return not self._size
         self._turns = LINGER_TURNS
         self._linger_until = now + LINGER
         self._runtime.call_soon(self._turn)
@@ -300,15 +310,15 @@ class Buffer:
 
     def _turn(self) -> None:
         # By callbacks, since to resume the writer is to resume the whole application below it.
-        self._turns = self._turns - 1 if self._ready and monotonic() < self._linger_until else 0
+        self._turns = self._turns - 1 if self._size and monotonic() < self._linger_until else 0
         if self._turns > 0:
             self._runtime.call_soon(self._turn)
-        elif self._ready:
+        elif self._size:
             self._filled.set()
 
     def take(self) -> bytes:
         """Takes everything that is ready as one chunk; empty if there is nothing."""
-        if not self._ready:
+        if not self._size:
             return b""
         if self._texts:
             self._fold()
@@ -320,7 +330,11 @@ class Buffer:
     def _forget(self) -> None:
         self._taken += self._ready
         self._ready = self._size = 0
-        self._glance_at = 1
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._until = AT_ONCE
+        self._look_at = 0
 
     def mark_written(self) -> None:
         """Tells those who wait in :meth:`flush` that all that was taken has been handed over."""
@@ -333,7 +347,7 @@ class Buffer:
         Raises:
             StreamClosedError: If it no longer can be.
         """
-        goal = self._taken + self._ready
+        goal = self.events
         while self._written < goal:
             if self._state is BufferState.DROPPED:
                 raise StreamClosedError("the client is gone, or the stream has ended; what was left was not sent")

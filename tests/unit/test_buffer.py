@@ -131,12 +131,13 @@ def test_a_dropped_buffer_is_empty() -> None:
 def test_an_ended_buffer_holds_nobody_and_keeps_what_comes() -> None:
     """The body is told at each event that it is to end, and what it says until then is still written."""
     buffer = opened(Encoder())
-    assert buffer.put("one") is False
+    buffer.put("one")
+    assert buffer.put("two") is False
     buffer.end()
     assert buffer.state is BufferState.ENDED
-    assert buffer.put("two") is True
+    assert buffer.put("three") is True
     assert buffer.linger() is False
-    assert buffer.take() == b"data: one\r\n\r\ndata: two\r\n\r\n"
+    assert buffer.take() == b"data: one\r\n\r\ndata: two\r\n\r\ndata: three\r\n\r\n"
 
 
 def test_a_buffer_that_ends_before_it_is_configured_stays_ended() -> None:
