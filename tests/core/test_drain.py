@@ -132,6 +132,7 @@ async def test_a_grace_of_its_own_is_bounded_by_the_shutdown(began_before: bool)
 
     async def talkative(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         try:
+            assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
             yield "one"
             await stream.wait_closing()
             probe.note("farewell")
