@@ -10,6 +10,7 @@ import logging
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from litestar.exceptions import LitestarException
 from litestar.response import Response
 from litestar.response.sse import ServerSentEventMessage
 from litestar.serialization import default_serializer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = (
     "ServerSentEventMessage",
     "as_called",
+    "cause_of",
     "chosen_status",
     "default_serializer",
     "dependencies_of",
@@ -101,3 +103,10 @@ def as_called(to_asgi_response: _F) -> _F:
     kept = [field for name, field in signature.parameters.items() if name not in ("app", "encoded_headers")]
     called.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     return cast("_F", called)
+
+
+def cause_of(error: Exception) -> Exception:
+    """Returns what Litestar wraps when an exception comes after the response has started."""
+    while type(error) is LitestarException and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error

@@ -49,6 +49,11 @@ class CleanupRegistry:
     def __len__(self) -> int:
         return len(self._stack)
 
+    @property
+    def failures(self) -> list[tuple[str, BaseException]]:
+        """The cleanups that have failed so far, by name."""
+        return self._failures
+
     async def enter_async_context(self, manager: AbstractAsyncContextManager[T]) -> T:
         """Enters an async context manager; it is left when the stream has ended."""
         self._check_open()

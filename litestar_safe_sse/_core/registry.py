@@ -170,6 +170,11 @@ class StreamRegistry:
 
     # Shutdown
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether a shutdown of this event loop is watched for: from :meth:`start` to :meth:`stop`."""
+        return current_key() in self._loops
+
     def start(self) -> None:
         """Begins to watch for a shutdown. Called when the application starts, and by the first stream at the latest."""
         loop = self._loops.get(current_key())

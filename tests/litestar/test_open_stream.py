@@ -1,0 +1,252 @@
+"""``open_stream``: endless streams in tests, with clients that leave, stall and come back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+from litestar import Litestar, Request, get, post
+from litestar.exceptions import ValidationException
+from litestar.middleware.session.client_side import CookieBackendConfig
+from msgspec import Struct
+
+from litestar_safe_sse import (
+    CloseReason,
+    InvalidFieldError,
+    MissingPluginError,
+    SafeServerSentEvent,
+    SafeSSEConfig,
+    SafeSSEPlugin,
+    SSEMessage,
+    StreamContext,
+)
+from litestar_safe_sse.testing import StreamEndedError, open_stream, open_stream_sync
+
+pytestmark = pytest.mark.anyio
+
+
+class Token(Struct):
+    text: str
+
+
+class Story:
+    """An application, and what has happened in it."""
+
+    def __init__(self, **config: Any) -> None:
+        self.events: list[str] = []
+        self.plugin = SafeSSEPlugin(SafeSSEConfig(**config))
+
+        @get("/endless")
+        async def endless(stream: StreamContext) -> SafeServerSentEvent:
+            async def clean() -> None:
+                await anyio.lowlevel.checkpoint()
+                self.events.append("cleaned")
+
+            async def body() -> AsyncIterator[Any]:
+                yield SSEMessage("first", id=stream.last_event_id or "none")
+                await anyio.sleep_forever()
+
+            stream.push_async_callback(clean)
+            return SafeServerSentEvent(body())
+
+        @post("/chat")
+        async def chat(request: Request[Any, Any, Any]) -> SafeServerSentEvent:
+            data = await request.json()
+            if "ask" not in data:
+                raise ValidationException("ask must be given")
+            request.session["asked"] = request.session.get("asked", 0) + 1
+
+            async def body() -> AsyncIterator[Any]:
+                yield SSEMessage(Token(f"{data['ask']}{request.session['asked']}"), event="token")
+
+            return SafeServerSentEvent(body())
+
+        @get("/fails")
+        async def fails() -> SafeServerSentEvent:
+            async def body() -> AsyncIterator[str]:
+                yield "one"
+                raise LookupError("on purpose")
+
+            return SafeServerSentEvent(body())
+
+        @get("/flood")
+        async def flood() -> SafeServerSentEvent:
+            async def body() -> AsyncIterator[str]:
+                while True:
+                    yield "x" * 1000
+
+            return SafeServerSentEvent(body())
+
+        async def on_startup() -> None:
+            self.events.append("started")
+
+        self.app = Litestar(
+            [endless, chat, fails, flood],
+            plugins=[self.plugin],
+            middleware=[CookieBackendConfig(secret=b"x" * 16).middleware],
+            on_startup=[on_startup],
+        )
+
+
+async def test_an_endless_stream_is_read_left_and_asserted_on() -> None:
+    """Status, headers, events and the last event ID are the client's; reason and cleanups are the stream's."""
+    story = Story()
+    async with open_stream(story.app, "GET", "/endless", last_event_id="5") as stream:
+        assert stream.status == 200
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        event = await stream.next()
+        assert (event.type, event.data, event.id) == ("message", "first", "5")
+        assert stream.last_event_id == "5"
+        assert stream.close_reason is None
+        await stream.disconnect()
+        assert stream.close_reason is CloseReason.CLIENT_DISCONNECTED
+        assert stream.cleanups == []
+    assert story.events == ["started", "cleaned"]
+
+
+async def test_leaving_the_block_is_leaving_the_stream() -> None:
+    """A stream that is still open has ended and cleaned up when the block has been left."""
+    story = Story()
+    async with open_stream(story.app, "GET", "/endless") as stream:
+        await stream.next()
+    assert stream.close_reason is CloseReason.CLIENT_DISCONNECTED
+    assert story.events[-1] == "cleaned"
+    assert len(story.plugin.streams) == 0
+
+
+async def test_a_failure_in_the_block_is_raised_as_it_is() -> None:
+    """Not wrapped in a group; and the stream has been cleaned up."""
+    story = Story()
+    with pytest.raises(ZeroDivisionError):
+        async with open_stream(story.app, "GET", "/endless"):
+            _ = 1 / 0
+    assert story.events[-1] == "cleaned"
+
+
+async def test_a_posted_body_is_answered_with_typed_events_and_sessions_are_kept() -> None:
+    """A jar of cookies keeps the session from one request to the next."""
+    story, jar = Story(), httpx.Cookies()
+    for number in (1, 2):
+        async with open_stream(story.app, "POST", "/chat", json={"ask": "why"}, cookies=jar) as stream:
+            event = await stream.next()
+            assert event.type == "token"
+            assert event.json(Token) == Token(f"why{number}")
+            with pytest.raises(StreamEndedError, match="the response was ended"):
+                await stream.next()
+            assert stream.complete
+            await stream.wait_closed()
+            assert stream.close_reason is CloseReason.COMPLETED
+
+
+async def test_no_wait_is_without_a_bound() -> None:
+    """A time-out says what was waited for, and how the stream fares."""
+    story = Story()
+    async with open_stream(story.app, "GET", "/endless", timeout=0.05) as stream:
+        await stream.next()
+        with pytest.raises(TimeoutError, match=r"the next event has not come within 0\.05 s; GET /endless: Stream"):
+            await stream.next()
+        with pytest.raises(TimeoutError, match="the end of the stream"):
+            await stream.wait_closed()
+
+
+async def test_what_the_application_raises_is_raised() -> None:
+    """A body that fails cuts its response; the error is raised when the block is left, unless it is not wanted."""
+    story = Story()
+    seen: list[str] = []
+
+    async def visit() -> None:
+        async with open_stream(story.app, "GET", "/fails") as stream:
+            seen.extend([event.data async for event in stream])
+            assert not stream.complete
+
+    with pytest.raises(LookupError, match="on purpose"):
+        await visit()
+    assert seen == ["one"]
+    async with open_stream(story.app, "GET", "/fails", raise_app_exceptions=False) as stream:
+        await stream.wait_closed()
+    assert stream.close_reason is CloseReason.ERROR
+    assert stream.exception is not None
+
+
+async def test_a_shutdown_ends_the_stream() -> None:
+    """As a server's does: the reason is told, the end is a proper one, and newcomers are not admitted."""
+    story = Story()
+    async with open_stream(story.app, "GET", "/endless") as stream:
+        await stream.next()
+        await stream.shutdown()
+        assert stream.complete
+        assert stream.close_reason is CloseReason.SHUTDOWN
+
+
+async def test_a_client_that_stalls_is_given_up() -> None:
+    """And one that reads on in time is not."""
+    story = Story(send_timeout=0.2, ping_interval=None)
+    async with open_stream(story.app, "GET", "/flood") as stream:
+        await stream.next()
+        stream.stall()
+        stream.resume()
+        await stream.next()
+        stream.stall()
+        await stream.wait_closed()
+    assert stream.close_reason is CloseReason.SEND_TIMEOUT
+
+
+async def test_heartbeats_are_seen_as_comments() -> None:
+    """They can be waited for."""
+    story = Story(ping_interval=0.02)
+    async with open_stream(story.app, "GET", "/endless") as stream:
+        assert await stream.wait_comment() == "ping"
+        assert "ping" in stream.comments
+
+
+async def test_an_error_response_can_be_read() -> None:
+    """What is no stream has a status and a body."""
+    story = Story()
+    async with open_stream(story.app, "POST", "/chat", json={"unknown": 1}) as response:
+        assert response.status == 400
+        assert b"ask" in await response.read()
+    assert response.close_reason is None
+    assert response.statistics() is None
+
+
+async def test_several_streams_share_the_lifespan() -> None:
+    """A second one joins the lifespan that the first has entered."""
+    story = Story()
+    async with open_stream(story.app, "GET", "/endless") as one, open_stream(story.app, "GET", "/endless") as two:
+        await one.next()
+        await two.next()
+        await one.half_close()
+        assert two.close_reason is None
+    assert story.events == ["started", "cleaned", "cleaned"]
+
+
+async def test_bad_input_is_refused() -> None:
+    """An application without the plugin, and a time-out that is none."""
+    with pytest.raises(MissingPluginError, match="must have the plugin"):
+        async with open_stream(Litestar([]), "GET", "/"):
+            pass
+    with pytest.raises(InvalidFieldError, match="timeout"):
+        async with open_stream(Story().app, "GET", "/endless", timeout=0):
+            pass
+
+
+def test_a_plain_function_can_do_the_same() -> None:
+    """The twin waits where the other is awaited."""
+    story = Story()
+    with open_stream_sync(story.app, "GET", "/endless", last_event_id="7") as stream:
+        assert stream.status == 200
+        assert stream.next().id == "7"
+        stream.stall()
+        stream.resume()
+        stream.disconnect()
+        assert stream.close_reason is CloseReason.CLIENT_DISCONNECTED
+    with open_stream_sync(story.app, "POST", "/chat", json={"ask": "why"}) as chat:
+        assert [event.json(Token).text for event in chat] == ["why1"]
+    with open_stream_sync(story.app, "GET", "/endless") as stream:
+        stream.next()
+        stream.shutdown()
+        assert stream.close_reason is CloseReason.SHUTDOWN
