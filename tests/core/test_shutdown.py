@@ -80,6 +80,7 @@ async def test_a_client_that_leaves_during_the_grace_cuts_no_cleanup_short() -> 
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         try:
             probe.note("began")
+            assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
             yield "one"
             await stream.wait_closing()
             yield "farewell"
