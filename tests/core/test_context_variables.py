@@ -26,6 +26,8 @@ class Requests:
     def __init__(self, config: SafeSSEConfig) -> None:
         self.seen: dict[str, list[str]] = {}
         self.stays = anyio.Event()
+        self.waits = anyio.Event()
+        """Set when the body that is stubborn waits."""
 
         async def handler(stream: StreamContext) -> AsyncIterator[str]:
             name = stream.request["path"][1:]
@@ -37,6 +39,8 @@ class Requests:
                 token = whose.set(f"body of {whose.get()}")
                 try:
                     yield whose.get()
+                    if name == "stubborn":
+                        self.waits.set()
                     while not self.stays.is_set():
                         try:
                             with anyio.CancelScope(shield=name == "stubborn"):
@@ -72,12 +76,15 @@ async def test_a_body_sees_what_its_handler_has_set() -> None:
 async def test_the_cleanups_of_a_body_left_behind_see_their_own_stream() -> None:
     """A body's time is kept by a timer that other streams share, but what follows is not done in their context."""
     requests = Requests(SafeSSEConfig(ping_interval=SHORT, cleanup_timeout=SHORT))
-    other, stubborn = Connection("/other"), Connection("/stubborn", leaves_after=b"data")
+    other, stubborn = Connection("/other"), Connection("/stubborn")
     with anyio.fail_after(WAIT):
         async with anyio.create_task_group() as group:
             group.start_soon(requests.visit, other)
             await other.until(lambda connection: b"data" in connection.body)
-            await requests.visit(stubborn)
+            async with anyio.create_task_group() as leaving:
+                leaving.start_soon(requests.visit, stubborn)
+                await requests.waits.wait()
+                stubborn.leave()
             before = list(requests.seen["stubborn"])
             requests.stays.set()
     # Before Python 3.11 a task of asyncio's cannot share a context; its successor has that of the handler.
