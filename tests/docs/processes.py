@@ -19,6 +19,7 @@ from httpx_sse import EventSource, ServerSentEvent
 
 from tests.bounds import WAIT
 from tests.ports import free_port
+from tests.signals import default_signals
 
 
 class UvicornProcess:
@@ -35,7 +36,12 @@ class UvicornProcess:
 
     def _start(self) -> None:
         self.process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._environment
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self._environment,
+            preexec_fn=default_signals,
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

@@ -20,6 +20,7 @@ import psutil
 from playwright.sync_api import BrowserContext, sync_playwright
 
 from tests.ports import free_port
+from tests.signals import default_signals
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = os.environ.get("CHROMIUM") or next(
@@ -65,6 +66,7 @@ def launched(server: str = "uvicorn", *, workers: int = 1, redis_url: str = "") 
             env={**os.environ, "EXAMPLE_REDIS_URL": redis_url},
             stdout=output,
             stderr=output,
+            preexec_fn=default_signals,
         ) as process,
     ):
         try:

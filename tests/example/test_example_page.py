@@ -17,6 +17,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, R
 from example_app.bodies import KINDS
 from tests.example.processes import CHROMIUM, PATIENCE_MS
 from tests.ports import free_port
+from tests.signals import default_signals
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROM
 @contextlib.contextmanager
 def serving(port: int) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "uvicorn", "example_app.app:app", "--port", str(port), "--log-level", "warning"]
-    with subprocess.Popen(command, cwd=ROOT) as process:
+    with subprocess.Popen(command, cwd=ROOT, preexec_fn=default_signals) as process:
         try:
             deadline = time.monotonic() + 30
             while True:

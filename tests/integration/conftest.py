@@ -16,6 +16,7 @@ from tests.integration.processes import ROOT, Kind, Launch, Server
 from tests.integration.watches import Handler, Run
 from tests.loops import ASYNCIO, TRIO, UVLOOP
 from tests.ports import free_port
+from tests.signals import default_signals
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=default_signals,
             )
         servers.append(Server(port, process, mailbox, log))
         return servers[-1]

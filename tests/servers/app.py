@@ -27,6 +27,7 @@ from litestar.di import Provide
 from litestar.enums import HttpMethod
 from litestar.response import ServerSentEvent
 
+from tests.bounds import NEVER
 from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, FLOOD_LIMIT, SPECIES, Visit, release
 
 SAFE = os.environ.get("SAFE_SSE_FLAVOUR", "safe") == "safe"
@@ -50,7 +51,7 @@ if SAFE:
         StreamContext,
     )
 
-    plugin = SafeSSEPlugin(SafeSSEConfig())
+    plugin = SafeSSEPlugin(SafeSSEConfig(ping_interval=NEVER, send_timeout=NEVER, cleanup_timeout=NEVER))
 else:
 
     class StreamContext:  # type: ignore[no-redef]
@@ -104,8 +105,8 @@ async def visit(
     fail: bool = False,
     own: float = CLEANUP_SECONDS,
     limit: int = FLOOD_LIMIT,
-    send_timeout: float = 30.0,
-    ping_interval: float = 15.0,
+    send_timeout: float = NEVER,
+    ping_interval: float = NEVER,
     max_lifetime: float | None = None,
 ) -> ServerSentEvent:
     record("entered", key)

@@ -45,13 +45,6 @@ class ServerKind:
         return self.server != "daphne"
 
     @property
-    def exit_allowance(self) -> float:
-        """Seconds a server may take to exit beyond the longest clean-up."""
-        if self.trio:
-            return TRIO_GRACE + 1.5
-        return 1.5 if self.server == "hypercorn" else 1.0
-
-    @property
     def pushes_back(self) -> bool:
         """Whether ``send()`` blocks when the client stops reading."""
         return self.server in {"uvicorn", "granian"} or (self.server == "hypercorn" and self.protocol == "1.1")

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import psutil
 
+from tests.bounds import START, WAIT
 from tests.ports import free_port
 from tests.servers.kinds import ROOT, ServerKind, certificate_files
 from tests.servers.records import Records
-
-START_TIMEOUT = 30.0
+from tests.signals import default_signals
 
 FLAVOUR = os.environ.get("SAFE_SSE_FLAVOUR", "safe")
 
@@ -57,12 +57,13 @@ class RunningServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=default_signals,
             )
         self.wait_ready(workers)
 
     def wait_ready(self, workers: int = 1, beyond: int = 0) -> None:
         """Wait until so many workers (more than ``beyond``) have run their start-up, and the port answers."""
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + START
         while True:
             self.records.read()
             started = {record["pid"] for record in self.records.named("startup")}
@@ -102,7 +103,7 @@ class RunningServer:
     def _gone(self) -> bool:
         return self.process.poll() is not None and not self.others()
 
-    async def wait_exit(self, within: float) -> float | None:
+    async def wait_exit(self, within: float = WAIT) -> float | None:
         """Wait until the process and its descendants are gone; return when, or ``None`` if they are not."""
         deadline = time.monotonic() + within
         while not self._gone():
@@ -115,8 +116,8 @@ class RunningServer:
         """End whatever is left, each by its own id, until nothing is."""
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(timeout=10)
-        deadline = time.monotonic() + 10
+        self.process.wait(timeout=WAIT)
+        deadline = time.monotonic() + WAIT
         while left := self.others():
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):

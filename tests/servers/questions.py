@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
+from tests.bounds import WAIT
 from tests.servers.clients import Crowd, fetch
 from tests.servers.http2 import Http2Connection
 from tests.servers.processes import RunningServer
@@ -29,8 +30,8 @@ async def crowd(server: RunningServer, paths: Sequence[str], **options: Any) -> 
 async def until_stuck(server: RunningServer, keys: Sequence[str]) -> dict[str, int]:
     """Wait until the bodies no longer get on, because the writer is blocked (or the flood is over)."""
     last: dict[str, int] = {}
-    same, deadline = 0, time.monotonic() + 20
-    while same < 4:
+    same, deadline = 0, time.monotonic() + WAIT
+    while same < 8:
         assert time.monotonic() < deadline, "the flood goes on"
         await asyncio.sleep(0.02)
         now = await ask(server, "/progress")
@@ -39,7 +40,7 @@ async def until_stuck(server: RunningServer, keys: Sequence[str]) -> dict[str, i
     return last
 
 
-async def settled(server: RunningServer, limits: dict[str, Any] | None = None, within: float = 10.0) -> dict[str, Any]:
+async def settled(server: RunningServer, limits: dict[str, Any] | None = None, within: float = WAIT) -> dict[str, Any]:
     """Ask for the process's statistics until they are within limits, or no longer change."""
     deadline = time.monotonic() + within
     # Daphne forgets its finished requests once a second, Hypercorn its idle connections after one.

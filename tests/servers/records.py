@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.bounds import WAIT
+
 
 class Records:
     """What the server process wrote, read as it grows."""
@@ -43,7 +45,7 @@ class Records:
     def named(self, what: str) -> list[dict[str, Any]]:
         return [record for record in self.lines if record["what"] == what]
 
-    async def until(self, condition: Callable[[], bool], within: float = 5.0) -> bool:
+    async def until(self, condition: Callable[[], bool], within: float = WAIT) -> bool:
         """Read until the condition holds; whether it did in time."""
         deadline = time.monotonic() + within
         while True:
@@ -54,5 +56,5 @@ class Records:
                 return False
             await asyncio.sleep(0.004)
 
-    async def until_each(self, keys: Sequence[str], what: str, within: float = 5.0) -> bool:
+    async def until_each(self, keys: Sequence[str], what: str, within: float = WAIT) -> bool:
         return await self.until(lambda: all(self.of(key, what) for key in keys), within)

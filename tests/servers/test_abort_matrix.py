@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import re
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.bounds import WAIT
 from tests.servers.bodies import ENDLESS, EVENTS, FLOODS, SPECIES, Species
 from tests.servers.clients import Leave, fetch
 from tests.servers.http1 import Http1Stream
@@ -29,13 +29,8 @@ ABORTS = int(os.environ.get("SAFE_SSE_ABORTS", "10000"))
 MEASURING = FLAVOUR != "safe"
 """Litestar's own response is measured for comparison, and nothing is asserted of it."""
 
-MEDIAN_BEYOND = 0.020
-"""Seconds that the median visit may take from leaving to its last clean-up, beyond the body's own."""
-WORST_BEYOND = 0.250
-"""The same for each single visit: other processes share the machine."""
-
-MEASUREMENTS = 3
-"""How often a cell may be measured before its time counts."""
+PATIENCE = 0.3 if MEASURING else WAIT
+"""Seconds after which what has not been cleaned up counts as leaked."""
 
 NOISE = re.compile(
     r"was never awaited|never retrieved|ResourceWarning|destroyed but it is pending|ignored GeneratorExit"
@@ -119,48 +114,34 @@ async def visit(server: RunningServer, species: Species, way: Way, keys: Sequenc
         left = {key: stream.left for key, stream in zip(keys, visitors.streams, strict=True)}
         if way.moment == BEFORE_RETURN:
             await ask(server, f"/gate/{gate}", "POST")
-        await server.records.until_each(keys, "registered", within=0.3 if MEASURING else 5.0)
+        await server.records.until_each(keys, "registered", within=PATIENCE)
     if not species.ends:
         await ask(server, "/release", "POST")
     return {key: at for key, at in left.items() if at is not None}
 
 
 async def fill(server: RunningServer, species: Species, way: Way) -> tuple[Cell, list[str]]:
-    """Visit, ``REPEATS`` times, and judge; where only the time is wrong, measure again: the machine is shared."""
+    """Visit, ``REPEATS`` times, and judge. How soon the clean-ups came is measured, and left to the report."""
     kind = server.kind
     began = {0, 1} if way.moment == BEFORE_RETURN else {1}
-    cell = Cell("leaving", kind.server, kind.name, kind.protocol, species.name, way.name, 0, 0)
+    keys = [f"{species.name}.{way.name.replace(' ', '-')}.{n}" for n in range(REPEATS)]
+    left: dict[str, float] = {}
+    size = 1 if species.alone else REPEATS
+    for start in range(0, REPEATS, size):
+        left |= await visit(server, species, way, keys[start : start + size])
     problems: list[str] = []
-    for attempt in range(1 if MEASURING else MEASUREMENTS):
-        keys = [f"{species.name}.{way.name.replace(' ', '-')}.{attempt}.{n}" for n in range(REPEATS)]
-        left: dict[str, float] = {}
-        size = 1 if species.alone else REPEATS
-        for start in range(0, REPEATS, size):
-            left |= await visit(server, species, way, keys[start : start + size])
-        beyond = []
-        for key in keys:
-            found = problems_of(server, key, species, "CLIENT_DISCONNECTED", began)
-            problems += found
-            if MEASURING:
-                found = [] if server.records.of(key, "ended") and server.records.of(key, "registered") else ["leak"]
-            if not found:
-                # one that left while its handler ran can't be ended before that has returned
-                since = max([left[key], *(r["at"] for r in server.records.of(key, "returned"))])
-                beyond.append(server.records.of(key, "registered")[-1]["at"] - since - species.own)
-        cell.visits += REPEATS
-        cell.cleaned += len(beyond)
-        cell.beyond = beyond
-        late = too_late(beyond)
-        if not late or problems:
-            break
-    return cell, [*problems, *(f"{species.name} {way.name}: {late}" for _ in [late] if late)]
-
-
-def too_late(beyond: Sequence[float]) -> str:
-    """Say how much later than allowed the clean-ups were, if they were."""
-    if not beyond or (statistics.median(beyond) <= MEDIAN_BEYOND and max(beyond) <= WORST_BEYOND):
-        return ""
-    return f"{statistics.median(beyond) * 1000:.1f} ms, worst {max(beyond) * 1000:.1f} ms too late"
+    beyond = []
+    for key in keys:
+        found = problems_of(server, key, species, "CLIENT_DISCONNECTED", began)
+        problems += found
+        if MEASURING:
+            found = [] if server.records.of(key, "ended") and server.records.of(key, "registered") else ["leak"]
+        if not found:
+            # one that left while its handler ran can't be ended before that has returned
+            since = max([left[key], *(r["at"] for r in server.records.of(key, "returned"))])
+            beyond.append(server.records.of(key, "registered")[-1]["at"] - since - species.own)
+    where = kind.server, kind.name, kind.protocol, species.name, way.name
+    return Cell("leaving", *where, REPEATS, len(beyond), beyond), problems
 
 
 def each_server(*names: str) -> pytest.MarkDecorator:
@@ -180,7 +161,7 @@ def before(server: RunningServer) -> dict[str, Any]:
         paths = [f"/stream/{name}?key={key}" for name, key in zip(names, keys, strict=True)]
         async with await crowd(server, paths) as visitors:
             await visitors.events(EVENTS)
-        await server.records.until_each(keys, "registered", within=0.3 if MEASURING else 5.0)
+        await server.records.until_each(keys, "registered", within=PATIENCE)
         return await settled(server)
 
     return asyncio.run(warm_up())
@@ -191,7 +172,10 @@ def before(server: RunningServer) -> dict[str, Any]:
 def test_body_is_cleaned_up_exactly_once_whichever_way_its_client_leaves(
     server: RunningServer, species: Species, before: dict[str, Any], cells: list[Cell]
 ) -> None:
-    """A client that leaves in any way, at any time, ends the body and then the clean-ups, once and at once."""
+    """A client that leaves in any way, at any time, ends the body and then the clean-ups, once.
+
+    Nothing but the leaving tells of it: heartbeats and timeouts are hours away.
+    """
 
     async def all_ways() -> list[str]:
         problems = []
@@ -224,7 +208,7 @@ ENDS = [
     ("fails_first", "", "ERROR", 0),
     ("fails_middle", "", "ERROR", EVENTS),
     ("fails_in_cleanup", "", "ERROR", EVENTS),
-    ("await_in_finally", "&max_lifetime=0.4", "MAX_LIFETIME", EVENTS),
+    ("await_in_finally", "&max_lifetime=1", "MAX_LIFETIME", EVENTS),
     ("await_in_finally", "revoke", "REVOKED", EVENTS),
 ]
 
@@ -296,8 +280,6 @@ def test_body_parked_at_its_yield_is_cleaned_up_when_its_client_leaves(
                 beyond,
             )
         )
-        if late := too_late(beyond):
-            problems.append(f"{way}: {late}")
         return problems
 
     ways = [Leave.RST] if server.kind.protocol == "1.1" else [Leave.RST_STREAM, Leave.RST]
@@ -316,7 +298,7 @@ def test_client_that_stays_but_stops_reading_is_given_up(server: RunningServer, 
         paths = [f"/stream/flood?key={key}&send_timeout={send_timeout}" for key in keys]
         async with await crowd(server, paths, stalled=True) as visitors:
             await asyncio.gather(*(visitor.response() for visitor in visitors.streams))
-            await server.records.until_each(keys, "registered", within=10)
+            await server.records.until_each(keys, "registered")
             return await ask(server, "/progress")
 
     asyncio.run(stay())
@@ -338,7 +320,7 @@ def test_stream_goes_on_after_goaway_where_the_server_says_nothing(
             await visitors.events(EVENTS)
             before_goaway = stream.parser.comments
             await visitors.leave(Leave.GOAWAY)
-            with anyio.fail_after(5):
+            with anyio.fail_after(WAIT):
                 while stream.parser.comments < before_goaway + 3:
                     await stream._more()
             assert not server.records.of(key, "ending")

@@ -24,6 +24,7 @@ from redis.asyncio import Redis
 
 from tests.ports import free_port
 from tests.redis_server import RedisServer
+from tests.signals import default_signals
 from tests.sources.clients import eventually
 
 pytestmark = pytest.mark.anyio
@@ -56,6 +57,7 @@ class Workers:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=default_signals,
             )
 
     def stop(self) -> None:

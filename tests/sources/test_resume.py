@@ -21,6 +21,7 @@ from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from tests.ports import free_port
 from tests.redis_server import RedisServer
+from tests.signals import default_signals
 
 HERE = Path(__file__).parent
 WORKERS = 4
@@ -54,6 +55,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                preexec_fn=default_signals,
             )
 
     async def ready(self) -> None:
