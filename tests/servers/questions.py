@@ -15,6 +15,9 @@ from tests.servers.http2 import Http2Connection
 from tests.servers.processes import RunningServer
 from tests.servers.responses import Ending
 
+MEASURES = ("live", "tasks", "descriptors")
+"""Of what there must be no more afterwards than before."""
+
 
 async def ask(server: RunningServer, path: str, method: str = "GET") -> Any:
     """Ask the server for one of the small answers."""
@@ -40,23 +43,21 @@ async def until_stuck(server: RunningServer, keys: Sequence[str]) -> dict[str, i
     return last
 
 
-async def settled(server: RunningServer, limits: dict[str, Any] | None = None, within: float = WAIT) -> dict[str, Any]:
-    """Ask for the process's statistics until they are within limits, or no longer change."""
-    deadline = time.monotonic() + within
+async def settled(server: RunningServer, limits: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Ask for the process's statistics until they are within limits, or get no less any more."""
+    deadline = time.monotonic() + WAIT
     # Daphne forgets its finished requests once a second, Hypercorn its idle connections after one.
     enough = 30 if server.kind.server in {"daphne", "hypercorn"} else 6
-    same, last = 0, None
     async with statistics_of(server) as ask_again:
-        while True:
-            now = await ask_again()
-            measure = {name: now[name] for name in ("live", "tasks", "descriptors")}
-            if limits is not None and all(measure[name] <= limits[name] for name in measure):
-                return now
-            same = same + 1 if measure == last else 0
-            last = measure
-            if (limits is None and same >= enough) or time.monotonic() > deadline:
-                return now
+        least, same = await ask_again(), 0
+        while time.monotonic() < deadline:
+            if same >= enough if limits is None else all(least[name] <= limits[name] for name in MEASURES):
+                break
             await asyncio.sleep(0.05)
+            now, same = await ask_again(), same + 1
+            if sum(now[name] for name in MEASURES) < sum(least[name] for name in MEASURES):
+                least, same = now, 0
+    return least
 
 
 @contextlib.asynccontextmanager
