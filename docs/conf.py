@@ -28,9 +28,10 @@ OURS = (
 
 # The inventories of other projects are not fetched, so that the build needs no network; names of our own must resolve.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(collections|litestar|contextlib|typing|enum|types)\..*"),
+    (r"py:.*", r"(collections|contextlib|enum|httpx|litestar|types|typing)\..*"),
     (r"py:.*", rf"(?!{OURS})[A-Z]\w*"),
     (r"py:.*", r"(?:[a-z]+|None|~?_?T)"),
+    (r"py:.*", r"litestar_safe_sse\.[\w.]+\.T"),
     (r"py:.*", r"(litestar_safe_sse\._core\.stream\.)?Stream"),  # its public part is described in words
     (r"py:class", r"litestar_safe_sse\.sources\.[\w.]+Subscription"),  # so are theirs
 ]

@@ -43,7 +43,7 @@ class Event(msgspec.Struct, frozen=True):
             type: What it is decoded as.
 
         Raises:
-            msgspec.DecodeError: The data is no JSON, or of another type.
+            ValueError: The data is no JSON, or of another type.
         """
         return msgspec.json.decode(self.data, type=type)
 
