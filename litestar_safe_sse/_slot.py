@@ -16,9 +16,10 @@ from litestar_safe_sse._handler import Handler
 from litestar_safe_sse.exceptions import MissingPluginError
 
 if TYPE_CHECKING:
-    from litestar.types import Receive, Scope, Send
+    from litestar.types import Scope, Send
 
     from litestar_safe_sse._core.buffer import BlockEncoder
+    from litestar_safe_sse._core.receiving import Receiver
     from litestar_safe_sse._core.registry import StreamRegistry
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse.config import SafeSSEConfig
@@ -37,16 +38,16 @@ class Slot:
     Args:
         registry: The application's streams.
         handlers: What the responses of each handler have in common.
-        receive: The ASGI ``receive``.
+        receiver: The ``receive`` of all who read the request.
         send: The ASGI ``send``.
     """
 
-    __slots__ = ("_unused", "handlers", "receive", "registry", "send", "stream")
+    __slots__ = ("_unused", "handlers", "receiver", "registry", "send", "stream")
 
-    def __init__(self, registry: StreamRegistry, handlers: Handlers, receive: Receive, send: Send) -> None:
+    def __init__(self, registry: StreamRegistry, handlers: Handlers, receiver: Receiver, send: Send) -> None:
         self.registry = registry
         self.handlers = handlers
-        self.receive = receive
+        self.receiver = receiver
         self.send = send
         self.stream: Stream | None = None
         self._unused: list[object] = []

@@ -48,7 +48,7 @@ class StreamContext:
 
     @property
     def request(self) -> Any:
-        """The request, as Litestar's ``Request``."""
+        """The request, as Litestar's ``Request``. Its body may be read by the handler or by the body of the stream."""
         return self._request
 
     @property

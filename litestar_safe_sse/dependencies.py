@@ -45,7 +45,7 @@ def provide_stream(scope: Scope) -> StreamContext:
     slot = Slot.of(scope)
     last_event_id = last_event_id_of(scope, slot.registry.config.max_last_event_id)
     request_class = request_class_of(scope)
-    return StreamContext(slot.admit(scope), request_class(scope, slot.receive, slot.send), last_event_id)
+    return StreamContext(slot.admit(scope), request_class(scope, slot.receiver.receive, slot.send), last_event_id)
 
 
 def last_event_id_of(scope: Scope, max_length: int) -> str | None:

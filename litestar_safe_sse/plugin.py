@@ -12,6 +12,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.plugins.base import InitPlugin, ReceiveRoutePlugin
 from litestar.routes import HTTPRoute, WebSocketRoute
 
+from litestar_safe_sse._core.receiving import Receiver
 from litestar_safe_sse._core.registry import StreamRegistry
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._litestar import chosen_status, logger_of
@@ -125,9 +126,10 @@ class StreamGuard:
             return
         if self.registry.logger is None:  # a server that runs no lifespan
             self.registry.logger = logger_of(scope["litestar_app"])
-        slot = scope["state"][SLOT] = Slot(self.registry, self.handlers, receive, send)
+        receiver = Receiver.of(receive, self.registry.config.buffer_size)
+        slot = scope["state"][SLOT] = Slot(self.registry, self.handlers, receiver, send)
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receiver.receive, send)
         except Exception as exc:
             await slot.end(CloseReason.ERROR, exc)
             raise

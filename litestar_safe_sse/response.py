@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from litestar.enums import MediaType
     from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
 
+    from litestar_safe_sse._core.receiving import Receiver
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse._handler import Handler, RawHeaders
 
@@ -159,6 +160,7 @@ class SafeServerSentEvent(Response[Any]):
         return SafeSSEResponse(
             preamble=self._preamble(config),
             stream=slot.accept(request.scope, self.content, encoder, config),
+            receiver=slot.receiver,
             background=self.background or background,
             cookies=[*self.cookies, *(cookies or ())],
             headers=make_headers(headers or {}, self.headers) if self.headers else handler.headers(headers or {}),
@@ -184,18 +186,26 @@ class SafeServerSentEvent(Response[Any]):
 class SafeSSEResponse(ASGIResponse):
     """The ASGI side of a ``SafeServerSentEvent``."""
 
-    __slots__ = ("preamble", "stream")
+    __slots__ = ("preamble", "receiver", "stream")
 
     _should_set_content_length = False
 
     def __init__(
-        self, *, preamble: bytes, stream: Stream, headers: RawHeaders, is_head_response: bool, **kwargs: Any
+        self,
+        *,
+        preamble: bytes,
+        stream: Stream,
+        receiver: Receiver,
+        headers: RawHeaders,
+        is_head_response: bool,
+        **kwargs: Any,
     ) -> None:
         super().__init__(is_head_response=True, **kwargs)  # which has it make no headers
         # To HEAD too: the headers that GET would have had (RFC 9110, section 9.3.2).
         self.headers = MutableScopeHeaders({"headers": [*headers]})
         self.is_head_response = is_head_response
         self.preamble = preamble
+        self.receiver = receiver
         self.stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -204,7 +214,7 @@ class SafeSSEResponse(ASGIResponse):
             if self.is_head_response:
                 await self._answer_head(send)
             else:
-                await self._serve(scope, receive, send)
+                await self._serve(scope, send)
         except Exception:
             await self.after_response()
             raise
@@ -216,11 +226,11 @@ class SafeSSEResponse(ASGIResponse):
             raise
         await self.after_response()
 
-    def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def _serve(self, scope: Scope, send: Send) -> Awaitable[None]:
         stream = self.stream
         transport = HTTPTransport(
             scope,
-            receive,
+            self.receiver.receive,  # the request's, not what middleware makes of it: that is the application's to read
             send,  # type: ignore[arg-type]
             {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()},
             runtime=stream.runtime,

@@ -9,24 +9,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
+from litestar_safe_sse._core.receiving import Receiver
 from litestar_safe_sse._core.timing import FINAL_SEND_TIMEOUT
 from litestar_safe_sse._servers.connections import cut_response, drop_connections, is_shared
 from litestar_safe_sse._servers.flow_control import find_flow_control
-from litestar_safe_sse.exceptions import SSEError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
+    from litestar_safe_sse._core.receiving import Receive
     from litestar_safe_sse._runtime.base import Runtime
 
     Message = Mapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
 __all__ = ("HTTPTransport", "Transport")
-
-_REPEATED_ENDS = 16
-"""How often a server may say that the request body has ended before it is no longer believed."""
 
 
 class Transport(Protocol):
@@ -49,8 +46,9 @@ class Transport(Protocol):
     async def end(self, *, failed: bool) -> None:
         """Ends the response so that the client can tell whether it has all of it."""
 
-    async def wait_left(self) -> None:
+    def wait_left(self) -> Coroutine[Any, Any, None]:
         """Waits until the client has left."""
+        ...
 
     def drop(self) -> None:
         """Drops the connection of a client that takes nothing, if it is this stream's alone."""
@@ -64,23 +62,22 @@ class HTTPTransport:
 
     Args:
         scope: The ASGI scope of the request.
-        receive: The ASGI ``receive``.
+        receive: The ASGI ``receive``, that of a ``Receiver`` if others read the request as well.
         send: The ASGI ``send``.
         start: The ``http.response.start`` message.
         runtime: The running event loop.
-        limit: Bytes that the server may hold back.
+        limit: Bytes that the server may hold back, and that are kept of a request that is not read.
     """
 
-    __slots__ = ("_flow_control", "_receive", "_runtime", "_send", "_start", "request")
+    __slots__ = ("_flow_control", "_receiver", "_send", "_start", "request")
 
     def __init__(
         self, scope: Message, receive: Receive, send: Send, start: Message, *, runtime: Runtime, limit: int
     ) -> None:
         self.request = send, scope
-        self._receive = receive
+        self._receiver = Receiver.of(receive, limit)
         self._send = send
         self._start: Message | None = start
-        self._runtime = runtime
         self._flow_control = find_flow_control(send, runtime, limit)
 
     async def start(self) -> None:
@@ -106,16 +103,9 @@ class HTTPTransport:
             with anyio.move_on_after(FINAL_SEND_TIMEOUT, shield=True):
                 await cut_response(self._send)
 
-    async def wait_left(self) -> None:
+    def wait_left(self) -> Coroutine[Any, Any, None]:
         """Reads until ``http.disconnect``."""
-        messages = ends = 0
-        while (message := await self._receive())["type"] != "http.disconnect":
-            messages += 1
-            ends += not message.get("more_body", False)
-            if ends > _REPEATED_ENDS:
-                raise SSEError("receive() keeps repeating that the request's body has ended")
-            if messages > 1:  # there may be any number of them, without a wait in between
-                await self._runtime.turn()
+        return self._receiver.wait_left()
 
     def drop(self) -> None:
         """Drops the connection, unless it carries other requests."""

@@ -29,6 +29,7 @@ from litestar.response import ServerSentEvent
 
 from tests.bounds import NEVER
 from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, FLOOD_LIMIT, SPECIES, Visit, release
+from tests.servers.readers import readers
 
 SAFE = os.environ.get("SAFE_SSE_FLAVOUR", "safe") == "safe"
 
@@ -222,7 +223,7 @@ dependencies: dict[str, Callable[..., Any] | Provide] = (
     {} if SAFE else {"stream": Provide(StreamContext, sync_to_thread=False)}
 )
 app = Litestar(
-    [visit, broken, open_gate, revoke, release_threads, progress, statistics],
+    [visit, broken, open_gate, revoke, release_threads, progress, statistics, *(readers(record) if SAFE else ())],
     plugins=[plugin] if SAFE else [],
     dependencies=dependencies,
     on_startup=[on_startup],
