@@ -23,6 +23,7 @@ async def test_every_await_of_a_stopped_body_is_cancelled_unless_it_is_shielded(
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         try:
             yield "one"
+            probe.note("waits")
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
@@ -34,9 +35,12 @@ async def test_every_await_of_a_stopped_body_is_cancelled_unless_it_is_shielded(
                 except trio.Cancelled:
                     probe.note("cancelled")
 
-    server = Server(body)
-    await leave(server)
-    assert server.probe.events == ["shielded", "cancelled", "cancelled", "cleanup"]
+    server, connection = Server(body), Connection()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run, connection)
+        await server.probe.until("waits")
+        connection.leave()
+    assert server.probe.events == ["waits", "shielded", "cancelled", "cancelled", "cleanup"]
 
 
 async def test_cleanups_are_not_cancelled() -> None:
