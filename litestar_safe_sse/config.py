@@ -79,6 +79,16 @@ def check_text(field: str, value: object) -> str:
     return text
 
 
+def check_name(field: str, value: object) -> None:
+    """Checks a name.
+
+    Raises:
+        InvalidFieldError: It is no text, or empty.
+    """
+    if not check_text(field, value):
+        raise InvalidFieldError(field, "must be a name, not the empty string")
+
+
 def lone_surrogate(field: str, error: UnicodeEncodeError) -> InvalidFieldError:
     """Returns the error for a ``field`` whose text UTF-8 cannot encode."""
     found = f"U+{ord(error.object[error.start]):04X}"
@@ -144,6 +154,8 @@ class SafeSSEConfig:
         retry_after: Seconds told in ``Retry-After`` with the 503 that refuses a stream.
         max_streams: Streams that may be open at once, more being refused with a 503; ``None`` for no limit.
         max_last_event_id: Bytes that an incoming ``Last-Event-ID`` may have.
+        last_event_id_query: The name of a query parameter that stands for ``Last-Event-ID`` where a request has no
+            such header: ``EventSource`` can set none on its first request. ``None`` for no such parameter.
         separator: What ends a line: ``"\r\n"``, as in Litestar, or ``"\n"``, or ``"\r"``.
         ping_comment: The text of a heartbeat.
 
@@ -162,6 +174,7 @@ class SafeSSEConfig:
     retry_after: float = 1.0
     max_streams: int | None = None
     max_last_event_id: int = 1024
+    last_event_id_query: str | None = None
     separator: str = "\r\n"
     ping_comment: str = "ping"
 
@@ -177,5 +190,7 @@ class SafeSSEConfig:
         check_duration("retry_after", self.retry_after, zero=True)
         check_integer("max_streams", self.max_streams, minimum=1, optional=True)
         check_integer("max_last_event_id", self.max_last_event_id, minimum=1)
+        if self.last_event_id_query is not None:
+            check_name("last_event_id_query", self.last_event_id_query)
         check_separator("separator", self.separator)
         check_text("ping_comment", self.ping_comment)

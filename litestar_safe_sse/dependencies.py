@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from litestar.di import Provide
 from litestar.enums import ScopeType
@@ -17,6 +18,8 @@ from litestar_safe_sse.exceptions import InvalidFieldError, OutsideRequestError
 if TYPE_CHECKING:
     from litestar.handlers import BaseRouteHandler
     from litestar.types import Scope
+
+    from litestar_safe_sse.config import SafeSSEConfig
 
 __all__ = ("KEY", "InjectedStreamContext", "check_parameters", "provide_stream")
 
@@ -43,27 +46,50 @@ def provide_stream(scope: Scope) -> StreamContext:
     if scope["type"] != ScopeType.HTTP:
         raise OutsideRequestError("a StreamContext belongs to an HTTP request; a WebSocket has no event stream")
     slot = Slot.of(scope)
-    last_event_id = last_event_id_of(scope, slot.registry.config.max_last_event_id)
+    last_event_id = last_event_id_of(scope, slot.registry.config)
     request_class = request_class_of(scope)
     return StreamContext(slot.admit(scope), request_class(scope, slot.receiver.receive, slot.send), last_event_id)
 
 
-def last_event_id_of(scope: Scope, max_length: int) -> str | None:
-    """Reads the header by which a client resumes (WHATWG HTML, section 9.2.4).
+def last_event_id_of(scope: Scope, config: SafeSSEConfig) -> str | None:
+    """Reads what a client resumes after: the header (WHATWG HTML, section 9.2.4), or else the query parameter for it.
+
+    The header comes first: it grows with each reconnection, while the address stays what it was.
 
     Args:
         scope: The ASGI scope of the request.
-        max_length: The most bytes that it may have.
+        config: The settings of the application.
 
     Raises:
         ClientException: If no event can have had that ID.
     """
-    for name, value in scope["headers"]:
-        if name == b"last-event-id":
-            try:
-                return decode_last_event_id(value, max_length)
-            except InvalidFieldError as error:
-                raise ClientException(str(error)) from error
+    try:
+        for name, value in scope["headers"]:
+            if name == b"last-event-id":
+                return decode_last_event_id(value, config.max_last_event_id)
+        if config.last_event_id_query is not None:
+            return last_event_id_in_query(scope["query_string"], config.last_event_id_query, config.max_last_event_id)
+    except InvalidFieldError as error:
+        raise ClientException(str(error)) from error
+    return None
+
+
+def last_event_id_in_query(query: bytes, name: str, max_length: int) -> str | None:
+    """Reads a query parameter that stands for the header; an empty one, as a template leaves it, stands for none.
+
+    Args:
+        query: The query string.
+        name: The parameter's name.
+        max_length: The most bytes that the ID may have.
+
+    Raises:
+        InvalidFieldError: If no event can have had that ID.
+    """
+    # As Latin-1, in which each byte is a character: what they mean together is for the decoder to say.
+    wanted = name.encode().decode("latin-1")
+    for key, value in parse_qsl(query.decode("latin-1"), encoding="latin-1"):
+        if key == wanted:
+            return decode_last_event_id(value.encode("latin-1"), max_length, f"query parameter {name}")
     return None
 
 

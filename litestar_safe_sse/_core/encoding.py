@@ -255,17 +255,17 @@ def encode_comment(text: str, separator: str) -> bytes:
     return (_lines("", check_text("comment", text), separator) + separator).encode()
 
 
-def decode_last_event_id(raw: bytes, max_length: int) -> str:
+def decode_last_event_id(raw: bytes, max_length: int, field: str = "Last-Event-ID") -> str:
     """Returns the ID that the bytes of a ``Last-Event-ID`` header hold.
 
     Args:
         raw: The value of the header.
         max_length: Bytes that it may have.
+        field: The name to give in the error.
 
     Raises:
         InvalidFieldError: No client that obeys the standard sends it, or it has more than ``max_length`` bytes.
     """
-    field = "Last-Event-ID"
     if len(raw) > max_length:
         raise InvalidFieldError(field, f"must be at most {max_length} bytes long, not {len(raw)}")
     if any(byte in raw for byte in b"\0\r\n"):

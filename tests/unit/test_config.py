@@ -52,6 +52,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "retry_after": 1.0,
         "max_streams": None,
         "max_last_event_id": 1024,
+        "last_event_id_query": None,
         "separator": "\r\n",
         "ping_comment": "ping",
     }
@@ -127,6 +128,14 @@ def test_integer_refuses_what_is_no_int(name: str, value: Any) -> None:
     with pytest.raises(InvalidFieldError, match=f"invalid {name}: must be an int from") as raised:
         SafeSSEConfig(**{name: value})
     assert raised.value.field == name
+
+
+@pytest.mark.parametrize("name", ["", 5, b"after", True, "\ud800"])
+def test_name_of_a_query_parameter_is_text(name: Any) -> None:
+    """The parameter that stands for ``Last-Event-ID`` has a name, or there is none."""
+    with pytest.raises(InvalidFieldError, match=r"invalid last_event_id_query: must be (a|text)"):
+        SafeSSEConfig(last_event_id_query=name)
+    assert SafeSSEConfig(last_event_id_query="après").last_event_id_query == "après"
 
 
 @pytest.mark.parametrize("separator", ["\r", "\n", "\r\n"])
