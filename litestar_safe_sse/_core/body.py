@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
 
-from litestar_safe_sse._core.iteration import aclose, aiterate
+from litestar_safe_sse._core.iteration import ThreadedIterator, aclose, aiterate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -101,6 +101,8 @@ class Body:
         try:
             put = self._buffer.put
             self._content = iterator = await aiterate(self._content, self._runtime, name)
+            if self._buffer.is_held and isinstance(iterator, ThreadedIterator):
+                iterator.hold()
             self._buffer.note_step()
             async for item in iterator:
                 if put(item) and not await self._hold(iterator):

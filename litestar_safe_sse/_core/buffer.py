@@ -157,6 +157,30 @@ class Buffer:
         if self._state is BufferState.OPEN:
             self._limit = limit
 
+    def hold(self) -> None:
+        """Has the body wait at its first event, until :meth:`release`."""
+        self._limit = 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the body is to wait at its next event."""
+        return not self._limit
+
+    def release(self, limit: int) -> None:
+        """Lets a body go on that was held.
+
+        Args:
+            limit: Bytes from which on it has to wait for the writer.
+        """
+        if self._state is BufferState.OPEN:
+            self._limit = limit
+            self._has_room.set()
+
+    async def wait_for_event(self) -> None:
+        """Waits until there is an event, or can be none any more."""
+        while not self.events and self._state is BufferState.OPEN:
+            await self._filled.wait()
+
     @property
     def state(self) -> BufferState:
         """What becomes of the events."""

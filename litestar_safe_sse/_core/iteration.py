@@ -101,6 +101,7 @@ class ThreadedIterator:
     """
 
     __slots__ = (
+        "_ahead",
         "_changed",
         "_closing",
         "_ended",
@@ -122,6 +123,7 @@ class ThreadedIterator:
         self._closing = False
         self._ended = False
         self._loop_waits = False
+        self._ahead = _AHEAD
         # Guards everything above; held for a few instructions only, by either side.
         self._changed = threading.Condition(threading.Lock())
         context = contextvars.copy_context()
@@ -129,11 +131,18 @@ class ThreadedIterator:
             target=context.run, args=(self._work,), name=f"SSE body of {name}", daemon=True
         )
 
+    def hold(self) -> None:
+        """Has the thread wait behind the first item until the second is asked for; called before either is."""
+        self._ahead = 0
+
     def __aiter__(self) -> ThreadedIterator:
         return self
 
     async def __anext__(self) -> object:
-        self._start()
+        if self._thread is not None:
+            self._start()
+        elif not self._ahead:
+            self._run_ahead()
         while True:
             with self._changed:
                 if self._items:
@@ -178,6 +187,11 @@ class ThreadedIterator:
         if thread is not None:
             thread.start()
 
+    def _run_ahead(self) -> None:
+        with self._changed:
+            self._ahead = _AHEAD
+            self._changed.notify()
+
     def _work(self) -> None:
         iterator: object = self._iterable
         self._iterable = None
@@ -213,7 +227,12 @@ class ThreadedIterator:
             going_on = not self._closing
         if wake:
             self._wake_loop()
-        return going_on
+        return going_on if self._ahead else self._wait_until_asked()
+
+    def _wait_until_asked(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._ahead)
+            return not self._closing
 
     def _wake_loop(self) -> None:
         try:

@@ -14,7 +14,8 @@ The laws, and where each is kept:
    heartbeat makes sure that there is a ``send()``.
 8. *No side effects on import.*
 9. *The fast path stays fast.* An event costs its encoding and an append to a list.
-10. *In order.* ``serve`` sends the headers, with all that others do in ``send``, before it starts the owner.
+10. *In order.* ``serve`` sends the headers, with all that others do in ``send``, before it starts the owner. Where the
+   first event is prefetched, the body is held at it until then (``_prefetch``).
 11. *What is given is owned.* ``accept`` takes over the body; ``body.py`` closes it and what it draws from.
 
 Three tasks take part. The *request task* belongs to the server; it writes (``writer.py``), and waits until all is
@@ -108,6 +109,7 @@ class Stream:
         "_closing",
         "_deadline",
         "_grace_until",
+        "_has_begun",
         "_insisted",
         "_latest",
         "_life",
@@ -158,6 +160,7 @@ class Stream:
         self._portal: Portal | None = None
         self._owner: OwnedTask | None = None
         self._started = False
+        self._has_begun = False
         self._transport: Transport | None = None
         self._writer: Writer | None = None
         self._listener: Listener | None = None
@@ -182,6 +185,11 @@ class Stream:
     @property
     def close_reason(self) -> CloseReason | None:
         return self._life.reason
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the headers have been sent."""
+        return self._has_begun
 
     @property
     def request(self) -> tuple[Send, Message] | None:
@@ -323,16 +331,18 @@ class Stream:
 
     # The request task writes the response
 
-    async def serve(self, transport: Transport, preamble: bytes = b"") -> None:
+    async def serve(self, transport: Transport, preamble: bytes = b"", *, prefetch: float = 0) -> None:
         """Sends the response, and returns when the stream has ended and cleaned up.
 
         Args:
             transport: The way to the client.
             preamble: Bytes to send ahead of the first event.
+            prefetch: Seconds that the headers wait for the first event at most; 0 for not at all.
 
         Raises:
             BaseException: What the body raised, what the server raised other than an ``OSError``, or the cancellation
-                of this task; in each case after the cleanups.
+                of this task; in each case after the cleanups, and ahead of the headers if the body failed while they
+                waited for it.
         """
         if self._life.state is not StreamState.NEW:
             raise StreamClosedError("the stream has been answered with already; make a response for each request")
@@ -348,8 +358,8 @@ class Stream:
         self._writer = writer
         try:
             with anyio.CancelScope() as writer.cancel_scope:
-                await self._begin(transport, writer)
-                await writer.write()
+                if await self._begin(transport, writer, prefetch):
+                    await writer.write()
         except OSError:
             self.close(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:
@@ -370,13 +380,36 @@ class Stream:
             finally:
                 del error  # its traceback holds this frame
 
-    async def _begin(self, transport: Transport, writer: Writer) -> None:
+    async def _begin(self, transport: Transport, writer: Writer, prefetch: float) -> bool:
+        """Sends the headers and starts the body.
+
+        Returns:
+            Whether there is a response. There is none, yet, if the body failed ahead of its first event.
+        """
         self._open(transport)
         if not self.runtime.starts_in_order:
             await self.runtime.turn()  # the listener looks first
+        if prefetch and not await self._prefetch(prefetch):
+            return False
         await writer.start()
+        self._has_begun = True
         self._start_owner()
+        if prefetch:
+            self._buffer.release(self.config.buffer_size)
         await self.runtime.turn()  # an event that is ready follows the headers at once
+        return True
+
+    async def _prefetch(self, seconds: float) -> bool:
+        """Lets the body run up to its first event, where it is held until the headers have been sent.
+
+        Returns:
+            Whether it has not failed on its way there.
+        """
+        self._buffer.hold()
+        self._start_owner()
+        with anyio.move_on_after(seconds):
+            await self._buffer.wait_for_event()
+        return self._life.error is None or self._buffer.events > 0
 
     def _open(self, transport: Transport) -> None:
         if self._life.reason is not None:  # the handler closed it
@@ -390,7 +423,7 @@ class Stream:
 
     async def _write_on(self, writer: Writer) -> None:
         try:
-            if self._started:
+            if self._has_begun:
                 await writer.write_on()
         except OSError:
             writer.hang_up()

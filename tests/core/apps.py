@@ -62,14 +62,21 @@ class App:
     Args:
         handler: Returns the body; it may be a coroutine function, and runs in the request's task.
         config: The settings of all streams.
+        prefetch: Seconds that the headers wait for the first event.
         **settings: Those of a response.
     """
 
     def __init__(
-        self, handler: Callable[[StreamContext], Any], config: SafeSSEConfig = PATIENT, **settings: Any
+        self,
+        handler: Callable[[StreamContext], Any],
+        config: SafeSSEConfig = PATIENT,
+        *,
+        prefetch: float = 0,
+        **settings: Any,
     ) -> None:
         self.streams = StreamRegistry(config)
         self._handler = handler
+        self._prefetch = prefetch
         self._settings = settings
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -96,7 +103,8 @@ class App:
         stream.accept(content, Encoder(separator=config.separator, ping_comment=config.ping_comment), config)
         start = {"type": "http.response.start", "status": 200, "headers": []}
         limit = config.buffer_size
-        await stream.serve(HTTPTransport(scope, receive, send, start, runtime=stream.runtime, limit=limit))
+        transport = HTTPTransport(scope, receive, send, start, runtime=stream.runtime, limit=limit)
+        await stream.serve(transport, prefetch=self._prefetch)
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:

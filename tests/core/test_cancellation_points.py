@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from litestar_safe_sse import CloseReason, StreamContext
-from tests.bounds import SHORT, WAIT
+from tests.bounds import NEVER, SHORT, WAIT
 from tests.core.apps import Probe, Server
 from tests.core.clients import Connection
 from tests.suspensions import Suspensions
@@ -123,11 +123,14 @@ async def run_until_cancelled(server: Server, connection: Connection, how: str, 
 
 @pytest.mark.parametrize("body", [endless, finite])
 @pytest.mark.parametrize("how", ["once", "twice", "scope"])
-async def test_a_cancellation_at_any_await_leaves_nothing_behind(body: Any, how: str, anyio_backend: Any) -> None:
+@pytest.mark.parametrize("prefetch", [0, NEVER])
+async def test_a_cancellation_at_any_await_leaves_nothing_behind(
+    body: Any, how: str, prefetch: float, anyio_backend: Any
+) -> None:
     """Wherever the server cancels the request, once, again, or by a scope, the stream cleans up exactly once."""
     if anyio_backend[0] == "trio":
         how, body = "scope", finite  # trio has no other cancellation, and a cancelled body cannot await there
-    server = Server(body)
+    server = Server(body, prefetch=prefetch)
     for at in range(1, MANY):
         server.probe.__init__()  # type: ignore[misc]
         connection = Connection(leaves_after=b"data: 2" if body is endless else None)
@@ -195,10 +198,11 @@ class Hostile(Connection):
         "send blocks",
     ],
 )
-async def test_a_hostile_server_breaks_no_law(manner: str) -> None:
+@pytest.mark.parametrize("prefetch", [0, NEVER])
+async def test_a_hostile_server_breaks_no_law(manner: str, prefetch: float) -> None:
     """Whatever ``receive()`` and ``send()`` do, the stream ends for one reason and cleans up exactly once."""
     ends_by_itself = manner in ("receive blocks", "receive never answers")
-    server = Server(finite if ends_by_itself else lasting, send_timeout=SHORT)
+    server = Server(finite if ends_by_itself else lasting, send_timeout=SHORT, prefetch=prefetch)
     connection = Hostile(manner)
     raised = manner in ("receive raises", "receive repeats", "send raises", "send raises at once")
     with anyio.fail_after(WAIT), pytest.raises(Exception, match=r"receive|send") if raised else nullcontext():
