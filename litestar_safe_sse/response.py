@@ -154,7 +154,9 @@ class SafeServerSentEvent(Response[Any]):
         slot = Slot.of(request.scope)
         if getattr(request.route_handler, "cache", False):
             raise ImproperlyConfiguredException(f"{request.route_handler} returns a stream, which cannot be cached")
-        config = replace(slot.registry.config, **self.overrides)
+        config = slot.registry.config
+        if self.overrides:
+            config = replace(config, **self.overrides)
         handler = slot.handler(request.scope)
         encoder = self._encoder(handler, config, type_encoders or {})
         return SafeSSEResponse(
