@@ -64,9 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if find_spec(options.server) is None:
         parser.error(f"{options.server} is not installed: pip install {options.server}")
     if options.workers < 1:
-        parser.error("--workers: give 1 or more")
+        parser.error("--workers must be 1 or more")
     if options.workers > 1 and not os.environ.get("EXAMPLE_REDIS_URL"):
-        parser.error("several workers need a log that they share: set EXAMPLE_REDIS_URL, to redis://localhost:6379/0")
+        parser.error(
+            "several workers share a log: EXAMPLE_REDIS_URL must be set, to redis://localhost:6379/0 for example"
+        )
     os.environ["EXAMPLE_HOSTS"] = f"{os.environ.get('EXAMPLE_HOSTS', '')} {options.host}"  # workers read it
     module = "example_app.on_daphne" if options.server == "daphne" else options.server
     if options.workers > 1 and options.server in ("hypercorn", "daphne"):

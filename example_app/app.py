@@ -164,7 +164,7 @@ async def kinds() -> list[KindInfo]:
 
 @post("/crowds/{via:str}/{kind:str}", status_code=200)
 async def crowd(request: AnyRequest, state: Demo) -> Crowd:
-    """Send a crowd to this very server: to where this request came in, whatever name the client knows it by."""
+    """Sends a crowd to this very server: to where this request came in, whatever name the client knows it by."""
     kind, via = kind_of(request), request.path_params["via"]
     if via not in get_args(Via):
         raise NotFoundException(f"There is no side {via!r}, only {', '.join(get_args(Via))}.")

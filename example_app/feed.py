@@ -82,7 +82,7 @@ def now() -> float:
 
 
 def die() -> None:
-    """End this process as a crash would: nothing is closed, nobody is told."""
+    """Ends this process as a crash would: nothing is closed, nobody is notified."""
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
@@ -116,11 +116,11 @@ class Feed:
         return self._worker
 
     async def start(self, _: object = None) -> None:
-        """Begin to publish, unless that has been done."""
+        """Begins to publish, unless that has been done."""
         if not self._tasks:
             for work in (self._watch(), self._publish()):
                 task = asyncio.create_task(work)
-                task.add_done_callback(_tell_failure)
+                task.add_done_callback(_report_failure)
                 self._tasks.append(task)
 
     async def aclose(self) -> None:
@@ -142,7 +142,7 @@ class Feed:
                 yield message
 
     def order(self, kind: Kind, victim: Worker | None = None) -> None:
-        """Have an event published.
+        """Has an event published.
 
         Raises:
             asyncio.QueueFull: Too many are waiting: the log can't be reached.
@@ -189,7 +189,7 @@ class Feed:
                 self._end()
 
 
-def _tell_failure(task: asyncio.Task[None]) -> None:
+def _report_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _logger.error("this worker's part in the feed has ended", exc_info=error)
 
@@ -218,7 +218,7 @@ def feed_router(feed: Feed) -> Router:
 
     @post("/workers/{id:str}/kill", status_code=202)
     async def kill(request: AnyRequest) -> None:
-        """Tell a worker, by way of the log, to end itself with SIGKILL: this is a demonstration."""
+        """Tells a worker, by way of the log, to end itself with SIGKILL: this is a demonstration."""
         id = request.path_params["id"]
         if feed.storage == "memory":
             raise HTTPException("The log is in this process's memory, and would die with it.", status_code=409)

@@ -107,7 +107,7 @@ class Ended(msgspec.Struct):
     via: Via
     state: Literal["leaving", "released", "leaked"]
     reason: str | None
-    """The plugin's `CloseReason`; Litestar's own response gives none."""
+    """The plugin's ``CloseReason``; Litestar's own response gives none."""
     cleanup_ms: float | None
     leaked_seconds: int | None
 
@@ -172,7 +172,7 @@ class Ledger:
             self._remember(resource)
 
     def reset(self) -> int:
-        """Write off what has leaked, and forget the streams that have ended."""
+        """Writes off what has leaked, and forget the streams that have ended."""
         now = time.monotonic()
         with self._lock:
             leaked = [resource for resource in self._held.values() if resource.leaked(now)]

@@ -23,7 +23,7 @@ WATCH = 2.0
 
 
 class Crowd(msgspec.Struct):
-    """What became of a crowd. `held` is what its streams still hold `watched_seconds` after the last has left."""
+    """What became of a crowd. ``held`` is what its streams still hold ``watched_seconds`` after the last has left."""
 
     opened: int
     held: int
@@ -66,7 +66,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def send_crowd(host: str, port: int, path: str, size: int, ledger: Ledger) -> Crowd:
-    """Open `size` streams, wait until each holds its resource, leave them all at once, and watch."""
+    """Opens ``size`` streams, waits until each holds its resource, leaves them all at once, and watches."""
     visitors: list[Visitor] = []
 
     async def arrive() -> None:

@@ -17,7 +17,7 @@ STOP_WITHIN = 10.0
 
 
 def keep_workers(command: Callable[[int], list[str]], host: str, port: int, workers: int) -> None:
-    """Run workers until SIGINT or SIGTERM.
+    """Runs workers until SIGINT or SIGTERM.
 
     Args:
         command: Makes the command line of one worker, given the number of the socket that it inherits.

@@ -6,7 +6,7 @@ say() { printf '%s\n' "$*" >&2; }
 
 # Prints a Python that this package supports: $PYTHON, or the first on the path that is new enough.
 find_python() {
-    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python3.10 python}; do
+    for candidate in ${PYTHON:-python3 python3.15 python3.14 python3.13 python3.12 python3.11 python3.10 python}; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
             printf '%s\n' "$candidate"
             return
