@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -187,13 +188,17 @@ async def test_a_sync_client_in_an_async_body_goes_out_event_by_event() -> None:
     recorder.check(marks(10))
 
 
+def has_beats(beats: int, sent: Recorder) -> bool:
+    return sent.body.count(b": ping") >= beats
+
+
 async def test_heartbeats_do_not_hide_that_a_body_blocks() -> None:
     """One between two events changes nothing for the second."""
     recorder = Recorder()
 
     async def body() -> AsyncIterator[Any]:
         for beats, mark in enumerate(marks(6), 1):
-            await recorder.until(lambda sent, beats=beats: sent.body.count(b": ping") >= beats)
+            await recorder.until(partial(has_beats, beats))
             recorder.block()
             recorder.log.append(f"yields {mark}")
             yield mark

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -315,7 +316,8 @@ def test_job_that_nobody_can_handle_is_put_aside(server: UvicornProcess, redis: 
             leave(response)
     with stream(server, "/jobs"):
         server.until(lambda: httpx.get(f"{server.url}/jobs/count").json() == {"open": 0, "dead": 1})
-    ((_, letter),) = redis.xrange("{sse}:group:jobs:dead")
+    letters: Any = redis.xrange("{sse}:group:jobs:dead")
+    ((_, letter),) = letters
     assert (letter["deliveries"], json.loads(letter["data"])) == ("5", {"n": 1})
 
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,7 +117,7 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
-def read_feed(url: str, last_event_id: str = "") -> Iterator[Event]:
+def read_feed(url: str, last_event_id: str = "") -> Generator[Event, None, None]:
     """The events of the feed, until the connection is lost or the iterator is closed."""
     headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
     with _answer(urllib.request.Request(f"{url}/feed/events", headers=headers)) as response:

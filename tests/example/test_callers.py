@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -92,7 +94,7 @@ def test_link_from_another_site_leads_here(client: TestClient[Litestar]) -> None
 def test_name_that_is_served_is_the_app_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """``--host demo.lan`` adds to the names that the environment gives, and workers are told by it."""
     monkeypatch.setenv("EXAMPLE_HOSTS", "demo.example")
-    monkeypatch.setattr(launcher.runpy, "run_module", lambda *_, **__: None)
-    monkeypatch.setattr(launcher.sys, "argv", [])
+    monkeypatch.setattr(runpy, "run_module", lambda *_, **__: None)
+    monkeypatch.setattr(sys, "argv", [])
     launcher.main(["--host", "demo.lan"])
     assert app_module.hosts_of_environment() == ["demo.example", "demo.lan"]

@@ -62,7 +62,7 @@ async def take(feed: Feed, many: int, after: str | None = None) -> tuple[Hello, 
     published: list[Published] = []
     last = after or ""
     async for message in events:
-        last = message.id or last
+        last = str(message.id or last)
         if message.event == "published":
             published.append(decode(message, Published))
             if len(published) == many:

@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-try:
-    from litestar.di import NamedDependency
-except ImportError:  # before Litestar 2.23
-    NamedDependency = Annotated[T, "a dependency"]
+if TYPE_CHECKING:
+    from litestar.di import NamedDependency as NamedDependency
+    from litestar.params import FromQuery as FromQuery
+    from litestar.params import QueryParameter as QueryParameter
+else:
+    try:
+        from litestar.di import NamedDependency
+        from litestar.params import FromQuery, QueryParameter
+    except ImportError:  # before Litestar 2.23
+        NamedDependency = Annotated[T, "a dependency"]
+        FromQuery = Annotated[T, "a query parameter"]
 
-try:
-    from litestar.params import FromQuery, QueryParameter
-except ImportError:  # before Litestar 2.23
-    FromQuery = Annotated[T, "a query parameter"]
-
-    def QueryParameter(name: str) -> Any:  # noqa: N802
-        return Parameter(query=name)
+        def QueryParameter(name: str) -> Any:  # noqa: N802
+            return Parameter(query=name)
 
 
 CONFIG = SafeSSEConfig(ping_interval=None, cleanup_timeout=1, shutdown_grace=0.2)

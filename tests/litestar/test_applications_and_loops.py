@@ -47,7 +47,7 @@ if "copy_scope" in inspect.signature(asgi).parameters:
 
 
 @pytest.mark.parametrize("copy_scope", COPY_SCOPE)
-async def test_application_mounted_in_another(trace: Trace, copy_scope: dict[str, bool]) -> None:
+async def test_application_mounted_in_another(trace: Trace, copy_scope: dict[str, Any]) -> None:
     """An application mounted in another one keeps its streams in its own registry."""
     inner, inner_streams = make_app(*endless_and_brief(trace))
 
@@ -67,7 +67,7 @@ async def test_application_mounted_in_another(trace: Trace, copy_scope: dict[str
 
 
 @pytest.mark.parametrize("copy_scope", COPY_SCOPE)
-async def test_mounted_application_without_a_plugin(trace: Trace, copy_scope: dict[str, bool]) -> None:
+async def test_mounted_application_without_a_plugin(trace: Trace, copy_scope: dict[str, Any]) -> None:
     """The streams of an application without the plugin, mounted in one that has it, are that one's to end."""
 
     @get("/")
@@ -217,12 +217,12 @@ async def test_start_that_fails_leaves_nothing(position: str) -> None:
     def fail() -> None:
         raise LookupError
 
-    options: dict[str, Any] = {
+    options: dict[str, dict[str, Any]] = {
         "lifespan": {"lifespan": [failing]},
         "store": {"stores": {"failing": FailingStore()}},
         "on_startup": {"on_startup": [fail]},
-    }[position]
-    app, streams = make_app(**options)
+    }
+    app, streams = make_app(**options[position])
     before = signal.getsignal(signal.SIGINT), list(app._lifespan_managers)
     for _ in range(2):
         with pytest.raises(Exception):  # noqa: B017, PT011 - an exception group on the newest Litestar only

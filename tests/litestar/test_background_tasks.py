@@ -48,6 +48,8 @@ async def test_background_runs_once_after_the_cleanup(trace: Trace, kind: str, l
     async with serving(handler) as (app, _):
         async with connect(app) as connection:
             await connection.until_body(b"begun")
+            if not leaves:
+                assert await connection.finished() is None
         assert trace == [*(ENDLESS if leaves else BRIEF), *["background"] * count]
 
 

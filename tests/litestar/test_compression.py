@@ -48,7 +48,7 @@ async def test_compressed_events_arrive_at_once(encoding: str) -> None:
             text, read = b"", 0
             for number, event in enumerate(seen):
                 while f"event {number}".encode() not in text:
-                    await connection.until(lambda read=read: len(connection.bodies) > read)
+                    await connection.until(lambda: len(connection.bodies) > read)  # noqa: B023
                     text += decompress(connection.bodies[read])
                     read += 1
                 event.set()

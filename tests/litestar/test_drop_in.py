@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -22,10 +22,13 @@ from litestar_safe_sse import InvalidFieldError, SafeServerSentEvent, SafeSSEPlu
 from tests.litestar.clients import Connection, connect
 from tests.litestar.clients import get as request
 
-try:
+if TYPE_CHECKING:
     from litestar.params import FromPath
-except ImportError:  # before Litestar 2.23
-    FromPath = Annotated[TypeVar("T"), "a path parameter"]
+else:
+    try:
+        from litestar.params import FromPath
+    except ImportError:  # before Litestar 2.23
+        FromPath = Annotated[TypeVar("T"), "a path parameter"]
 
 pytestmark = pytest.mark.anyio
 
@@ -57,9 +60,8 @@ def make_app(response_class: Any, make_response: Callable[[], Any], **options: A
     async def handler() -> Any:
         return make_response()
 
-    handler = get("/")(returning(response_class, handler))
     options = {"logging_config": None, "openapi_config": None, **options}
-    return Litestar([handler], plugins=[SafeSSEPlugin()], **options)
+    return Litestar([get("/")(returning(response_class, handler))], plugins=[SafeSSEPlugin()], **options)
 
 
 async def respond(response_class: Any, content: Callable[[], Any], **parameters: Any) -> Connection:

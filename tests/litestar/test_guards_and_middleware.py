@@ -89,7 +89,7 @@ class LitestarMiddleware(ASGIMiddleware):
 class CopyingMiddleware(ClassMiddleware):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["litestar_app"].state.trace.append("middleware")
-        await self.app(scope.copy(), receive, send)  # type: ignore[arg-type]
+        await self.app(scope.copy(), receive, send)
 
 
 class WrappingMiddleware(ClassMiddleware):
@@ -111,7 +111,7 @@ class TaskGroupMiddleware(ClassMiddleware):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["litestar_app"].state.trace.append("middleware")
         async with anyio.create_task_group() as group:
-            group.start_soon(self.app, scope, receive, send)
+            group.start_soon(self.app, scope, receive, send)  # type: ignore[arg-type]
 
 
 MIDDLEWARE = [

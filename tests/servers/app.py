@@ -21,7 +21,7 @@ import anyio
 import anyio.lowlevel
 import psutil
 import sniffio
-from litestar import Litestar, Request, get, post, route
+from litestar import Litestar, Response, get, post, route
 from litestar.background_tasks import BackgroundTask
 from litestar.di import Provide
 from litestar.enums import HttpMethod
@@ -69,7 +69,7 @@ else:
         async def wait_closing(self) -> None:
             await anyio.sleep_forever()
 
-    def SafeServerSentEvent(content: Any, *, stream: StreamContext, **_: Any) -> ServerSentEvent:  # type: ignore[no-redef]  # noqa: N802
+    def SafeServerSentEvent(content: Any, *, stream: Any, **_: Any) -> ServerSentEvent:  # type: ignore[no-redef]  # noqa: N802
         return ServerSentEvent(content, background=BackgroundTask(stream.stack.aclose))
 
 
@@ -109,7 +109,7 @@ async def visit(
     send_timeout: float = NEVER,
     ping_interval: float = NEVER,
     max_lifetime: float | None = None,
-) -> ServerSentEvent:
+) -> Response[Any]:
     record("entered", key)
     register(stream, key)
     streams[key] = stream
@@ -139,7 +139,7 @@ async def visit(
 
 
 @get("/broken")
-async def broken(stream: StreamContext, key: str, gate: str) -> ServerSentEvent:
+async def broken(stream: StreamContext, key: str, gate: str) -> Response[Any]:
     """A body that fails, and a cleanup that lasts until the gate is opened."""
 
     async def clean() -> None:
@@ -186,11 +186,11 @@ def task_names() -> list[str]:
         import trio
 
         return ["trio"] * trio.lowlevel.current_statistics().tasks_living
-    return sorted(task.get_coro().__qualname__ for task in asyncio.all_tasks())
+    return sorted(str(getattr(task.get_coro(), "__qualname__", task)) for task in asyncio.all_tasks())
 
 
 @get("/statistics")
-async def statistics(request: Request) -> dict[str, Any]:
+async def statistics() -> dict[str, Any]:
     gc.collect()
     process = psutil.Process()
     return {

@@ -116,7 +116,7 @@ class Http2Connection:
         if stream is None:
             return
         if isinstance(event, h2.events.ResponseReceived):
-            headers = dict(event.headers)
+            headers = {str(name): str(value) for name, value in event.headers}
             if "connection" in headers:
                 raise ProtocolError("a Connection header on HTTP/2")
             stream.head = Response(int(headers.pop(":status")), headers)

@@ -83,8 +83,7 @@ def _kinds() -> Iterator[ServerKind]:
     for http, loop in (("h11", "asyncio"), ("httptools", "uvloop")):
         yield ServerKind("uvicorn", "1.1", f"{http}-{loop}", ("--http", http, "--loop", loop))
     for protocol, loop in (("1.1", "asyncio"), ("2", "uvloop")):
-        arguments = ("--interface", "asgi", "--http", protocol[0], "--loop", loop)
-        yield ServerKind("granian", protocol, loop, arguments)
+        yield ServerKind("granian", protocol, loop, ("--interface", "asgi", "--http", protocol[0], "--loop", loop))
     for protocol in ("1.1", "2"):
         for worker in ("asyncio", "uvloop", "trio"):
             # Over HTTP/2 it holds a connection that the client has closed until it would have been idle too long.

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from signal import Signals
 
 import psutil
 
@@ -88,13 +88,13 @@ class RunningServer:
                         found.append(process)
         return found
 
-    def signal(self, number: signal.Signals) -> float:
+    def signal(self, number: Signals) -> float:
         """Signal the parent alone, as a process manager does; return when."""
         at = time.monotonic()
         self.process.send_signal(number)
         return at
 
-    def signal_group(self, number: signal.Signals) -> float:
+    def signal_group(self, number: Signals) -> float:
         """Signal the whole group, as ^C in a terminal does; return when."""
         at = time.monotonic()
         os.killpg(self.process.pid, number)

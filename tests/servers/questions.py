@@ -49,7 +49,8 @@ async def settled(server: RunningServer, limits: dict[str, Any] | None = None) -
     # Daphne forgets its finished requests once a second, Hypercorn its idle connections after one.
     enough = 30 if server.kind.server in {"daphne", "hypercorn"} else 6
     async with statistics_of(server) as ask_again:
-        least, same = await ask_again(), 0
+        least: dict[str, Any] = await ask_again()
+        same = 0
         while time.monotonic() < deadline:
             if same >= enough if limits is None else all(least[name] <= limits[name] for name in MEASURES):
                 break

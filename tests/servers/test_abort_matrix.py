@@ -302,12 +302,12 @@ def test_client_that_stays_but_stops_reading_is_given_up(server: RunningServer, 
     species, send_timeout = SPECIES["flood"], 0.3
     keys = [f"flood.stays.{n}" for n in range(5)]
 
-    async def stay() -> dict[str, int]:
+    async def stay() -> None:
         paths = [f"/stream/flood?key={key}&send_timeout={send_timeout}" for key in keys]
         async with await crowd(server, paths, stalled=True) as visitors:
             await asyncio.gather(*(visitor.response() for visitor in visitors.streams))
             await server.records.until_each(keys, "registered")
-            return await ask(server, "/progress")
+            await ask(server, "/progress")
 
     asyncio.run(stay())
     problems = [p for key in keys for p in problems_of(server, key, species, "SEND_TIMEOUT", {1})]

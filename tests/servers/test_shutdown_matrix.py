@@ -22,6 +22,7 @@ from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.questions import ask, crowd, until_stuck
 from tests.servers.report import Cell
 from tests.servers.responses import Ending, ProtocolError
+from tests.servers.streams import Stream
 
 MEASURING = FLAVOUR != "safe"
 STILL_THERE = f"still there after {WAIT:.0f} s"
@@ -282,11 +283,12 @@ def test_stream_asked_for_during_shutdown_is_refused(kind: ServerKind, tmp_path:
                     response, _ = await fetch(server.address, kind.protocol, path, tls=server.tls)
                     answers.append((response.status, response.headers.get("retry-after")))
             with contextlib.suppress(OSError, ProtocolError):
+                late_stream: Stream
                 if idle is not None:
-                    late_stream = Http1Stream(idle.wire, late[2], "GET")
-                    await late_stream.ask(late[2])
+                    late_stream = idle_again = Http1Stream(idle.wire, late[2], "GET")
+                    await idle_again.ask(late[2])
                 else:
-                    late_stream = await crowd._connections[0].get(late[2])  # type: ignore[assignment]
+                    late_stream = await crowd._connections[0].get(late[2])
                 response = await late_stream.response()
                 answers.append((response.status, response.headers.get("retry-after")))
             if idle is not None:

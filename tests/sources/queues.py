@@ -51,9 +51,10 @@ async def serving(queue: Queue, plugin: RedisPlugin, **config: Any) -> AsyncIter
 
 async def waiting(queue: Queue, redis: Redis) -> list[str]:
     """What is in Redis, in order, whoever it has been delivered to."""
+    client: Any = redis
     if isinstance(queue, RedisQueue):
-        return [item.decode() for item in await redis.lrange(queue.key, 0, -1)]
-    return [fields[b"data"].decode() for _, fields in await redis.xrange(queue.key)]
+        return [item.decode() for item in await client.lrange(queue.key, 0, -1)]
+    return [fields[b"data"].decode() for _, fields in await client.xrange(queue.key)]
 
 
 async def is_empty(queue: Queue, redis: Redis) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -56,12 +56,12 @@ async def started_to_fail(backend: Any) -> AsyncIterator[ChannelsPlugin]:
 @pytest.fixture(params=["memory", "pubsub", "stream"])
 async def channels(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[ChannelsPlugin]:
     client = Redis.from_url(redis_url)
-    backend: Any = {
+    backends: dict[str, Callable[[], Any]] = {
         "memory": lambda: MemoryChannelsBackend(history=10),
         "pubsub": lambda: RedisChannelsPubSubBackend(redis=client),
         "stream": lambda: RedisChannelsStreamBackend(history=10, redis=client),
-    }[request.param]()
-    async with started(backend) as plugin:
+    }
+    async with started(backends[request.param]()) as plugin:
         yield plugin
     await client.aclose()
 

@@ -351,7 +351,7 @@ async def test_where_to_go_on_from_can_be_chosen(make_log: MakeLog) -> None:
         return "latest"
 
     for on_reset in ("latest", choose):
-        async with log.subscribe("a", after=first, on_reset=on_reset) as subscription:  # type: ignore[arg-type]
+        async with log.subscribe("a", after=first, on_reset=on_reset) as subscription:
             assert data(await take(subscription, 1)) == [Reset({"a": "trimmed"}, "latest")]
             await log.append("a", "next")
             assert data(await take(subscription, 1)) == ["next"]

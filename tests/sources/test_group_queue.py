@@ -69,7 +69,8 @@ async def test_an_item_that_is_never_handed_over_becomes_a_dead_letter(plugin: R
         await visit.until_data("good")
         await eventually(lambda: is_empty(queue, redis))
         await visit.leave_and_end()
-    ((_, letter),) = await redis.xrange(queue.dead_key)
+    letters: Any = await redis.xrange(queue.dead_key)
+    ((_, letter),) = letters
     assert letter[b"data"] == b"bad"
     assert letter[b"deliveries"] == b"2"
 

@@ -60,7 +60,7 @@ async def test_it_is_the_content_of_a_response(plugin: RedisPlugin) -> None:
         return SafeServerSentEvent(pubsub.subscribe(request.url.path[1:]))
 
     async def listeners(channel: str) -> int:
-        ((_, count),) = await plugin.client.pubsub_numsub(channel)  # type: ignore[union-attr]
+        ((_, count),) = await plugin.client.pubsub_numsub(channel)
         return int(count)
 
     app = Litestar([feed], plugins=[SafeSSEPlugin(), plugin])

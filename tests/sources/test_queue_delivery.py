@@ -134,7 +134,7 @@ class Clients:
                 return
 
 
-async def stored(redis: Redis, kind: str) -> set[str]:
+async def stored(redis: Any, kind: str) -> set[str]:
     if kind == "list":
         return {item.decode() for item in await redis.lrange("{sse}:queue:jobs", 0, -1)}
     return {fields[b"data"].decode() for _, fields in await redis.xrange("{sse}:group:jobs")}

@@ -180,10 +180,12 @@ async def test_a_cancellation_at_any_await_leaves_nothing_behind(
         await eventually(lambda: not feed.plugin.loop_state().shared)
         await eventually(lambda: sum(map(len, feed.channels._channels.values())) == 0)
         if kind == "group":
-            left = [fields[b"data"].decode() for _, fields in await redis.xrange(feed.queue.key)]
+            entries: Any = await redis.xrange(feed.queue.key)
+            left = [fields[b"data"].decode() for _, fields in entries]
             assert {*got, *left} == {str(number) for number in range(pushed)}
         if kind == "queue":
-            left = [item.decode() for item in await redis.lrange(feed.queue.key, 0, -1)]
+            items: Any = await redis.lrange(feed.queue.key, 0, -1)
+            left = [item.decode() for item in items]
             assert sorted([*got, *left], key=int) == [str(number) for number in range(pushed)]
 
 

@@ -159,7 +159,7 @@ async def test_a_redis_that_came_back_empty_is_told_to_those_who_resume(log: Red
 async def lose_tail(redis: Redis, many: int) -> None:
     """What a crash does that loses the last entries: they are gone, and their IDs are free again."""
     key = "{sse}:log:a"
-    entries = await redis.xrange(key)
+    entries: Any = await redis.xrange(key)
     await redis.delete(key)
     for entry_id, fields in entries[:-many]:
         await redis.xadd(key, fields, id=entry_id)
@@ -353,7 +353,8 @@ async def test_a_cursor_from_a_process_that_was_ahead(redis_url: str, plugin: Re
         await begin(behind)
         reader = reader_of(slow)
         await until(lambda: reader._link is not None)
-        held, reader.publish = reader.publish, lambda topic, event: None  # type: ignore[method-assign]
+        held: Any = reader.publish
+        reader.publish = lambda topic, event: None  # type: ignore[assignment]
         appended = [await fast.append("a", f"{number}") for number in range(3)]
         subscription = slow.subscribe("a", after=appended[-1])
         waiting = asyncio.ensure_future(take(subscription, 1))

@@ -76,7 +76,7 @@ async def test_the_client_outlives_the_streams(redis_url: str, redis: Redis, plu
 
     @get("/")
     async def handler(stream: StreamContext) -> SafeServerSentEvent:
-        stream.push_async_callback(plugin.client.set, "cleaned", "up")  # type: ignore[union-attr]
+        stream.push_async_callback(plugin.client.set, "cleaned", "up")
 
         async def body() -> AsyncIterator[str]:
             yield "here"
@@ -153,8 +153,8 @@ async def test_closing_does_not_wait_for_a_redis_that_hangs(away: str, own_redis
     """The application's shutdown is bounded, and what waited is told."""
     before = asyncio.all_tasks()
     plugin = RedisPlugin(own_redis.url)
-    waits = [asyncio.ensure_future(anext(RedisQueue(plugin, "jobs").items()))]
-    waits.append(asyncio.ensure_future(anext(RedisPubSub(plugin).subscribe("a"))))
+    waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(anext(RedisQueue(plugin, "jobs").items()))]
+    waits.append(asyncio.ensure_future(RedisPubSub(plugin).subscribe("a").__anext__()))
     await eventually(lambda: len(plugin.loop_state().shared) == 2)
     await plugin.execute("PING")
     (own_redis.pause if away == "paused" else own_redis.kill)()

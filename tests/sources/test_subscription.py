@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import pytest
 
@@ -73,7 +75,8 @@ async def test_the_one_who_waits_is_woken() -> None:
     """By a message, and by the end."""
     mailbox = make_mailbox(2, "close")
     with anyio.fail_after(WAIT):
-        for wake in (lambda: mailbox.put("t", SSEMessage(1)), mailbox.end):
+        wakes: list[Callable[[], object]] = [lambda: mailbox.put("t", SSEMessage(1)), mailbox.end]
+        for wake in wakes:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(mailbox.wait)
                 await anyio.lowlevel.checkpoint()

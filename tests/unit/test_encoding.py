@@ -330,7 +330,7 @@ def test_converter_of_the_items_own_type_wins() -> None:
 
 def test_converter_may_choose_the_separator() -> None:
     """A message that brings its own line ends keeps them, in every line of its block."""
-    converters = {Row: lambda row: (SSEMessage(row.text), "\n")}
+    converters: dict[type, Any] = {Row: lambda row: (SSEMessage(row.text), "\n")}
     encoder = Encoder(event="e", retry=5, converters=converters)
     assert encoder.encode(Row("a\r\nb")) == b"event: e\ndata: a\ndata: b\nretry: 5\n\n"
 
@@ -498,9 +498,15 @@ MESSAGES = st.fixed_dictionaries(
         "comment": TEXT,
     },
 ).filter(bool)
+
+
+def made(fields: dict[str, Any]) -> SSEMessage:
+    return SSEMessage(**fields)
+
+
 # A busy machine is no failure.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-STREAMS = st.lists(MESSAGES.map(lambda fields: SSEMessage(**fields)), max_size=5)
+STREAMS = st.lists(MESSAGES.map(made), max_size=5)
 STEPS = st.sampled_from([1, 2, 3, 1_000_000])
 
 

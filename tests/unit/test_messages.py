@@ -46,12 +46,16 @@ def test_empty_message_is_refused() -> None:
         SSEMessage()
 
 
+def message_with(name: str, value: Any) -> SSEMessage:
+    return SSEMessage("x", **{name: value})
+
+
 @pytest.mark.parametrize("name", ["event", "id"])
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\r\nb", "\n", "x\n\ndata: forged", "é\n", Kind.BROKEN])
 def test_line_break_is_refused_in_one_line_fields(name: str, value: str) -> None:
     """An event type or ID that holds a line break can't forge another field."""
     with pytest.raises(InvalidFieldError, match=f"invalid {name}: must be one line") as raised:
-        SSEMessage("x", **{name: value})
+        message_with(name, value)
     assert raised.value.field == name
 
 
@@ -66,7 +70,7 @@ def test_nul_is_refused_in_an_id() -> None:
 def test_text_fields_refuse_other_types(name: str, value: Any) -> None:
     """An event type or comment that is no str is refused by name."""
     with pytest.raises(InvalidFieldError, match=f"invalid {name}: must be a str, not {type(value).__name__} "):
-        SSEMessage("x", **{name: value})
+        message_with(name, value)
 
 
 @pytest.mark.parametrize("value", [b"5", 1.5, True, ["5"]])
@@ -95,7 +99,7 @@ def test_retry_refuses_what_is_no_count_of_milliseconds(value: Any) -> None:
 def test_lone_surrogate_is_refused(name: str) -> None:
     """Text that UTF-8 can't encode is refused by the name of its field."""
     with pytest.raises(InvalidFieldError, match=rf"invalid {name}: must be text .*lone surrogate U\+DC80"):
-        SSEMessage("x", **{name: "a\udc80"})
+        message_with(name, "a\udc80")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,7 @@ def test_lone_surrogate_is_refused(name: str) -> None:
 )
 def test_edge_values_are_kept(name: str, value: Any) -> None:
     """What is allowed is kept as it was given, empty or not."""
-    assert getattr(SSEMessage("x", **{name: value}), name) == value
+    assert getattr(message_with(name, value), name) == value
 
 
 def test_comment_may_have_lines() -> None:
@@ -124,7 +128,7 @@ def test_comment_may_have_lines() -> None:
 )
 def test_enum_members_become_their_values(name: str, value: Any, plain: object) -> None:
     """A member of an enumeration of str or int stands for its value."""
-    kept = getattr(SSEMessage("x", **{name: value}), name)
+    kept = getattr(message_with(name, value), name)
     assert (type(kept), kept) == (type(plain), plain)
 
 
@@ -132,7 +136,7 @@ def test_message_is_frozen() -> None:
     """Fields that were checked stay as they are."""
     message = SSEMessage("x")
     with pytest.raises(AttributeError):
-        message.event = "a\nb"
+        message.event = "a\nb"  # type: ignore[misc]
 
 
 def test_replaced_fields_are_checked_too() -> None:
