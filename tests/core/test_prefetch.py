@@ -182,7 +182,7 @@ async def test_a_body_without_events_is_a_whole_stream() -> None:
 
     async def empty(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         probe.note("began")
-        for item in ():
+        for item in iter(list[str]()):
             yield item
         await rest(probe)
 
