@@ -13,8 +13,9 @@ from litestar_safe_sse._core.pace import AT_ONCE, TURN, Pace
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from litestar_safe_sse._core.encoding import Head
     from litestar_safe_sse._runtime.base import Runtime
 
 __all__ = ("BlockEncoder", "Buffer", "BufferState")
@@ -50,8 +51,13 @@ class BlockEncoder(Protocol):
         ...
 
     @property
-    def json_types(self) -> set[type]:
-        """Types whose items are data and nothing else, sent as JSON."""
+    def text_type(self) -> type:
+        """``str``, or nothing's type where a text is no ordinary one."""
+        ...
+
+    @property
+    def json_types(self) -> Mapping[type, Head]:
+        """Types whose items are data and nothing else, sent as JSON, with what stands ahead of it."""
         ...
 
     @property
@@ -63,8 +69,8 @@ class BlockEncoder(Protocol):
         """What to raise where that fails."""
         ...
 
-    def join_jsons(self, jsons: list[bytes]) -> bytes:
-        """The blocks of what it has made."""
+    def join_jsons(self, jsons: list[bytes], head: Head) -> bytes:
+        """The blocks of what it has made of items with the same head."""
         ...
 
     def join_texts(self, texts: list[str]) -> bytes:
@@ -90,11 +96,11 @@ class Buffer:
     """
 
     __slots__ = (
-        "_are_json",
         "_encoder",
         "_filled",
         "_frame",
         "_has_room",
+        "_head",
         "_json_types",
         "_limit",
         "_linger_until",
@@ -108,6 +114,7 @@ class Buffer:
         "_size",
         "_state",
         "_taken",
+        "_text_type",
         "_texts",
         "_to_json",
         "_turns",
@@ -116,7 +123,8 @@ class Buffer:
     )
 
     _encoder: BlockEncoder
-    _json_types: set[type]
+    _text_type: type
+    _json_types: Mapping[type, Head]
     _to_json: Callable[[Any], bytes]
 
     def __init__(self, runtime: Runtime) -> None:
@@ -127,7 +135,8 @@ class Buffer:
         self._parts: list[bytes] = []
         self._texts: list[Any] = []
         """What came after the parts: ASCII texts, or JSON."""
-        self._are_json = False
+        self._head: Head | None = None
+        """What stands ahead of each of them, if they are JSON."""
         self._size = 0
         self._pace = Pace()
         self._until = AT_ONCE
@@ -153,6 +162,7 @@ class Buffer:
             limit: Bytes from which on the body has to wait for the writer.
         """
         self._encoder, self._frame = encoder, encoder.frame
+        self._text_type = encoder.text_type
         self._json_types, self._to_json = encoder.json_types, encoder.to_json
         if self._state is BufferState.OPEN:
             self._limit = limit
@@ -210,21 +220,21 @@ class Buffer:
             InvalidFieldError: If it cannot be sent.
         """
         kind = type(item)
-        if kind is str and item.isascii():  # type: ignore[attr-defined]
-            if self._are_json:
+        if kind is self._text_type and item.isascii():  # type: ignore[attr-defined]
+            if self._head is not None:
                 self._fold()
             self._texts.append(item)
             self._size += len(item) + self._frame  # type: ignore[arg-type]
-        elif kind in self._json_types:
+        elif (head := self._json_types.get(kind)) is not None:
             try:
                 text = self._to_json(item)
                 if not text.isascii():
                     text.decode()  # a msgspec.Raw may hold anything
             except Exception as error:
                 raise self._encoder.refusal(item, error) from error
-            if not self._are_json:
+            if head is not self._head:
                 self._fold()
-                self._are_json = True
+                self._head = head
             self._texts.append(text)
             self._size += len(text) + self._frame
         else:
@@ -251,10 +261,11 @@ class Buffer:
         return now >= self._until
 
     def _fold(self) -> None:
-        texts, are_json = self._texts, self._are_json
-        self._texts, self._are_json = [], False
+        texts, head = self._texts, self._head
+        self._texts, self._head = [], None
         if texts:
-            self._parts.append(self._encoder.join_jsons(texts) if are_json else self._encoder.join_texts(texts))
+            encoder = self._encoder
+            self._parts.append(encoder.join_texts(texts) if head is None else encoder.join_jsons(texts, head))
 
     def put_heartbeat(self) -> None:
         """Puts a heartbeat in."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from msgspec import UNSET, Struct
 from msgspec.json import Encoder as JSONEncoder
@@ -31,6 +31,15 @@ class _Nothing:
     """No item of any stream."""
 
 
+class Head(NamedTuple):
+    """What surrounds the JSON of events that are alike."""
+
+    first: bytes
+    """What stands ahead of it."""
+    between: bytes
+    """What stands between two of them."""
+
+
 class Encoder:
     """Turns the items of one stream into blocks.
 
@@ -50,12 +59,12 @@ class Encoder:
 
     __slots__ = (
         "_between",
-        "_between_bytes",
         "_converters",
         "_defaults",
         "_head",
-        "_head_bytes",
+        "_id_line",
         "_json",
+        "_json_head",
         "_latest",
         "_plain",
         "_separator",
@@ -64,6 +73,7 @@ class Encoder:
         "frame",
         "heartbeat",
         "json_types",
+        "text_type",
     )
 
     def __init__(
@@ -84,22 +94,22 @@ class Encoder:
         """The block of a heartbeat."""
         self._defaults = defaults
         # What surrounds the text of an event that is nothing but data, as _block would write it.
-        id_line = "" if defaults.id is None else f"id: {defaults.id}{separator}"
-        event_line = "" if defaults.event is None else f"event: {defaults.event}{separator}"
+        self._id_line = "" if defaults.id is None else f"id: {defaults.id}{separator}"
         retry_line = "" if defaults.retry is None else f"retry: {defaults.retry}{separator}"
-        self._head = f"{id_line}{event_line}data: "
+        self._head = self._head_of(defaults.event)
         self._tail = f"{separator}{retry_line}{separator}"
         self._plain = event is None and id is None and retry is None
-        self._head_bytes = self._head.encode()
         self._tail_bytes = self._tail.encode()
         self._between = f"{self._tail}{self._head}"
-        self._between_bytes = self._between.encode()
-        self.frame = len(self._head_bytes) + len(self._tail_bytes)
+        self._json_head = self.head(defaults.event)
+        self.frame = len(self._json_head.between)
         """Bytes that surround the text of an event that is nothing but data."""
         self._latest: tuple[object, bytes] = (_Nothing, b"")
         """The latest message, with its block: a handler's streams share the encoder, and often what they send."""
         self._json = JSONEncoder(enc_hook=enc_hook)
-        self.json_types: set[type] = set()
+        self.text_type: type = str
+        """The type of texts that need no look at their type."""
+        self.json_types: dict[type, Head] = {}
         """Types whose items are data and nothing else, to be encoded by :attr:`to_json`."""
         self._converters: dict[type, Converter] = {
             SSEMessage: _itself,
@@ -126,6 +136,15 @@ class Encoder:
             return self._message(item)  # type: ignore[arg-type]
         return _encoded(self._event(item) if kind is str else self._other(item))  # type: ignore[arg-type]
 
+    def head(self, event: str | None) -> Head:
+        """Returns what surrounds the JSON of events of a type."""
+        first = self._head_of(event).encode()
+        return Head(first, self._tail_bytes + first)
+
+    def _head_of(self, event: str | None) -> str:
+        event_line = "" if event is None else f"event: {event}{self._separator}"
+        return f"{self._id_line}{event_line}data: "
+
     @property
     def to_json(self) -> Callable[[Any], bytes]:
         """Returns what makes JSON of an item."""
@@ -142,12 +161,12 @@ class Encoder:
             return "".join([self._event(text) for text in texts]).encode()
         return f"{self._head}{self._between.join(texts)}{self._tail}".encode()
 
-    def join_jsons(self, jsons: list[bytes]) -> bytes:
-        """Returns the blocks for what :attr:`to_json` has made, in one piece."""
+    def join_jsons(self, jsons: list[bytes], head: Head) -> bytes:
+        """Returns the blocks for what :attr:`to_json` has made of items with the same head, in one piece."""
         joined = b"".join(jsons)
         if _LF in joined or _CR in joined:  # of a msgspec.Raw
             jsons = [_continued("data", json.decode(), self._separator).encode() for json in jsons]
-        return b"".join((self._head_bytes, self._between_bytes.join(jsons), self._tail_bytes))
+        return b"".join((head.first, head.between.join(jsons), self._tail_bytes))
 
     def _event(self, text: str) -> str:
         if "\n" in text or "\r" in text:
@@ -187,7 +206,7 @@ class Encoder:
                 check_separator("sep", separator)
                 return self._block(message, separator)
         if isinstance(item, Struct) and len(self.json_types) < _STRUCTS:
-            self.json_types.add(type(item))  # what was looked up once is not looked up again
+            self.json_types[type(item)] = self._json_head  # what was looked up once is not looked up again
         return self._event(as_text(item, self._json))
 
     def _block(self, message: SSEMessage, separator: str) -> str:
