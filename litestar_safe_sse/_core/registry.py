@@ -17,6 +17,7 @@ from litestar_safe_sse._core.timers import TimerWheel
 from litestar_safe_sse._core.timing import (
     DROP_DELAY,
     FINAL_SEND_TIMEOUT,
+    STALL_TIME,
     drain_timeout,
     exit_timeout,
     streams_timeout,
@@ -24,7 +25,7 @@ from litestar_safe_sse._core.timing import (
 from litestar_safe_sse._runtime.base import Runtime
 from litestar_safe_sse._runtime.current import current_key, current_runtime
 from litestar_safe_sse._runtime.shielding import wait_shielded
-from litestar_safe_sse._servers.connections import drop_connections
+from litestar_safe_sse._servers.connections import Connection, Connections
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
 from litestar_safe_sse.exceptions import SSEError
 
@@ -55,25 +56,29 @@ class LoopState:
         self.streams: dict[str, Stream] = {}
         self.draining = False
         self.empty: anyio.Event | None = None
-        self.farewells: list[tuple[Any, Any]] = []
-        """The requests of the streams that a drain has ended."""
+        self.connections = Connections(runtime, drop_delay=DROP_DELAY, stall_time=STALL_TIME)
+        self.farewells: list[Connection] = []
+        """The connections of the streams that a drain has ended."""
 
     def forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
         self._on_closed(stream)
         if self.draining:
-            self._bid_farewell(stream)
+            if stream.transport is not None:
+                self.farewells.append(stream.transport.connection)
+            self.finish_if_empty()
 
-    def _bid_farewell(self, stream: Stream) -> None:
-        if stream.request is not None:
-            self.farewells.append(stream.request)
-        if not self.streams:
-            if self.farewells:
-                # A server waits at its exit for clients that have stopped reading, be it for their last bytes.
-                requests, self.farewells = self.farewells, []
-                self.runtime.call_later(FINAL_SEND_TIMEOUT + DROP_DELAY, lambda: drop_connections(requests))
-            if self.empty is not None:
-                self.empty.set()
+    def finish_if_empty(self) -> None:
+        """Lets the drain end once there is no stream, and sees to it that no client holds up the server's exit."""
+        if self.streams:
+            return
+        if self.farewells or self.connections:
+            # A server waits at its exit for clients that have stopped reading, be it for their last bytes.
+            farewells, self.farewells = self.farewells, []
+            delay = FINAL_SEND_TIMEOUT + DROP_DELAY
+            self.runtime.call_later(delay, lambda: self.connections.drop_all(farewells))
+        if self.empty is not None:
+            self.empty.set()
 
 
 class StreamRegistry:
@@ -140,6 +145,7 @@ class StreamRegistry:
         stream = Stream(
             runtime=loop.runtime,
             wheel=loop.wheel,
+            connections=loop.connections,
             config=self.config,
             names=names,
             logger=loop.logger,
@@ -192,6 +198,7 @@ class StreamRegistry:
         for stream in tuple(loop.streams.values()):
             stream.bound_end(now + self.config.shutdown_grace, now + streams_timeout(self.config))
             stream.close(CloseReason.SHUTDOWN)
+        loop.finish_if_empty()
 
     async def drain(self) -> None:
         """Ends every stream of this event loop, and waits until they have cleaned up, but not without bound."""

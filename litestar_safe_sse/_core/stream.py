@@ -61,8 +61,9 @@ if TYPE_CHECKING:
     from litestar_safe_sse._core.buffer import BlockEncoder
     from litestar_safe_sse._core.statistics import Observer
     from litestar_safe_sse._core.timers import TimerWheel
-    from litestar_safe_sse._core.transport import Message, Send, Transport
+    from litestar_safe_sse._core.transport import Transport
     from litestar_safe_sse._runtime.base import OwnedTask, Runtime, Work
+    from litestar_safe_sse._servers.connections import Connections
     from litestar_safe_sse.config import SafeSSEConfig
 
 __all__ = ("Stream", "StreamNames")
@@ -92,6 +93,7 @@ class Stream:
     Args:
         runtime: The running event loop.
         wheel: The timer of its streams.
+        connections: Where a client that takes nothing is given up.
         config: The settings in force for this stream.
         names: What it is called.
         logger: The application's logger.
@@ -107,6 +109,7 @@ class Stream:
         "_buffer",
         "_closed",
         "_closing",
+        "_connections",
         "_deadline",
         "_grace_until",
         "_has_begun",
@@ -135,6 +138,7 @@ class Stream:
         *,
         runtime: Runtime,
         wheel: TimerWheel,
+        connections: Connections,
         config: SafeSSEConfig,
         names: StreamNames,
         logger: Any,
@@ -146,6 +150,7 @@ class Stream:
         self.config = config
         self.runtime = runtime
         self.cleanups = CleanupRegistry()
+        self._connections = connections
         self._logger = logger
         self._observers = observers
         self._on_closed = on_closed
@@ -192,9 +197,9 @@ class Stream:
         return self._has_begun
 
     @property
-    def request(self) -> tuple[Send, Message] | None:
-        """The ASGI ``send`` and scope, while the stream is being served."""
-        return None if self._transport is None else self._transport.request
+    def transport(self) -> Transport | None:
+        """The way to the client, while the stream is being served."""
+        return self._transport
 
     def statistics(self) -> StreamStatistics:
         return StreamStatistics(
@@ -352,6 +357,7 @@ class Stream:
             preamble,
             buffer=self._buffer,
             life=self._life,
+            connections=self._connections,
             runtime=self.runtime,
             on_sent=self._notify_sent if self._observers else None,
         )
@@ -621,7 +627,7 @@ class Stream:
         again = self._writer.look(now, self.config)
         if again is None:
             self.close(CloseReason.SEND_TIMEOUT)
-            self._writer.give_up()
+            self._writer.give_up(self.config.send_timeout or self.config.cleanup_timeout)
             return math.inf
         return again
 

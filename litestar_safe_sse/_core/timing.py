@@ -8,9 +8,9 @@ From the first signal to the end of the drain:
 ``DRAIN_MARGIN``                     beyond both: what has been left behind by then stays, and is reported
 ===================================  ==================================================================
 
-The last bytes (``FINAL_SEND_TIMEOUT``), the dropping of clients that do not take them (``DROP_DELAY``) and the second
-cancellation (``SECOND_CANCELLATION``) lie within these. After the drain the application's own shutdown begins, which is
-bounded by ``APPLICATION_SHUTDOWN`` where nobody else bounds it.
+The last bytes (``FINAL_SEND_TIMEOUT``), the dropping of clients that do not take them (``DROP_DELAY``, ``STALL_TIME``)
+and the second cancellation (``SECOND_CANCELLATION``) lie within these. After the drain the application's own shutdown
+begins, which is bounded by ``APPLICATION_SHUTDOWN`` where nobody else bounds it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = (
     "DROP_DELAY",
     "FINAL_SEND_TIMEOUT",
     "SECOND_CANCELLATION",
+    "STALL_TIME",
     "drain_timeout",
     "exit_timeout",
     "streams_timeout",
@@ -39,6 +40,10 @@ DROP_DELAY = 0.02
 """Seconds from the cancellation of a ``send()`` until its connection is dropped. A server with threads of its own has
 to take note of the first before the second: Granian's worker deadlocks if a ``send()`` fails after the last connection
 has ended (it logs that, which takes the GIL, while the GIL is held to wait for its threads)."""
+
+STALL_TIME = 1.0
+"""Seconds in which a client takes nothing before it is dropped at a shutdown, where its connection is not known to be a
+stream's; they begin when the others are dropped."""
 
 DRAIN_MARGIN = 0.5
 """Seconds beyond grace and cleanup after which a drain no longer waits."""

@@ -11,7 +11,8 @@ import anyio
 
 from litestar_safe_sse._core.receiving import Receiver
 from litestar_safe_sse._core.timing import FINAL_SEND_TIMEOUT
-from litestar_safe_sse._servers.connections import cut_response, drop_connections, is_shared
+from litestar_safe_sse._servers.connections import Connection
+from litestar_safe_sse._servers.endings import cut_response
 from litestar_safe_sse._servers.flow_control import find_flow_control
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Transport(Protocol):
     """
 
     @property
-    def request(self) -> tuple[Send, Message]:
-        """The ASGI ``send`` and scope."""
+    def connection(self) -> Connection:
+        """The connection, to be dropped if the client takes nothing."""
         ...
 
     async def start(self) -> None:
@@ -49,9 +50,6 @@ class Transport(Protocol):
     def wait_left(self) -> Coroutine[Any, Any, None]:
         """Waits until the client has left."""
         ...
-
-    def drop(self) -> None:
-        """Drops the connection of a client that takes nothing, if it is this stream's alone."""
 
     def release(self) -> None:
         """Gives back what was borrowed from the server; may be called again."""
@@ -69,16 +67,21 @@ class HTTPTransport:
         limit: Bytes that the server may hold back, and that are kept of a request that is not read.
     """
 
-    __slots__ = ("_flow_control", "_receiver", "_send", "_start", "request")
+    __slots__ = ("_flow_control", "_receiver", "_scope", "_send", "_start")
 
     def __init__(
         self, scope: Message, receive: Receive, send: Send, start: Message, *, runtime: Runtime, limit: int
     ) -> None:
-        self.request = send, scope
+        self._scope = scope
         self._receiver = Receiver.of(receive, limit)
         self._send = send
         self._start: Message | None = start
         self._flow_control = find_flow_control(send, runtime, limit)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection of the request."""
+        return Connection.of(self._send, self._scope)
 
     async def start(self) -> None:
         """Sends the headers."""
@@ -106,11 +109,6 @@ class HTTPTransport:
     def wait_left(self) -> Coroutine[Any, Any, None]:
         """Reads until ``http.disconnect``."""
         return self._receiver.wait_left()
-
-    def drop(self) -> None:
-        """Drops the connection, unless it carries other requests."""
-        if not is_shared(self.request[1]):
-            drop_connections([self.request])
 
     def release(self) -> None:
         """Gives the server's flow control back."""

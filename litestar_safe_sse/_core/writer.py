@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ import anyio
 from litestar_safe_sse._core.buffer import BufferState
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.timers import LATENESS
-from litestar_safe_sse._core.timing import DROP_DELAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse._core.state import Lifecycle
     from litestar_safe_sse._core.transport import Transport
     from litestar_safe_sse._runtime.base import Runtime, Timer
+    from litestar_safe_sse._servers.connections import Connections
     from litestar_safe_sse.config import SafeSSEConfig
 
 __all__ = ("Writer",)
@@ -35,12 +36,14 @@ class Writer:
         preamble: Bytes to send ahead of the first event.
         buffer: The events.
         life: How the stream fares.
+        connections: Where a client that takes nothing is given up.
         runtime: The running event loop.
         on_sent: Called with the bytes of each chunk that the server has taken.
     """
 
     __slots__ = (
         "_buffer",
+        "_connections",
         "_final_send_timer",
         "_life",
         "_on_sent",
@@ -60,6 +63,7 @@ class Writer:
         *,
         buffer: Buffer,
         life: Lifecycle,
+        connections: Connections,
         runtime: Runtime,
         on_sent: Callable[[int], None] | None = None,
     ) -> None:
@@ -67,6 +71,7 @@ class Writer:
         self._preamble: bytes | None = preamble
         self._buffer = buffer
         self._life = life
+        self._connections = connections
         self._runtime = runtime
         self._on_sent = on_sent
         self._sending = False
@@ -148,13 +153,17 @@ class Writer:
 
     def set_final_timeout(self, seconds: float) -> None:
         """Gives the client that long to take what is left."""
-        self._final_send_timer = self._runtime.call_later(seconds, self.give_up)
+        self._final_send_timer = self._runtime.call_later(seconds, partial(self.give_up, seconds))
 
-    def give_up(self) -> None:
-        """Drops a client that takes nothing: servers hold on to it, and not every ``send()`` can be cancelled."""
+    def give_up(self, patience: float) -> None:
+        """Drops a client that takes nothing: servers hold on to it, and not every ``send()`` can be cancelled.
+
+        Args:
+            patience: Seconds in which it has taken nothing.
+        """
         # At a shutdown all that remain are dropped together (registry.py).
         if self._sending and self._life.reason is not CloseReason.SHUTDOWN:
-            self._runtime.call_later(DROP_DELAY, self._transport.drop)
+            self._connections.give_up(self._transport.connection, patience)
         self.hang_up()
 
     def hang_up(self) -> None:

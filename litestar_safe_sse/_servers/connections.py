@@ -1,99 +1,268 @@
 """What ASGI does not offer for a client that reads nothing any more: to drop it.
 
 Servers keep a connection whose client takes nothing, with all the bytes that wait there, and wait for it when they
-shut down. So a client that is given up has its connection dropped: that of the transport behind ``send``, or the
-socket between the addresses that the scope names, among the descriptors of this process.
+shut down. So a client that is given up has its connection dropped. It is found by whichever comes first:
+
+1. the server's own transport, behind the ``send`` of the request;
+2. the addresses of both ends, by which the socket is known among the descriptors of this process: those that the
+   server gave (``remember_addresses`` in ``hooks.py`` keeps them from being rewritten), or else those of the scope;
+3. where the client's address is unknown, as on a Unix socket of Granian's, by the client's taking nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import stat
-import sys
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse._servers.behind_send import behind, module_of_owner
+from litestar_safe_sse._servers.behind_send import behind, daphne_request, module_of_owner
+from litestar_safe_sse._servers.sockets import Addresses, connected, shut
+from litestar_safe_sse._servers.stalls import StallSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    Ends = tuple[tuple[str, int], int]
-    """The client's address and the server's port."""
+    from litestar_safe_sse._runtime.base import Runtime
 
-__all__ = ("cut_response", "drop_connections", "is_shared")
+    Send = Callable[..., Awaitable[None]]
+    Scope = Mapping[str, Any]
 
-_DESCRIPTORS = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+__all__ = ("ADDRESSES", "Connection", "Connections")
 
-_HYPERCORN_STREAM = "hypercorn.protocol.http_stream"
+ADDRESSES = "litestar_safe_sse.addresses"
+"""The key of a scope at which the client and the server are kept that the server itself has put there."""
 
-_UVICORN_PROTOCOLS = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
+_FEW = 64
+"""Connections that are kept in mind before those are forgotten that have ended."""
+
+_ROUNDS = 10
+"""Searches at a shutdown, each of which takes ``stall_time`` seconds. They end with the process, if not before."""
 
 
-def drop_connections(requests: Iterable[tuple[Callable[..., Awaitable[None]], Mapping[str, Any]]]) -> None:
-    """Drops the connections of clients that take no bytes, with those that wait for them, in one pass.
+@dataclass(frozen=True)
+class Transport:
+    """A server's own way to a client.
+
+    Attributes:
+        owner: The object by which two of them are told apart.
+        abort: Drops the connection, with the bytes that wait there.
+        is_open: Tells whether the connection is still there.
+    """
+
+    owner: object
+    abort: Callable[[], object] = field(compare=False)
+    is_open: Callable[[], bool] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The connection of one request.
+
+    Attributes:
+        transport: The server's transport, if it has been found.
+        addresses: The addresses of both ends.
+        is_certain: Whether they are those that the server has seen.
+        is_shared: Whether it may carry other requests, which would be lost with it.
+    """
+
+    transport: Transport | None
+    addresses: Addresses
+    is_certain: bool
+    is_shared: bool
+
+    @classmethod
+    def of(cls, send: Send, scope: Scope) -> Connection:
+        """Finds the connection of a request by its ASGI ``send`` and scope."""
+        client, server = scope.get(ADDRESSES) or (scope.get("client"), scope.get("server"))
+        peer = _peer(client)
+        return cls(
+            transport=next(filter(None, map(_transport_of, behind(send))), None),
+            addresses=Addresses(peer, _local(server)),
+            is_certain=peer is not None and ADDRESSES in scope,
+            is_shared=scope.get("http_version", "1.1").startswith("2"),
+        )
+
+
+class Connections:
+    """The connections of one event loop whose clients take nothing.
 
     Args:
-        requests: The ASGI ``send`` and the ASGI scope of each request.
+        runtime: The event loop.
+        drop_delay: Seconds from when a client is given up until its connection is dropped.
+        stall_time: Seconds in which a client takes nothing before its connection is dropped at a shutdown, where it is
+            not known to be that of a stream.
     """
-    ends = {_ends_of(scope) for send, scope in requests if not _abort_transport(send)}
-    ends.discard(None)
-    if ends:
-        _shut_sockets(ends)
 
+    def __init__(self, runtime: Runtime, *, drop_delay: float, stall_time: float) -> None:
+        self._runtime = runtime
+        self._drop_delay = drop_delay
+        self._stall_time = stall_time
+        self._given_up: list[tuple[float, Connection]] = []
+        """Those that are to be dropped, in one go if there are many, and since when."""
+        self._kept: set[Connection] = set()
+        """Those that are to be dropped at the shutdown."""
+        self._limit = _FEW
+        self._search: StallSearch | None = None
+        self._unfound = 0
+        """Clients that have been given up, and whose connections could not be told from others."""
 
-async def cut_response(send: Callable[..., Awaitable[None]]) -> None:
-    """Ends a response that has failed, after what was sent, so that its client sees at once that it is cut.
+    def __len__(self) -> int:
+        """Counts the connections that have been kept for the shutdown."""
+        return len(self._kept)
 
-    Without it the client learns of it only when the exception reaches the server, which is after the cleanups. Uvicorn
-    closes the connection, and Hypercorn the stream, as they do then. Where neither is found, nothing is done.
+    def give_up(self, connection: Connection, patience: float) -> None:
+        """Drops a connection in a moment, with all that waits there.
 
-    Args:
-        send: The ASGI ``send`` of the request.
-    """
-    for candidate in behind(send):
-        module = module_of_owner(candidate)
-        if module in _UVICORN_PROTOCOLS and hasattr(candidate.__self__, "transport"):
-            candidate.__self__.transport.close()
+        One that is shared is dropped at the shutdown, and one that cannot be told from others is searched for.
+
+        Args:
+            connection: The connection of a client that takes nothing.
+            patience: Seconds in which it has taken nothing.
+        """
+        if connection.is_shared:
+            self._keep(connection)
             return
-        if module == _HYPERCORN_STREAM:
-            await candidate(None)
-            return
+        self._given_up.append((monotonic(), connection))
+        if len(self._given_up) == 1:
+            self._runtime.call_later(self._drop_delay, lambda: self._drop_given_up(patience))
+
+    def drop_all(self, connections: Iterable[Connection]) -> None:
+        """Drops connections at a shutdown, shared or not, and all that have been kept until then.
+
+        Args:
+            connections: The connections of the streams that the shutdown has ended.
+        """
+        left = _drop([*self._kept, *connections])
+        self._kept.clear()
+        if self._search is not None:
+            self._search.cancel()
+        if local := _uncertain(left):
+            self._search = StallSearch(self._runtime, local, self._stall_time, rounds=_ROUNDS)
+
+    def _drop_given_up(self, patience: float) -> None:
+        latest = monotonic() - self._drop_delay
+        due = [connection for since, connection in self._given_up if since <= latest]
+        self._given_up = [(since, connection) for since, connection in self._given_up if since > latest]
+        if self._given_up:
+            self._runtime.call_later(self._drop_delay, lambda: self._drop_given_up(patience))
+        left = [connection for connection in _drop(due) if _uncertain([connection])]
+        if left:
+            self._search_for(left, patience)
+
+    def _search_for(self, connections: list[Connection], patience: float) -> None:
+        for connection in connections:
+            self._keep(connection)
+        self._unfound += len(connections)
+        if self._search is None or self._search.is_over:
+            local = _uncertain(connections)
+            self._search = StallSearch(self._runtime, local, patience, may_shut=self._are_all_given_up)
+
+    def _are_all_given_up(self, found: int) -> bool:
+        """Returns whether those that take nothing are those that were given up, and nobody else's."""
+        if found > self._unfound:
+            return False
+        self._unfound = 0
+        return found > 0
+
+    def _keep(self, connection: Connection) -> None:
+        self._kept.add(connection)
+        if len(self._kept) > self._limit:
+            existing = {each.addresses for each in connected()}
+            self._kept = {each for each in self._kept if _exists(each, existing)}
+            self._limit = 2 * len(self._kept) + _FEW
 
 
-def is_shared(scope: Mapping[str, Any]) -> bool:
-    """Returns whether a request's connection may carry others, which would be lost with it."""
-    return bool(scope.get("http_version", "1.1").startswith("2"))
+def _uncertain(connections: Iterable[Connection]) -> set[int | str | None]:
+    """Returns the server's ends of those connections that may exist though they have not been found."""
+    return {each.addresses.local for each in connections if not each.is_certain} - {None}
 
 
-def _abort_transport(send: Callable[..., Awaitable[None]]) -> bool:
-    for candidate in behind(send):
-        if module_of_owner(candidate) in _UVICORN_PROTOCOLS:
-            abort = getattr(getattr(candidate.__self__, "transport", None), "abort", None)
-            if abort is not None:
-                abort()
-                return True
-    return False
+def _exists(connection: Connection, existing: set[Addresses]) -> bool:
+    if connection.transport is not None:
+        return connection.transport.is_open()
+    return not connection.is_certain or connection.addresses in existing
 
 
-def _ends_of(scope: Mapping[str, Any]) -> Ends | None:
-    client, server = scope.get("client"), scope.get("server")
-    if not client or not server or not server[1]:
+def _drop(connections: Iterable[Connection]) -> list[Connection]:
+    """Drops connections in one pass over the descriptors; returns those that have not been found."""
+    unfound = []
+    for connection in connections:
+        if connection.transport is None:
+            unfound.append(connection)
+        else:
+            connection.transport.abort()
+    known = {each.addresses for each in unfound if each.addresses.peer is not None}
+    found = shut(lambda each: each.addresses in known) if known else set()
+    return [each for each in unfound if each.addresses not in found]
+
+
+# The transports of the servers
+
+
+def _transport_of(candidate: Any) -> Transport | None:
+    """Returns the transport that something behind ``send`` writes to, if it is a server's."""
+    module = module_of_owner(candidate)
+    if module.startswith("uvicorn.protocols.http."):
+        return _of_asyncio(getattr(candidate.__self__, "transport", None))
+    if module == "hypercorn.asyncio.tcp_server":
+        return _of_asyncio(getattr(getattr(candidate.__self__, "writer", None), "transport", None))
+    if module == "hypercorn.trio.tcp_server":
+        return _of_trio(getattr(candidate.__self__, "stream", None))
+    if (request := daphne_request(candidate)) is not None:
+        return _of_twisted(getattr(request.channel, "transport", None))
+    return None
+
+
+def _of_asyncio(transport: Any) -> Transport | None:
+    """https://docs.python.org/3/library/asyncio-protocol.html#asyncio.WriteTransport.abort"""
+    if not hasattr(transport, "abort"):
         return None
-    return (client[0], int(client[1])), int(server[1])  # Granian gives ports as text
+
+    def abort() -> None:
+        with contextlib.suppress(AttributeError):  # asyncio lets go of the loop of a transport that has closed
+            transport.abort()
+
+    return Transport(transport, abort, lambda: not transport.is_closing())
 
 
-def _shut_sockets(ends: Collection[Ends | None]) -> None:
-    """Shuts those sockets, which belong to the server, among this process's descriptors."""
-    if not os.path.isdir(_DESCRIPTORS):
-        return
-    for name in os.listdir(_DESCRIPTORS):
-        with contextlib.suppress(OSError):
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                continue
-            with socket.socket(fileno=os.dup(int(name))) as connection:
-                if connection.family not in (socket.AF_INET, socket.AF_INET6):
-                    continue
-                if (connection.getpeername()[:2], connection.getsockname()[1]) in ends:
-                    connection.shutdown(socket.SHUT_RDWR)
+def _of_trio(stream: Any) -> Transport | None:
+    """https://trio.readthedocs.io/en/stable/reference-io.html#trio.SocketStream.socket"""
+    connection = getattr(getattr(stream, "transport_stream", stream), "socket", None)
+    if connection is None:
+        return None
+
+    def abort() -> None:
+        with contextlib.suppress(OSError):  # it has been closed already
+            connection.shutdown(socket.SHUT_RDWR)
+
+    return Transport(connection, abort, lambda: connection.fileno() >= 0)
+
+
+def _of_twisted(transport: Any) -> Transport | None:
+    """https://docs.twisted.org/en/stable/api/twisted.internet.interfaces.ITCPTransport.html#abortConnection"""
+    if not hasattr(transport, "abortConnection"):
+        return None
+    return Transport(transport, transport.abortConnection, lambda: bool(getattr(transport, "connected", False)))
+
+
+# The addresses in a scope
+
+
+def _peer(client: Any) -> tuple[str, int] | None:
+    host, port = _host_and_port(client)
+    return (host, port) if host and port else None
+
+
+def _local(server: Any) -> int | str | None:
+    host, port = _host_and_port(server)
+    return port or host or None
+
+
+def _host_and_port(address: Any) -> tuple[str, int]:
+    try:
+        host, port = address
+        return str(host or ""), int(port or 0)  # Granian gives ports as text
+    except (TypeError, ValueError):  # there is none, or a middleware has put there what is no address
+        return "", 0

@@ -17,6 +17,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from litestar_safe_sse._runtime.current import current_key
+from litestar_safe_sse._servers.connections import ADDRESSES
 from litestar_safe_sse._servers.frames import callers, locals_of_waiting, module_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = (
     "hook_signals",
     "hook_trigger",
     "ignore_repeated_signals",
+    "remember_addresses",
 )
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
@@ -281,6 +283,23 @@ class TriggerLink(Link):
         self.notifier.notify()
 
 
+class SchedulerLink(Link):
+    """Stands in front of Granian's ``_new_cbscheduler(loop, callback, …)``, which makes what runs each request."""
+
+    def __call__(self, loop: Any, callback: Callable[[Any], Any], *args: Any, **kwargs: Any) -> Any:
+        # The module is the same for every loop of the process, and this is about one of them.
+        if self.notifier.runtime.key == loop:
+            callback = partial(self._remember_addresses, callback)
+        return self.previous(loop, callback, *args, **kwargs)
+
+    @staticmethod
+    def _remember_addresses(callback: Callable[[Any], Any], watcher: Any) -> Any:
+        scope = getattr(watcher, "scope", None)
+        if isinstance(scope, dict):
+            scope[ADDRESSES] = scope.get("client"), scope.get("server")
+        return callback(watcher)
+
+
 class ReactorHold:
     """Keeps Twisted's reactor, as which Daphne runs, from ending ahead of the drain.
 
@@ -378,6 +397,18 @@ def hold_reactor(site: Site) -> Iterator[Hook]:
     reactor = sys.modules.get("twisted.internet.reactor")
     if reactor is not None and site.drain is not None and site.notifier.runtime.name == "asyncio":
         yield ReactorHold(reactor, site.notifier, site.drain)
+
+
+def remember_addresses(site: Site) -> Iterator[Hook]:
+    """Keeps in each scope the addresses that Granian has put there, which middleware behind proxies rewrites.
+
+    Granian's sockets are Rust's, and nothing else tells which of them a request has come by. What it makes its requests
+    run with is made after the application's startup.
+    """
+    for name in ("granian.server.mp", "granian.server.mt", "granian.server.embed"):
+        module = sys.modules.get(name)
+        if callable(getattr(module, "_new_cbscheduler", None)):
+            yield SchedulerLink(AttributePlace(module, "_new_cbscheduler"), site.notifier)
 
 
 def ignore_repeated_signals(site: Site) -> Iterator[Hook]:

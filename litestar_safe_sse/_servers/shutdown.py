@@ -34,6 +34,7 @@ from litestar_safe_sse._servers.hooks import (
     hook_signals,
     hook_trigger,
     ignore_repeated_signals,
+    remember_addresses,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ SERVERS = (
     Server(
         "granian",
         first_steps=(FirstStep("granian.server.embed", "self", ("shutdown",)),),
-        extra_hooks=(ignore_repeated_signals,),
+        extra_hooks=(ignore_repeated_signals, remember_addresses),
         needs_first_step=False,
         remedy="set workers_kill_timeout, without which Granian waits for the streams for ever",
     ),

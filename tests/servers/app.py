@@ -25,7 +25,7 @@ from litestar import Litestar, Response, get, post, route
 from litestar.background_tasks import BackgroundTask
 from litestar.di import Provide
 from litestar.enums import HttpMethod
-from litestar.response import ServerSentEvent
+from litestar.response import ServerSentEvent, Stream
 
 from tests.bounds import NEVER
 from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, FLOOD_LIMIT, SPECIES, Visit, release
@@ -171,6 +171,17 @@ async def revoke(key: str) -> None:
     await streams[key].aclose(CloseReason.REVOKED)
 
 
+@get("/download")
+async def download() -> Stream:
+    """A response that is no stream of events, and takes its client a while."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(256):
+            yield b"x" * 65536
+
+    return Stream(parts())
+
+
 @get("/progress")
 async def progress() -> dict[str, int]:
     return {key: visit.yielded for key, visit in visits.items()}
@@ -223,7 +234,17 @@ dependencies: dict[str, Callable[..., Any] | Provide] = (
     {} if SAFE else {"stream": Provide(StreamContext, sync_to_thread=False)}
 )
 app = Litestar(
-    [visit, broken, open_gate, revoke, release_threads, progress, statistics, *(readers(record) if SAFE else ())],
+    [
+        visit,
+        broken,
+        open_gate,
+        revoke,
+        release_threads,
+        download,
+        progress,
+        statistics,
+        *(readers(record) if SAFE else ()),
+    ],
     plugins=[plugin] if SAFE else [],
     dependencies=dependencies,
     on_startup=[on_startup],

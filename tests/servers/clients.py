@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tests.servers.http1 import Http1Stream
 from tests.servers.http2 import Http2Connection, Http2Stream
+from tests.servers.kinds import Address
 from tests.servers.responses import Ending, ProtocolError, Response
 from tests.servers.streams import Stream
 from tests.servers.wire import Wire
@@ -36,7 +37,7 @@ class Crowd:
     @classmethod
     async def open(
         cls,
-        address: tuple[str, int],
+        address: Address,
         protocol: str,
         paths: Sequence[str],
         *,
@@ -101,7 +102,7 @@ class Crowd:
 
 
 async def fetch(
-    address: tuple[str, int],
+    address: Address,
     protocol: str,
     path: str,
     *,

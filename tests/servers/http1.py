@@ -6,6 +6,7 @@ import re
 import ssl
 from collections.abc import Sequence
 
+from tests.servers.kinds import Address
 from tests.servers.responses import ChunkParser, Ending, ProtocolError, Response
 from tests.servers.streams import Stream
 from tests.servers.wire import Wire
@@ -25,7 +26,7 @@ class Http1Stream(Stream):
     @classmethod
     async def open(
         cls,
-        address: tuple[str, int],
+        address: Address,
         path: str,
         *,
         method: str = "GET",
@@ -45,7 +46,7 @@ class Http1Stream(Stream):
     async def ask(self, path: str, *, method: str = "GET", headers: Sequence[tuple[str, str]] = ()) -> None:
         lines = [
             f"{method} {path} HTTP/1.1",
-            f"Host: {self.wire.sock.getpeername()[0]}",
+            f"Host: {self.wire.host}",
             "Accept: text/event-stream",
         ]
         lines += [f"{name}: {value}" for name, value in headers]

@@ -12,8 +12,10 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import h2.settings
 from hyperframe.frame import GoAwayFrame
 
+from tests.servers.kinds import Address
 from tests.servers.responses import Ending, ProtocolError, Response
 from tests.servers.streams import Stream
 from tests.servers.wire import Wire
@@ -47,7 +49,7 @@ class Http2Connection:
 
     @classmethod
     async def open(
-        cls, address: tuple[str, int], tls: ssl.SSLContext | None = None, receive_buffer: int | None = None
+        cls, address: Address, tls: ssl.SSLContext | None = None, receive_buffer: int | None = None
     ) -> Http2Connection:
         connection = cls(await Wire.open(address, tls, receive_buffer))
         connection._h2.initiate_connection()
@@ -77,6 +79,12 @@ class Http2Connection:
         self._h2.send_headers(number, [*pseudo, *headers], end_stream=True)
         await self._flush()
         return stream
+
+    async def widen(self) -> None:
+        """Allow the server to send as much as it likes, so that only TCP holds it back."""
+        self._h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2**30})
+        self._h2.increment_flow_control_window(2**30)
+        await self._flush()
 
     async def _flush(self) -> None:
         if data := self._h2.data_to_send():

@@ -18,6 +18,19 @@ import trustme
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
+Address = tuple[str, int] | str
+"""Where a server listens: a host and a port, or the path of a Unix socket."""
+
+LISTENING = {
+    "uvicorn": (("--host", "{host}", "--port", "{port}"), ("--uds", "{path}")),
+    "granian": (("--host", "{host}", "--port", "{port}"), ("--uds", "{path}")),
+    "hypercorn": (("--bind", "{host}:{port}"), ("--bind", "unix:{path}")),
+    "daphne": (("-b", "{host}", "-p", "{port}"), ("-u", "{path}")),
+}
+"""The options by which a server listens at a host and a port, and at a Unix socket."""
+
+RELOADING = {"uvicorn": ["--reload", "--reload-dir"], "granian": ["--reload", "--reload-paths"]}
+
 TRIO_GRACE = 1
 """Seconds that Hypercorn's trio worker waits at a shutdown for connections that are idle."""
 
@@ -42,7 +55,7 @@ class ServerKind:
 
     @property
     def has_lifespan(self) -> bool:
-        return self.server != "daphne"
+        return self.server != "daphne" and "asginl" not in self.arguments
 
     @property
     def pushes_back(self) -> bool:
@@ -54,28 +67,35 @@ class ServerKind:
         """Whether the end of a response that ends during a shutdown is sent; Hypercorn loses END_STREAM then."""
         return not (self.server == "hypercorn" and self.protocol == "2")
 
-    def command(self, port: int, *, workers: int, reload: Path | None, extra: Sequence[str]) -> list[str]:
-        python, app, host = sys.executable, "tests.servers.app:app", "127.0.0.1"
-        command = [python, "-m", self.server, *self.arguments, *extra]
+    def command(
+        self,
+        address: Address,
+        *,
+        workers: int = 1,
+        reload: Path | None = None,
+        extra: Sequence[str] = (),
+        app: str = "tests.servers.app:app",
+    ) -> list[str]:
+        if self.server not in LISTENING:  # Uvicorn in a program
+            return [sys.executable, str(HERE / f"{self.server}.py"), str(address[1])]
+        command = [sys.executable, "-m", self.server, *self.arguments, *extra, *self._listening(address)]
         if self.server == "uvicorn":
-            command += ["--host", host, "--port", str(port), "--app-dir", str(ROOT)]
-            command += ["--reload", "--reload-dir", str(reload)] if reload else ["--workers", str(workers)]
-        elif self.server == "granian":
-            command += ["--host", host, "--port", str(port), "--workers", str(workers)]
-            command += ["--reload", "--reload-paths", str(reload)] if reload else []
-        elif self.server == "hypercorn":
-            command += ["--bind", f"{host}:{port}", "--workers", str(workers)]
-        elif self.server == "daphne" and self.tls:
-            files = certificate_files()
-            command += [
-                "-e",
-                f"ssl:{port}:privateKey={files.key}:certKey={files.certificate}:interface={host}",
-            ]
-        elif self.server == "daphne":
-            command += ["-b", host, "-p", str(port)]
-        else:  # Uvicorn in a program
-            return [python, str(HERE / f"{self.server}.py"), str(port)]
+            command += ["--app-dir", str(ROOT)]
+        if reload is not None:
+            command += RELOADING[self.server] + [str(reload)]
+        if self.server != "daphne" and not (self.server == "uvicorn" and reload is not None):
+            command += ["--workers", str(workers)]
         return [*command, app]
+
+    def _listening(self, address: Address) -> list[str]:
+        tcp, unix = LISTENING[self.server]
+        if isinstance(address, str):
+            return [part.format(path=address) for part in unix]
+        host, port = address
+        if self.tls:
+            files = certificate_files()
+            return ["-e", f"ssl:{port}:privateKey={files.key}:certKey={files.certificate}:interface={host}"]
+        return [part.format(host=host, port=port) for part in tcp]
 
 
 def _kinds() -> Iterator[ServerKind]:

@@ -9,15 +9,16 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from signal import Signals
+from typing import Any
 
 import psutil
 
 from tests.bounds import START, WAIT
 from tests.ports import free_port
-from tests.servers.kinds import ROOT, ServerKind, certificate_files
+from tests.servers.kinds import ROOT, Address, ServerKind, certificate_files
 from tests.servers.records import Records
 from tests.signals import default_signals
 
@@ -27,15 +28,15 @@ FLAVOUR = os.environ.get("SAFE_SSE_FLAVOUR", "safe")
 class RunningServer:
     """A server process in a process group of its own."""
 
-    def __init__(self, kind: ServerKind, directory: Path) -> None:
+    def __init__(self, kind: ServerKind, directory: Path, *, on_unix_socket: bool = False) -> None:
         self.kind = kind
         self.directory = directory
-        self.address = ("127.0.0.1", free_port())
+        self.address: Address = str(directory / "socket") if on_unix_socket else ("127.0.0.1", free_port())
         self.records = Records(directory / "records.jsonl")
         self.log = directory / "server.log"
         self.tls = certificate_files().client if kind.tls else None
 
-    def start(self, *, workers: int = 1, reload: Path | None = None, extra: Sequence[str] = ()) -> None:
+    def start(self, *, workers: int = 1, **options: Any) -> None:
         found = importlib.util.find_spec("litestar_safe_sse")
         assert found is not None
         assert found.submodule_search_locations
@@ -50,7 +51,7 @@ class RunningServer:
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                self.kind.command(self.address[1], workers=workers, reload=reload, extra=extra),
+                self.kind.command(self.address, workers=workers, **options),
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -68,7 +69,8 @@ class RunningServer:
             self.records.read()
             started = {record["pid"] for record in self.records.named("startup")}
             if len(started) >= workers + beyond or not self.kind.has_lifespan:
-                with contextlib.suppress(OSError), socket.create_connection(self.address, timeout=1):
+                with contextlib.suppress(OSError):
+                    connect(self.address).close()
                     return
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.kind.name} did not start:\n{self.output()}")
@@ -127,19 +129,37 @@ class RunningServer:
             time.sleep(0.01)
 
 
+def connect(address: Address) -> socket.socket:
+    """Connects to a server.
+
+    Raises:
+        OSError: If it does not listen.
+    """
+    connection = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+    try:
+        connection.settimeout(1)
+        connection.connect(address)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
 @contextlib.contextmanager
 def running(
-    kind: ServerKind,
-    directory: Path,
-    *,
-    workers: int = 1,
-    reload: Path | None = None,
-    extra: Sequence[str] = (),
+    kind: ServerKind, directory: Path, *, on_unix_socket: bool = False, **options: Any
 ) -> Iterator[RunningServer]:
-    """A server for the length of a block."""
-    server = RunningServer(kind, directory)
+    """A server for the length of a block.
+
+    Args:
+        kind: The server.
+        directory: Where it keeps its log and its records.
+        on_unix_socket: Whether it listens at a Unix socket in that directory.
+        options: What it is started with: ``workers``, ``reload``, ``extra``, ``app``.
+    """
+    server = RunningServer(kind, directory, on_unix_socket=on_unix_socket)
     try:
-        server.start(workers=workers, reload=reload, extra=extra)
+        server.start(**options)
         yield server
     finally:
         if hasattr(server, "process"):

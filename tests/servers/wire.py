@@ -15,6 +15,7 @@ import time
 import anyio
 
 from tests.bounds import WAIT
+from tests.servers.kinds import Address
 
 
 class Wire:
@@ -22,22 +23,22 @@ class Wire:
 
     def __init__(self, sock: socket.socket, tls: ssl.SSLContext | None, host: str) -> None:
         self.sock = sock
+        self.host = host
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = tls.wrap_bio(self._incoming, self._outgoing, server_hostname=host) if tls else None
 
     @classmethod
-    async def open(
-        cls, address: tuple[str, int], tls: ssl.SSLContext | None = None, receive_buffer: int | None = None
-    ) -> Wire:
-        sock = socket.socket()
+    async def open(cls, address: Address, tls: ssl.SSLContext | None = None, receive_buffer: int | None = None) -> Wire:
+        sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         try:
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not isinstance(address, str):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if receive_buffer is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             with anyio.fail_after(WAIT):
                 await asyncio.get_running_loop().sock_connect(sock, address)
-                wire = cls(sock, tls, address[0])
+                wire = cls(sock, tls, "localhost" if isinstance(address, str) else address[0])
                 await wire._handshake()
         except BaseException:
             sock.close()
