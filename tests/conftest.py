@@ -13,7 +13,7 @@ for part in ("core", "docs", "example", "integration", "litestar", "servers", "s
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
         part = next((parameters[name] for name in ("server", "kind", "case") if name in parameters), "")
         item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {getattr(part, 'name', part)}"))
 

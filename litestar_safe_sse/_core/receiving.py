@@ -112,7 +112,8 @@ class Receiver:
 
     async def _wait_for_reader(self) -> None:
         with anyio.move_on_after(PATIENCE):
-            return await self._wait_for_news()
+            await self._wait_for_news()
+            return
         self._kept = None
         self._size = 0
         self._lost = True

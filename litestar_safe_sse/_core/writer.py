@@ -125,7 +125,8 @@ class Writer:
             # After a send() that was cut off nobody knows what the client has.
             while not self._sending and not self.cancel_scope.cancel_called:
                 with contextlib.suppress(asyncio.CancelledError):
-                    return await self.write()
+                    await self.write()
+                    return
 
     def look(self, now: float, config: SafeSSEConfig) -> float | None:
         """Puts the heartbeat in that is due.

@@ -130,7 +130,7 @@ async def test_a_cancellation_at_any_await_leaves_nothing_behind(
     """Wherever the server cancels the request, once, again, or by a scope, the stream cleans up exactly once."""
     if anyio_backend[0] == "trio":
         how, body = "scope", finite  # trio has no other cancellation, and a cancelled body cannot await there
-    server = Server(body, prefetch=prefetch)
+    server, connection, at = Server(body, prefetch=prefetch), Connection(), 0
     for at in range(1, MANY):
         server.probe.__init__()  # type: ignore[misc]
         connection = Connection(leaves_after=b"data: 2" if body is endless else None)

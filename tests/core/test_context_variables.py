@@ -77,6 +77,7 @@ async def test_the_cleanups_of_a_body_left_behind_see_their_own_stream() -> None
     """A body's time is kept by a timer that other streams share, but what follows is not done in their context."""
     requests = Requests(SafeSSEConfig(ping_interval=SHORT, cleanup_timeout=SHORT))
     other, stubborn = Connection("/other"), Connection("/stubborn")
+    before: list[str] = []
     with anyio.fail_after(WAIT):
         async with anyio.create_task_group() as group:
             group.start_soon(requests.visit, other)
@@ -85,7 +86,7 @@ async def test_the_cleanups_of_a_body_left_behind_see_their_own_stream() -> None
                 leaving.start_soon(requests.visit, stubborn)
                 await requests.waits.wait()
                 stubborn.leave()
-            before = list(requests.seen["stubborn"])
+            before += requests.seen["stubborn"]
             requests.stays.set()
     # Before Python 3.11 a task of asyncio's cannot share a context; its successor has that of the handler.
     shared = sys.version_info >= (3, 11) or sniffio.current_async_library() == "trio"

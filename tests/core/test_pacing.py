@@ -188,7 +188,7 @@ async def test_a_sync_client_in_an_async_body_goes_out_event_by_event() -> None:
     recorder.check(marks(10))
 
 
-def has_beats(beats: int, sent: Recorder) -> bool:
+def has_beats(beats: int, sent: Connection) -> bool:
     return sent.body.count(b": ping") >= beats
 
 

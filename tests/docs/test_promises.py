@@ -15,6 +15,8 @@ EXPLAINS = "(explains)"
 def index() -> dict[str, dict[str, list[str]]]:
     """For each page, the phrases and the tests of each."""
     pages: dict[str, dict[str, list[str]]] = {}
+    phrases: dict[str, list[str]] = {}
+    tests: list[str] = []
     for line in (TESTS / "docs" / "promises.md").read_text().splitlines():
         if line.startswith("# "):
             phrases = pages[line[2:]] = {}

@@ -106,5 +106,5 @@ async def test_permissions_of_the_page_are_enough(
                 await use(redis)
         finally:
             await redis.aclose()
-        denied = admin.execute_command("ACL", "LOG")
+        denied: Any = admin.execute_command("ACL", "LOG")
     assert {entry["object"] for entry in denied} <= {"client|setinfo"}  # redis-py tries it, and doesn't need it

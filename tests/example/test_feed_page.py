@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect
@@ -66,7 +67,7 @@ def shown(page: Page) -> list[str]:
 def stored(redis: RedisServer) -> list[str]:
     """The same of each event that Redis has, in order, as its own client reads it."""
     with Redis.from_url(redis.url, protocol=2) as client:
-        entries = client.xrange(f"{{sse-example}}:log:{TOPIC}")
+        entries: Any = client.xrange(f"{{sse-example}}:log:{TOPIC}")
     events = [json.loads(fields[b"data"]) for _, fields in entries if b"data" in fields]
     return [f"{event['worker']['id']}·{event['number']}" for event in events]
 

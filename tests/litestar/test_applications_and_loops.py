@@ -138,7 +138,8 @@ def _python_handles_sigint() -> Iterator[None]:
 
 def handlers_in_chain() -> int:
     """How many handlers of ^C call one another."""
-    handler, count = signal.getsignal(signal.SIGINT), 0
+    handler: Any = signal.getsignal(signal.SIGINT)
+    count = 0
     while handler is not None and hasattr(handler, "previous"):
         handler, count = handler.previous, count + 1
     return count

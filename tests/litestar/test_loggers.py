@@ -23,7 +23,7 @@ from tests.litestar.clients import get as request
 from tests.litestar.logs import CONFIG, Records, fail, serving, standard, streaming, structured
 
 if TYPE_CHECKING:
-    from litestar.types import GetLogger
+    pass
 
 pytestmark = pytest.mark.anyio
 
@@ -99,7 +99,7 @@ class BrokenLoggingConfig(BaseLoggingConfig):
     disable_stack_trace: set[Any] = set()  # noqa: RUF012
     exception_logging_handler: Any = None
 
-    def configure(self) -> GetLogger:
+    def configure(self) -> Any:
         return lambda name=None: BrokenLogger()
 
     @staticmethod

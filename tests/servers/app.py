@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
@@ -43,7 +43,7 @@ def record(what: str, key: str = "", **more: Any) -> None:
     os.write(_records, json.dumps(line).encode() + b"\n")
 
 
-if SAFE:
+if TYPE_CHECKING or SAFE:
     from litestar_safe_sse import (
         CloseReason,
         SafeServerSentEvent,
@@ -55,7 +55,7 @@ if SAFE:
     plugin = SafeSSEPlugin(SafeSSEConfig(ping_interval=NEVER, send_timeout=NEVER, cleanup_timeout=NEVER))
 else:
 
-    class StreamContext:  # type: ignore[no-redef]
+    class StreamContext:
         """What one can do with Litestar alone: clean up in a background task."""
 
         close_reason = None
@@ -69,7 +69,7 @@ else:
         async def wait_closing(self) -> None:
             await anyio.sleep_forever()
 
-    def SafeServerSentEvent(content: Any, *, stream: Any, **_: Any) -> ServerSentEvent:  # type: ignore[no-redef]  # noqa: N802
+    def SafeServerSentEvent(content: Any, *, stream: Any, **_: Any) -> ServerSentEvent:  # noqa: N802
         return ServerSentEvent(content, background=BackgroundTask(stream.stack.aclose))
 
 

@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -72,7 +71,7 @@ def paths_of(kind: ServerKind, bodies: Sequence[str], extra: str = "") -> dict[s
 
 
 @contextlib.asynccontextmanager
-async def visited(server: RunningServer, paths: dict[str, str]) -> Any:
+async def visited(server: RunningServer, paths: dict[str, str]) -> AsyncIterator[Crowd]:
     """All of the streams open, and each has had an event."""
     kind = server.kind
     async with await Crowd.open(server.address, kind.protocol, list(paths.values()), tls=server.tls) as crowd:
@@ -82,9 +81,10 @@ async def visited(server: RunningServer, paths: dict[str, str]) -> Any:
 
 def problems_of(server: RunningServer, keys: Sequence[str], *, ended: bool = True) -> tuple[int, list[str]]:
     """Count the streams that were cleaned up as they should, and tell what is wrong with the rest."""
+    records = server.records
     cleaned, problems = 0, []
     for key in keys:
-        records, story = server.records, server.records.story(key)
+        story = records.story(key)
         found = []
         counts = Counter(story)
         if ended and SPECIES[key.split(".")[0]].ends:

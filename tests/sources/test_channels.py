@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -262,10 +262,13 @@ class Receiving(MemoryChannelsBackend):
         self.failure = failure
         self.gone = asyncio.Event()
 
-    async def stream_events(self) -> Any:
+    async def stream_events(self) -> AsyncGenerator[tuple[str, Any], None]:
         events = super().stream_events()
         while True:
-            tasks = {asyncio.ensure_future(anext(events)), asyncio.ensure_future(self.gone.wait())}
+            tasks: set[asyncio.Future[Any]] = {
+                asyncio.ensure_future(anext(events)),
+                asyncio.ensure_future(self.gone.wait()),
+            }
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -173,16 +173,18 @@ async def test_thousands_of_subscribers_share_one_connection(plugin: RedisPlugin
 async def test_dropped_and_cancelled_subscriptions_are_let_go(plugin: RedisPlugin) -> None:
     """Without a word, at any moment."""
     pubsub = RedisPubSub(plugin)
+
+    async def drop(turns: int) -> None:
+        wait = asyncio.ensure_future(anext(pubsub.subscribe("a", patterns=["b*"])))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        wait.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+
     async with pubsub.subscribe("stays"):
         for number in range(40):
-            subscription = pubsub.subscribe("a", patterns=["b*"])
-            wait = asyncio.ensure_future(anext(subscription))
-            for _ in range(number):
-                await asyncio.sleep(0)
-            wait.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await wait
-        del subscription, wait
+            await drop(number)
         gc.collect()
         await eventually(lambda: _is(plugin.execute("PUBSUB", "CHANNELS"), [b"stays"]))
         assert await plugin.execute("PUBSUB", "NUMPAT") == 0
