@@ -69,7 +69,7 @@ install_system_packages() {
 # Installs the npm package that the tests decode event streams with, unless it is there.
 install_node_packages() {
     if [ ! -d tests/node_modules ] || [ -n "$(find tests/package.json -newer tests/node_modules)" ]; then
-        npm install --prefix tests --silent --no-audit --no-fund --no-package-lock
+        npm install --prefix tests --loglevel error --no-audit --no-fund --no-package-lock
         touch tests/node_modules
     fi
 }
