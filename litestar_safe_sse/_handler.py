@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     RawHeaders = list[tuple[bytes, bytes]]
 
-__all__ = ("Handler", "make_encoder", "make_headers")
+__all__ = ("HEADERS", "Handler", "make_encoder", "make_headers")
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 """What keeps proxies from holding events back. No ``Connection``: HTTP/2 forbids it, and HTTP/1.1 needs none."""

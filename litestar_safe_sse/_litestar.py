@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from litestar import Litestar, Request
     from litestar.di import Provide
     from litestar.handlers import BaseRouteHandler
+    from litestar.response.base import ASGIResponse
     from litestar.types import Scope
 
 __all__ = (
@@ -37,7 +38,11 @@ __all__ = (
     "from_litestar",
     "logger_of",
     "request_class_of",
+    "to_asgi",
 )
+
+_PASSES_APP = "app" in inspect.signature(Response.to_asgi_response).parameters
+"""Whether ``to_asgi_response`` is passed the application: until Litestar 3."""
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
@@ -86,13 +91,19 @@ def chosen_status(status_code: int | None, handler: object) -> int:
     return HTTP_200_OK if is_default else status_code
 
 
+def to_asgi(response: Response[Any], request: Request[Any, Any, Any]) -> ASGIResponse:
+    """Makes the ASGI response of another response."""
+    options: dict[str, Any] = {"app": None} if _PASSES_APP else {}
+    return response.to_asgi_response(request=request, **options)
+
+
 def as_called(to_asgi_response: _F) -> _F:
     """Gives a ``to_asgi_response`` the parameters that Litestar calls it with: from 3 it is not passed the application.
 
     Args:
         to_asgi_response: The method, with the parameters of Litestar 2.
     """
-    if "app" in inspect.signature(Response.to_asgi_response).parameters:
+    if _PASSES_APP:
         return to_asgi_response
 
     @wraps(to_asgi_response)

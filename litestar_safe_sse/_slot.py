@@ -3,52 +3,81 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING
 
 import anyio
-from litestar.exceptions import ServiceUnavailableException
+from litestar.connection.base import empty_receive, empty_send
 
 from litestar_safe_sse._core.iteration import aclose
+from litestar_safe_sse._core.receiving import Receiver
 from litestar_safe_sse._core.registry import StreamRefusedError
 from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._handler import Handler
+from litestar_safe_sse._refusal import refuse
 from litestar_safe_sse.exceptions import MissingPluginError
 
 if TYPE_CHECKING:
     from litestar.types import Scope, Send
 
     from litestar_safe_sse._core.buffer import BlockEncoder
-    from litestar_safe_sse._core.receiving import Receiver
     from litestar_safe_sse._core.registry import StreamRegistry
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse.config import SafeSSEConfig
 
-    Handlers = dict[object, Handler]
-
-__all__ = ("SLOT", "Slot", "unavailable")
+__all__ = ("SLOT", "Slot", "SlotSource")
 
 SLOT = "_litestar_safe_sse"
 """The key of the request's slot in the ``state`` of its scope, which survives a middleware's copy of the scope."""
+
+
+class SlotSource:
+    """What the slots of an application's requests are made of; the plugin is one.
+
+    Args:
+        registry: The application's streams.
+    """
+
+    def __init__(self, registry: StreamRegistry) -> None:
+        self.streams = registry
+        self.handlers: dict[object, Handler] = {}
+        """What the responses of each handler have in common: no more than the application has."""
+
+    @staticmethod
+    def of(scope: Scope) -> SlotSource:
+        """Returns that of a request's application.
+
+        Raises:
+            MissingPluginError: If it has none.
+        """
+        for plugin in scope["litestar_app"].plugins:
+            if isinstance(plugin, SlotSource):
+                return plugin
+        raise MissingPluginError(
+            "SafeServerSentEvent needs its plugin: register it with Litestar(..., plugins=[SafeSSEPlugin()])"
+        )
 
 
 class Slot:
     """What one request has of the plugin: the registry, and its stream once there is one.
 
     Args:
-        registry: The application's streams.
-        handlers: What the responses of each handler have in common.
+        source: What it is made of.
         receiver: The ``receive`` of all who read the request.
         send: The ASGI ``send``.
+        is_guarded: Whether somebody ends it with the request. Litestar runs no middleware for a request that it can't
+            route; only an exception handler may stream to it.
     """
 
-    __slots__ = ("_unused", "handlers", "receiver", "registry", "send", "stream")
+    __slots__ = ("_source", "_unused", "has_failed", "is_guarded", "receiver", "registry", "send", "stream")
 
-    def __init__(self, registry: StreamRegistry, handlers: Handlers, receiver: Receiver, send: Send) -> None:
-        self.registry = registry
-        self.handlers = handlers
+    def __init__(self, source: SlotSource, receiver: Receiver, send: Send, *, is_guarded: bool = True) -> None:
+        self._source = source
+        self.registry = source.streams
         self.receiver = receiver
         self.send = send
+        self.is_guarded = is_guarded
+        self.has_failed = not is_guarded
+        """Whether it is for an exception handler to answer, beyond which nobody handles exceptions."""
         self.stream: Stream | None = None
         self._unused: list[object] = []
         """Bodies of responses that were refused or replaced, which are closed all the same."""
@@ -58,21 +87,22 @@ class Slot:
         """Returns the slot of a request.
 
         Raises:
-            MissingPluginError: If there is none, since the application has no plugin.
+            MissingPluginError: If the application has no plugin.
         """
-        slot = scope["state"].get(SLOT)
+        slot: Slot | None = scope["state"].get(SLOT)
         if slot is None:
-            raise MissingPluginError(
-                "SafeServerSentEvent needs its plugin: register it with Litestar(..., plugins=[SafeSSEPlugin()])"
-            )
-        return slot  # type: ignore[no-any-return]
+            source = SlotSource.of(scope)
+            receiver = Receiver(empty_receive, source.streams.config.buffer_size)
+            slot = scope["state"][SLOT] = Slot(source, receiver, empty_send, is_guarded=False)
+        return slot
 
     def handler(self, scope: Scope) -> Handler:
         """Returns what the responses of the request's handler have in common."""
-        route_handler = scope["route_handler"]
-        handler = self.handlers.get(route_handler)
+        route_handler = scope.get("route_handler")
+        handler = self._source.handlers.get(route_handler)
         if handler is None:
-            handler = self.handlers[route_handler] = Handler(str(route_handler))
+            name = "an exception handler" if route_handler is None else str(route_handler)
+            handler = self._source.handlers[route_handler] = Handler(name)
         return handler
 
     def admit(self, scope: Scope) -> Stream:
@@ -82,13 +112,14 @@ class Slot:
             scope: The ASGI scope of the request.
 
         Raises:
-            ServiceUnavailableException: If it is refused.
+            HTTPException: If it is refused.
         """
         if self.stream is None or self.stream.state is not StreamState.NEW:
             try:
                 self.stream = self.registry.admit(self.handler(scope).names)
             except StreamRefusedError as refusal:
-                raise unavailable(str(refusal), self.registry.config) from refusal
+                why, is_shutdown = str(refusal), refusal.is_shutdown
+                raise refuse(scope, self.registry.config, why, is_shutdown=is_shutdown) from refusal
         return self.stream
 
     def accept(self, scope: Scope, content: object, encoder: BlockEncoder, config: SafeSSEConfig) -> Stream:
@@ -101,12 +132,12 @@ class Slot:
             config: The settings in force for the stream.
 
         Raises:
-            ServiceUnavailableException: If it is refused.
+            HTTPException: If it is refused.
         """
         self._unused.append(content)
         stream = self.admit(scope)
         if stream.close_reason is CloseReason.SHUTDOWN:
-            raise unavailable("the server is shutting down", self.registry.config)
+            raise refuse(scope, self.registry.config, "the server is shutting down", is_shutdown=True)
         self._unused.pop()
         replaced = stream.accept(content, encoder, config)
         if replaced is not None:
@@ -134,8 +165,3 @@ class Slot:
         except Exception as exc:
             logger = self.registry.logger or logging.getLogger("litestar_safe_sse")
             logger.warning(f"SSE stream that was never started: its body failed to close: {exc!r}")
-
-
-def unavailable(detail: str, config: SafeSSEConfig) -> ServiceUnavailableException:
-    """Returns the 503 that tells a client when to try again (RFC 9110, section 10.2.3)."""
-    return ServiceUnavailableException(detail=detail, headers={"Retry-After": str(math.ceil(config.retry_after))})

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from litestar_safe_sse.exceptions import InvalidFieldError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ("SafeSSEConfig",)
 
@@ -16,6 +19,8 @@ SEPARATORS = ("\r\n", "\n", "\r")
 
 MAX_DURATION = 1_000_000_000
 """Seconds of the longest duration, about 31 years: more of them overflow the timers of event loops."""
+
+ON_REFUSAL = ("unavailable", "reconnect")
 
 _MAX_INTEGER = 2**63 - 1
 _T = TypeVar("_T")
@@ -105,6 +110,19 @@ def check_separator(field: str, value: object) -> None:
         raise _refusal(field, value, r"'\r\n', '\n' or '\r'")
 
 
+def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
+    """Raises ``InvalidFieldError`` unless ``value`` is one of some strings.
+
+    Args:
+        field: The name to give in the error.
+        value: What to check.
+        choices: The strings, two at least.
+    """
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise _refusal(field, value, f"{', '.join(others)} or {last}")
+
+
 def _refusal(field: str, value: object, allowed: str, optional: bool = False) -> InvalidFieldError:
     try:
         shown = f"{type(value).__name__} {value!r:.40}"
@@ -151,8 +169,13 @@ class SafeSSEConfig:
             asyncio transport.
         slice_timeout: Seconds of one slice of ``StreamContext.iterate``: how often a body that waits for its
             source looks up to see whether it should stop.
-        retry_after: Seconds told in ``Retry-After`` with the 503 that refuses a stream.
-        max_streams: Streams that may be open at once, more being refused with a 503; ``None`` for no limit.
+        retry_after: Seconds after which the client of a refused stream is to try again. A 503 tells them in
+            ``Retry-After``; an ``EventSource`` is told up to twice as many, at random, as its reconnection time.
+        max_streams: Streams that may be open at once, more being refused; ``None`` for no limit.
+        on_refusal: How a stream beyond ``max_streams`` is refused. ``"unavailable"``: by a 503, at which an
+            ``EventSource`` gives up for good. ``"reconnect"``: a GET that accepts ``text/event-stream`` is
+            answered 200, with a reconnection time and nothing else, so that an ``EventSource`` comes back; others
+            by a 503. At a shutdown it is the latter in either case.
         max_last_event_id: Bytes that an incoming ``Last-Event-ID`` may have.
         last_event_id_query: The name of a query parameter that stands for ``Last-Event-ID`` where a request has no
             such header: ``EventSource`` can set none on its first request. ``None`` for no such parameter.
@@ -173,6 +196,7 @@ class SafeSSEConfig:
     slice_timeout: float = 1.0
     retry_after: float = 1.0
     max_streams: int | None = None
+    on_refusal: Literal["unavailable", "reconnect"] = "unavailable"
     max_last_event_id: int = 1024
     last_event_id_query: str | None = None
     separator: str = "\r\n"
@@ -189,6 +213,7 @@ class SafeSSEConfig:
         check_duration("slice_timeout", self.slice_timeout)
         check_duration("retry_after", self.retry_after, zero=True)
         check_integer("max_streams", self.max_streams, minimum=1, optional=True)
+        check_choice("on_refusal", self.on_refusal, ON_REFUSAL)
         check_integer("max_last_event_id", self.max_last_event_id, minimum=1)
         if self.last_event_id_query is not None:
             check_name("last_event_id_query", self.last_event_id_query)

@@ -41,7 +41,7 @@ def provide_stream(scope: Scope) -> StreamContext:
     Raises:
         OutsideRequestError: In the handler of a WebSocket.
         ClientException: If the client sent a ``Last-Event-ID`` that no event can have had.
-        ServiceUnavailableException: If the stream is refused.
+        HTTPException: If the stream is refused.
     """
     if scope["type"] != ScopeType.HTTP:
         raise OutsideRequestError("a StreamContext belongs to an HTTP request; a WebSocket has no event stream")

@@ -16,7 +16,8 @@ from litestar_safe_sse._core.receiving import Receiver
 from litestar_safe_sse._core.registry import StreamRegistry
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._litestar import chosen_status, logger_of
-from litestar_safe_sse._slot import SLOT, Slot
+from litestar_safe_sse._refusal import ReconnectLater, answer_refusal
+from litestar_safe_sse._slot import SLOT, Slot, SlotSource
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.dependencies import KEY, InjectedStreamContext, check_parameters, provide_stream
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -31,12 +32,10 @@ if TYPE_CHECKING:
     from litestar.routes import BaseRoute
     from litestar.types import ASGIApp, Receive, Scope, Send
 
-    from litestar_safe_sse._slot import Handlers
-
 __all__ = ("SafeSSEPlugin",)
 
 
-class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
+class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
     """Makes ``SafeServerSentEvent`` and ``StreamContext`` work in an application.
 
     Args:
@@ -51,8 +50,7 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
         if config is not None and not isinstance(config, SafeSSEConfig):
             raise InvalidFieldError("config", f"{type(config).__name__} is no SafeSSEConfig; give one, or None")
         self.config = config or SafeSSEConfig()
-        self.streams = StreamRegistry(self.config)
-        self._handlers: Handlers = {}  # no more than the application has
+        super().__init__(StreamRegistry(self.config))
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Extends the application's configuration; called by Litestar."""
@@ -64,7 +62,8 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
         app_config.dependencies[KEY] = Provide(provide_stream, sync_to_thread=False)
         app_config.signature_namespace.setdefault("StreamContext", InjectedStreamContext)
         app_config.signature_namespace.setdefault("SafeServerSentEvent", SafeServerSentEvent)
-        app_config.middleware.insert(0, DefineMiddleware(StreamGuard, registry=self.streams, handlers=self._handlers))
+        app_config.middleware.insert(0, DefineMiddleware(StreamGuard, source=self))
+        app_config.exception_handlers = {**app_config.exception_handlers, ReconnectLater: answer_refusal}
         app_config.after_exception.append(end_stream_of_failed_handler)
         app_config.lifespan.append(self._lifespan)
         app_config.on_shutdown.append(self.streams.stop)  # after the hooks of the application
@@ -114,20 +113,20 @@ class SafeSSEPlugin(InitPlugin, ReceiveRoutePlugin):
 class StreamGuard:
     """Gives each request its slot, and makes sure that a stream no response has taken is ended all the same."""
 
-    def __init__(self, app: ASGIApp, registry: StreamRegistry, handlers: Handlers) -> None:
+    def __init__(self, app: ASGIApp, source: SlotSource) -> None:
         self.app = app
-        self.registry = registry
-        self.handlers = handlers
+        self.source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
         if scope["type"] != ScopeType.HTTP:
             await self.app(scope, receive, send)
             return
-        if self.registry.logger is None:  # a server that runs no lifespan
-            self.registry.logger = logger_of(scope["litestar_app"])
-        receiver = Receiver.of(receive, self.registry.config.buffer_size)
-        slot = scope["state"][SLOT] = Slot(self.registry, self.handlers, receiver, send)
+        registry = self.source.streams
+        if registry.logger is None:  # a server that runs no lifespan
+            registry.logger = logger_of(scope["litestar_app"])
+        receiver = Receiver.of(receive, registry.config.buffer_size)
+        slot = scope["state"][SLOT] = Slot(self.source, receiver, send)
         try:
             await self.app(scope, receiver.receive, send)
         except Exception as exc:
@@ -148,6 +147,7 @@ def check_cache(handler: HTTPRouteHandler) -> None:
 
 async def end_stream_of_failed_handler(exc: Exception, scope: Scope) -> None:
     """Ends the stream of a handler that raised, before the error response is sent."""
-    slot = scope["state"].get(SLOT)
+    slot: Slot | None = scope["state"].get(SLOT)
     if slot is not None:
+        slot.has_failed = True
         await slot.end(CloseReason.ERROR, exc)

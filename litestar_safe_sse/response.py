@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from litestar.background_tasks import BackgroundTask
 from litestar.datastructures import MutableScopeHeaders
-from litestar.exceptions import ImproperlyConfiguredException
+from litestar.exceptions import HTTPException, ImproperlyConfiguredException
 from litestar.response import Response
 from litestar.response.base import ASGIResponse
 from msgspec import UNSET, UnsetType
@@ -17,7 +18,8 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.transport import HTTPTransport
 from litestar_safe_sse._handler import make_encoder, make_headers
-from litestar_safe_sse._litestar import as_called, chosen_status
+from litestar_safe_sse._litestar import as_called, chosen_status, to_asgi
+from litestar_safe_sse._refusal import answer_refusal
 from litestar_safe_sse._runtime.shielding import run_shielded
 from litestar_safe_sse._slot import Slot
 from litestar_safe_sse.config import SafeSSEConfig
@@ -28,12 +30,11 @@ if TYPE_CHECKING:
 
     from litestar import Request
     from litestar.app import Litestar
-    from litestar.background_tasks import BackgroundTask, BackgroundTasks
+    from litestar.background_tasks import BackgroundTasks
     from litestar.datastructures import Cookie
     from litestar.enums import MediaType
     from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
 
-    from litestar_safe_sse._core.receiving import Receiver
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse._handler import Handler, RawHeaders
 
@@ -149,25 +150,32 @@ class SafeServerSentEvent(Response[Any]):
 
         Raises:
             MissingPluginError: If the application has no plugin.
-            ServiceUnavailableException: If the stream is refused: a shutdown is under way, or too many are open.
+            HTTPException: If the stream is refused: a shutdown is under way, or too many are open.
         """
         slot = Slot.of(request.scope)
-        if getattr(request.route_handler, "cache", False):
-            raise ImproperlyConfiguredException(f"{request.route_handler} returns a stream, which cannot be cached")
+        route_handler = request.scope.get("route_handler")
+        if getattr(route_handler, "cache", False):
+            raise ImproperlyConfiguredException(f"{route_handler} returns a stream, which cannot be cached")
         config = slot.registry.config
         if self.overrides:
             config = replace(config, **self.overrides)
         handler = slot.handler(request.scope)
         encoder = self._encoder(handler, config, type_encoders or {})
+        try:
+            stream = slot.accept(request.scope, self.content, encoder, config)
+        except HTTPException as refusal:
+            if not slot.has_failed:
+                raise
+            return refused(request, refusal, slot)
         return SafeSSEResponse(
             preamble=self._preamble(config),
-            stream=slot.accept(request.scope, self.content, encoder, config),
-            receiver=slot.receiver,
+            stream=stream,
+            slot=slot,
             background=self.background or background,
             cookies=[*self.cookies, *(cookies or ())],
             headers=make_headers(headers or {}, self.headers) if self.headers else handler.headers(headers or {}),
             is_head_response=is_head_response or request.method == "HEAD",
-            status_code=self.status_code or chosen_status(status_code, request.scope.get("route_handler")),
+            status_code=self.status_code or chosen_status(status_code, route_handler),
         )
 
     def _encoder(self, handler: Handler, config: SafeSSEConfig, type_encoders: TypeEncodersMap) -> Encoder:
@@ -188,7 +196,7 @@ class SafeServerSentEvent(Response[Any]):
 class SafeSSEResponse(ASGIResponse):
     """The ASGI side of a ``SafeServerSentEvent``."""
 
-    __slots__ = ("preamble", "receiver", "stream")
+    __slots__ = ("preamble", "slot", "stream")
 
     _should_set_content_length = False
 
@@ -197,7 +205,7 @@ class SafeSSEResponse(ASGIResponse):
         *,
         preamble: bytes,
         stream: Stream,
-        receiver: Receiver,
+        slot: Slot,
         headers: RawHeaders,
         is_head_response: bool,
         **kwargs: Any,
@@ -207,7 +215,7 @@ class SafeSSEResponse(ASGIResponse):
         self.headers = MutableScopeHeaders({"headers": [*headers]})
         self.is_head_response = is_head_response
         self.preamble = preamble
-        self.receiver = receiver
+        self.slot = slot
         self.stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -216,7 +224,7 @@ class SafeSSEResponse(ASGIResponse):
             if self.is_head_response:
                 await self._answer_head(send)
             else:
-                await self._serve(scope, send)
+                await self._serve(scope, receive, send)
         except Exception:
             await self.after_response()
             raise
@@ -228,11 +236,13 @@ class SafeSSEResponse(ASGIResponse):
             raise
         await self.after_response()
 
-    def _serve(self, scope: Scope, send: Send) -> Awaitable[None]:
+    def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         stream = self.stream
+        if self.slot.is_guarded:  # not what middleware makes of it, which is the application's to read
+            receive = self.slot.receiver.receive
         transport = HTTPTransport(
             scope,
-            self.receiver.receive,  # the request's, not what middleware makes of it: that is the application's to read
+            receive,
             send,  # type: ignore[arg-type]
             {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()},
             runtime=stream.runtime,
@@ -240,9 +250,22 @@ class SafeSSEResponse(ASGIResponse):
         )
         return stream.serve(transport, self.preamble)
 
+    async def after_response(self) -> None:
+        """Runs the background tasks; called once, when the stream has ended and cleaned up."""
+        if not self.slot.is_guarded:
+            await self.slot.end(CloseReason.COMPLETED)
+        await super().after_response()
+
     async def _answer_head(self, send: Send) -> None:
         try:
             await self.start_response(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self.stream.discard(CloseReason.COMPLETED)
+
+
+def refused(request: Request[Any, Any, Any], refusal: HTTPException, slot: Slot) -> ASGIResponse:
+    """Makes the answer to a refused stream where no exception handler would be asked for it."""
+    response = answer_refusal(request, refusal)
+    response.background = BackgroundTask(slot.end, CloseReason.COMPLETED)
+    return to_asgi(response, request)

@@ -39,7 +39,16 @@ __all__ = ("StreamRefusedError", "StreamRegistry")
 
 
 class StreamRefusedError(SSEError):
-    """A stream was not admitted."""
+    """A stream was not admitted.
+
+    Args:
+        why: What to tell the client.
+        is_shutdown: Whether a shutdown is under way.
+    """
+
+    def __init__(self, why: str, *, is_shutdown: bool) -> None:
+        super().__init__(why)
+        self.is_shutdown = is_shutdown
 
 
 class LoopState:
@@ -141,7 +150,7 @@ class StreamRegistry:
         loop = self._here()
         full = self.config.max_streams is not None and len(self) >= self.config.max_streams
         if loop.draining or full:
-            raise self._refuse(names, "the server is shutting down" if loop.draining else "too many streams are open")
+            raise self._refuse(names, is_shutdown=loop.draining)
         stream = Stream(
             runtime=loop.runtime,
             wheel=loop.wheel,
@@ -162,11 +171,12 @@ class StreamRegistry:
         """Has an observer notified of the streams that are opened from now on."""
         self._observers += (observer,)
 
-    def _refuse(self, names: StreamNames, why: str) -> StreamRefusedError:
+    def _refuse(self, names: StreamNames, *, is_shutdown: bool) -> StreamRefusedError:
+        why = "the server is shutting down" if is_shutdown else "too many streams are open"
         self._refused += 1
         for observer in self._observers:
             observer.stream_refused(names.handler, why)
-        return StreamRefusedError(why)
+        return StreamRefusedError(why, is_shutdown=is_shutdown)
 
     def _on_closed(self, stream: Stream) -> None:
         if stream.close_reason is not None:

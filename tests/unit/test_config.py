@@ -51,6 +51,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "slice_timeout": 1.0,
         "retry_after": 1.0,
         "max_streams": None,
+        "on_refusal": "unavailable",
         "max_last_event_id": 1024,
         "last_event_id_query": None,
         "separator": "\r\n",
@@ -250,3 +251,16 @@ def test_check_text_returns_plain_text() -> None:
 
     text = check_text("t", Loud("é"))
     assert (type(text), text) == (str, "é")
+
+
+@pytest.mark.parametrize("value", ["unavailable", "reconnect"])
+def test_a_choice_takes_its_values(value: Any) -> None:
+    """A setting with few values takes each of them."""
+    assert SafeSSEConfig(on_refusal=value).on_refusal == value
+
+
+@pytest.mark.parametrize("value", ["", "503", None, True, 503, ["reconnect"]])
+def test_a_choice_refuses_any_other(value: Any) -> None:
+    """A setting with few values refuses any other, and the error names them."""
+    with pytest.raises(InvalidFieldError, match="invalid on_refusal: must be 'unavailable' or 'reconnect', not "):
+        SafeSSEConfig(on_refusal=value)
