@@ -39,7 +39,7 @@ class SlotSource:
 
     def __init__(self, registry: StreamRegistry) -> None:
         self.streams = registry
-        self.handlers: dict[object, Handler] = {}
+        self._handlers: dict[object, Handler] = {}
         """What the responses of each handler have in common: no more than the application has."""
 
     @staticmethod
@@ -99,10 +99,10 @@ class Slot:
     def handler(self, scope: Scope) -> Handler:
         """Returns what the responses of the request's handler have in common."""
         route_handler = scope.get("route_handler")
-        handler = self._source.handlers.get(route_handler)
+        handler = self._source._handlers.get(route_handler)
         if handler is None:
             name = "an exception handler" if route_handler is None else str(route_handler)
-            handler = self._source.handlers[route_handler] = Handler(name)
+            handler = self._source._handlers[route_handler] = Handler(name)
         return handler
 
     def admit(self, scope: Scope) -> Stream:

@@ -55,5 +55,5 @@ async def dashboard(stream: StreamContext) -> SafeServerSentEvent:
 
 
 gauge = Gauge()
-plugin = SafeSSEPlugin(SafeSSEConfig(send_timeout=10, max_lifetime=3600, max_streams=1000))
+plugin = SafeSSEPlugin(SafeSSEConfig(send_timeout=10, max_lifetime=3600, max_streams=1000, on_refusal="reconnect"))
 app = Litestar([dashboard], plugins=[plugin], lifespan=[measuring])

@@ -183,7 +183,7 @@ async def test_exception_handlers_of_the_user(layer: str, kind: type[Exception])
     def answer(_: Request[Any, Any, Any], exc: Exception) -> Response[str]:
         return Response("busy", status_code=429, media_type=MediaType.TEXT)
 
-    at = {name: {kind: answer} if name == layer else {} for name in ("app", "handler")}
+    at: dict[str, Any] = {name: {kind: answer} if name == layer else {} for name in ("app", "handler")}
 
     @get("/", exception_handlers=at["handler"])
     async def handler(stream: StreamContext) -> SafeServerSentEvent:

@@ -30,6 +30,7 @@ from litestar.response import ServerSentEvent, Stream
 from tests.bounds import NEVER
 from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, FLOOD_LIMIT, SPECIES, Visit, release
 from tests.servers.readers import readers
+from tests.servers.restarting import restarting
 
 SAFE = os.environ.get("SAFE_SSE_FLAVOUR", "safe") == "safe"
 
@@ -233,18 +234,9 @@ async def on_shutdown() -> None:
 dependencies: dict[str, Callable[..., Any] | Provide] = (
     {} if SAFE else {"stream": Provide(StreamContext, sync_to_thread=False)}
 )
+more = [*readers(record), *restarting(record)] if SAFE else []
 app = Litestar(
-    [
-        visit,
-        broken,
-        open_gate,
-        revoke,
-        release_threads,
-        download,
-        progress,
-        statistics,
-        *(readers(record) if SAFE else ()),
-    ],
+    [visit, broken, open_gate, revoke, release_threads, download, progress, statistics, *more],
     plugins=[plugin] if SAFE else [],
     dependencies=dependencies,
     on_startup=[on_startup],

@@ -1,0 +1,134 @@
+"""Clients that reconnect by themselves live through a restart: a refusal meanwhile does not end them for ever.
+
+An ``EventSource`` gives up on any status but 200 (WHATWG HTML, section 9.2.3), and then a page stays without events
+until it is loaded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.bounds import START, WAIT
+from tests.example.processes import CHROMIUM, chromium
+from tests.servers.kinds import ServerKind, kinds
+from tests.servers.processes import RunningServer
+
+CLOSED = 2
+"""The ``readyState`` of an ``EventSource`` that has given up."""
+
+DRAIN = 1.5
+"""Seconds that the server drains."""
+
+HTTP1 = [kind for kind in kinds() if kind.protocol == "1.1"]
+
+
+class Client(Protocol):
+    """A client that has opened an ``EventSource``."""
+
+    def seen(self) -> list[dict[str, Any]]:
+        """Returns what has happened to it, in order: ``open``, ``error`` or ``message``, each with its state."""
+        ...
+
+
+class Chromium:
+    """A page in Chromium."""
+
+    def __init__(self, page: Any, address: str) -> None:
+        self._page = page
+        page.goto(f"{address}/page")
+        page.evaluate("""() => {
+            window.seen = [];
+            const source = new EventSource("/lasting");
+            const tell = (what, more) => window.seen.push({what, state: source.readyState, ...more});
+            source.onopen = () => tell("open");
+            source.onerror = () => tell("error");
+            source.onmessage = (event) => tell("message", {data: event.data});
+        }""")
+
+    def seen(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._page.evaluate("window.seen")
+        return found
+
+
+class Npm:
+    """npm's ``eventsource`` in Node."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+
+    def seen(self) -> list[dict[str, Any]]:
+        whole, _, _ = self._output.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+@contextlib.contextmanager
+def in_chromium(address: str, directory: Path) -> Iterator[Client]:
+    with chromium(directory / "chromium") as browser:
+        yield Chromium(browser.new_page(), address)
+
+
+@contextlib.contextmanager
+def in_node(address: str, directory: Path) -> Iterator[Client]:
+    script, output = Path(__file__).with_name("reconnecting.mjs"), directory / "seen"
+    with output.open("wb") as file, subprocess.Popen(["node", script, f"{address}/lasting"], stdout=file) as process:
+        try:
+            yield Npm(output)
+        finally:
+            process.terminate()
+
+
+def wait_for_process(client: Client, other_than: str = "") -> str:
+    """Waits until the client has had an event of another process, and returns its id."""
+    deadline = time.monotonic() + START
+    while True:
+        seen = client.seen()
+        assert all(event["state"] != CLOSED for event in seen), seen
+        for event in seen:
+            if event["what"] == "message" and event["data"] != other_than:
+                return str(event["data"])
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.02)
+
+
+def address_of(server: RunningServer) -> tuple[str, int]:
+    assert not isinstance(server.address, str)
+    return server.address
+
+
+def shut_down(server: RunningServer) -> None:
+    """Has the server drain for some time, and exit."""
+    with socket.create_connection(address_of(server), timeout=WAIT) as client:
+        client.sendall(f"GET /holding?seconds={DRAIN} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        received = b""
+        while b"begun" not in received:
+            received += client.recv(65536)
+        server.signal(signal.SIGTERM)
+        server.process.wait(WAIT)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
+@pytest.mark.parametrize("open_client", [in_chromium, in_node])
+@pytest.mark.parametrize("kind", HTTP1, ids=lambda kind: kind.name)
+def test_a_client_comes_back_to_the_next_process(kind: ServerKind, open_client: Any, tmp_path: Path) -> None:
+    """A client whose stream ends at a shutdown, and that asks again meanwhile, has events of the next process."""
+    server = RunningServer(kind, tmp_path)
+    try:
+        server.start()
+        host, port = address_of(server)
+        with open_client(f"http://{host}:{port}", tmp_path) as client:
+            first = wait_for_process(client)
+            shut_down(server)
+            server.start()
+            wait_for_process(client, other_than=first)
+    finally:
+        server.reap()
