@@ -68,7 +68,6 @@ def check(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
-    session.run("mypy", "noxfile.py")
     session.run("pyright", "--pythonpath", str(Path(session.bin, "python")))
 
 
