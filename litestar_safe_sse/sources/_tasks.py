@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,39 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ("Backoff", "spawn")
+__all__ = ("Backoff", "Outage", "spawn")
+
+_logger = logging.getLogger("litestar_safe_sse")
 
 
 def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     """Starts a task in an empty context: it may outlive the stream that needed it first."""
     loop = asyncio.get_running_loop()
     return contextvars.Context().run(lambda: loop.create_task(work, name=name))
+
+
+class Outage:
+    """Says once that something is waited for, however many wait, and once that it is back.
+
+    Args:
+        who: Who waits, for the log.
+    """
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+        self._lasts = False
+
+    def begin(self, error: Exception) -> None:
+        """Notes that it can't be reached."""
+        if not self._lasts:
+            self._lasts = True
+            _logger.warning("%s is waiting for Redis: %s", self._who, error)
+
+    def end(self) -> None:
+        """Notes that it has been reached."""
+        if self._lasts:
+            self._lasts = False
+            _logger.warning("%s reads from Redis again", self._who)
 
 
 class Backoff:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,11 +11,13 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources.redis.plugin import RedisPlugin
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources import RedisEventLog, RedisGroupQueue, RedisPlugin, RedisPubSub, RedisQueue
+from litestar_safe_sse.sources.redis import connection as redis_connection
 from tests.bounds import WAIT
 from tests.ports import free_port
 from tests.redis_server import RedisServer
+from tests.sources.proxies import running_proxy
 
 pytestmark = pytest.mark.anyio
 
@@ -126,3 +129,100 @@ async def test_a_waiting_command_can_be_interrupted(plugin: RedisPlugin) -> None
         await link.aclose()
         with pytest.raises(SourceUnavailableError, match="closed"):
             await link.submit("PING")
+
+
+@pytest.mark.parametrize("bad", ["push", "add", "publish", "append", "execute"])
+async def test_a_call_that_cannot_be_sent_fails_alone(bad: str, plugin: RedisPlugin, redis: Redis) -> None:
+    """Before anything is sent: those who call at the same time do not notice, and no connection is lost."""
+    log, queue, group, pubsub = (
+        RedisEventLog(plugin),
+        RedisQueue(plugin, "jobs"),
+        RedisGroupQueue(plugin, "jobs"),
+        RedisPubSub(plugin),
+    )
+    await plugin.execute("PING")
+    client = await plugin.execute("CLIENT", "ID")
+    text = "\ud83d"  # as json.loads('"\\ud83d"') makes one
+    calls: dict[str, Any] = {
+        "push": lambda: queue.push("fine", text),
+        "add": lambda: group.push("fine", text),
+        "publish": lambda: pubsub.publish("a", text),
+        "append": lambda: log.append("a", text),
+        "execute": lambda: plugin.execute("SET", "key", None),  # type: ignore[arg-type]
+    }
+    outcomes = await asyncio.gather(
+        calls[bad](), log.append("b", "x"), queue.push("ok"), pubsub.publish("b", "x"), return_exceptions=True
+    )
+    assert isinstance(outcomes[0], InvalidFieldError)
+    assert outcomes[2:] == [1, 0]
+    assert await redis.lrange(queue.key, 0, -1) == [b"ok"]
+    assert await plugin.execute("CLIENT", "ID") == client
+    assert await plugin.client.exists("key", group.key) == 0  # type: ignore[union-attr]
+
+
+async def test_a_call_has_its_time_from_when_it_was_made(own_redis: RedisServer) -> None:
+    """Whatever was asked before it: no call waits for the others' time to be over first."""
+    plugin = RedisPlugin(own_redis.url)
+    plugin.reply_timeout = 1.0
+    await plugin.execute("PING")
+    own_redis.pause()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    calls = [asyncio.ensure_future(plugin.execute("INCR", f"{number}")) for number in range(2000)]
+    await asyncio.wait(calls, timeout=WAIT)
+    assert all(isinstance(call.exception(), SourceUnavailableError) for call in calls)
+    assert 1.0 <= loop.time() - began < 3.0  # eight batches
+    own_redis.resume()
+    await plugin.aclose()
+
+
+async def test_a_connection_that_was_forgotten_while_idle_is_made_anew(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands between has dropped it without a word: the first call after a quiet night works."""
+    monkeypatch.setattr(redis_connection, "_CHECK_TIMEOUT", 0.2)
+    monkeypatch.setattr(redis_connection, "_IDLE_LIMIT", 0.1)
+    async with running_proxy(lambda: redis_server.port) as proxy:
+        plugin = RedisPlugin(proxy.url)
+        await plugin.execute("SET", "n", 0)
+        await asyncio.sleep(0.15)  # it is idle
+        assert await plugin.execute("INCR", "n") == 1
+        assert proxy.connections == 1
+        proxy.forget()
+        await asyncio.sleep(0.15)
+        with anyio.fail_after(WAIT):
+            assert await plugin.execute("INCR", "n") == 2
+        assert proxy.connections == 2
+        await plugin.aclose()
+
+
+async def test_an_idle_connection_is_kept_alive(redis_url: str) -> None:
+    """By the system, as no NAT forgets what is used; what the client was told of it holds."""
+    plugin = RedisPlugin(redis_url)
+    connection = await plugin.connect()
+    sock = connection._connection._writer.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+    await connection.aclose()
+    await plugin.aclose()
+
+
+@pytest.mark.parametrize(
+    ("command", "packed"),
+    [
+        (("GET", "é"), b"*2\r\n$3\r\nGET\r\n$2\r\n\xc3\xa9\r\n"),
+        ((b"a\r\n", 7, 0.5), b"*3\r\n$3\r\na\r\n\r\n$1\r\n7\r\n$3\r\n0.5\r\n"),
+        ((memoryview(b"m"), bytearray(b"b")), b"*2\r\n$1\r\nm\r\n$1\r\nb\r\n"),
+    ],
+    ids=repr,
+)
+def test_commands_are_packed_as_redis_reads_them(command: Any, packed: bytes) -> None:
+    """Every kind of argument, with its length in bytes."""
+    assert redis_connection.pack(command) == packed
+
+
+@pytest.mark.parametrize("argument", [None, True, object(), "\ud800", ["a"]], ids=repr)
+def test_what_is_no_argument_is_refused(argument: Any) -> None:
+    """As an error of its own."""
+    with pytest.raises(InvalidFieldError, match="must be"):
+        redis_connection.pack(("SET", "a", argument))

@@ -9,18 +9,16 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import anyio
-import msgspec
 
-from litestar_safe_sse.config import check_text
-from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._tasks import Backoff, spawn
+from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Hashable, Sequence
 
     from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
-__all__ = ("AT_ONCE", "RedisDispenser", "encode_item", "key_of")
+__all__ = ("AT_ONCE", "RedisDispenser")
 
 T = TypeVar("T")
 
@@ -48,6 +46,7 @@ class RedisDispenser(ABC, Generic[T]):
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._backoff = Backoff()
+        self._outage = Outage(f"the queue {key!r}")
 
     async def take(self) -> T:
         """Waits for an item; if it is cancelled, an item that had come already is given back."""
@@ -149,11 +148,14 @@ class RedisDispenser(ABC, Generic[T]):
     async def _try_to_fetch(self) -> None:
         try:
             await self._fetch()
-        except SourceUnavailableError:
+        except SourceUnavailableError as error:
+            if not self._closing.is_set():
+                self._outage.begin(error)
             await self._backoff.wait(self._closing)
         except SourceRefusedError as error:
             self._refuse(error)
         else:
+            self._outage.end()
             self._backoff.reset()
 
     async def _is_needed(self) -> bool:
@@ -176,16 +178,3 @@ class RedisDispenser(ABC, Generic[T]):
                 failure = type(error)(*error.args)
                 failure.__cause__ = error.__cause__
                 waiter.set_exception(failure)
-
-
-def key_of(redis: RedisPlugin, kind: str, name: str | None, key: str | None) -> str:
-    if (name is None) == (key is None):
-        raise InvalidFieldError("name", "must be given if key is not, and left out if it is")
-    text = check_text("name", name) if key is None else check_text("key", key)
-    if not text:
-        raise InvalidFieldError("name", "must be a name, not empty")
-    return redis.key(kind, text) if key is None else text
-
-
-def encode_item(item: object) -> bytes | str:
-    return item if isinstance(item, (bytes, str)) else msgspec.json.encode(item)

@@ -8,13 +8,17 @@ leave at once share one connection to say so.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._tasks import spawn
+from litestar_safe_sse.sources.redis._errors import needs_new_connection, translate
+from litestar_safe_sse.sources.redis.connection import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,13 +29,45 @@ if TYPE_CHECKING:
 __all__ = ("RedisLink",)
 
 _BATCH = 256
-"""Commands that are sent before the first reply is read."""
+"""Calls that are sent before the first reply is read."""
+
+_RENEWAL = 1.0
+"""Seconds between two connections that are given up since their server can't do the work."""
+
+_NO_ANSWER = "Redis does not answer; is it overloaded, or the network gone?"
 
 
-class _Call(NamedTuple):
-    commands: Sequence[Command]
+class Call(NamedTuple):
+    """Commands that somebody waits for.
+
+    Attributes:
+        packed: The commands, as they are sent.
+        reply: The last one's reply.
+        deadline: By when it has to be there, by the loop's clock.
+    """
+
+    packed: list[bytes]
     reply: asyncio.Future[Any]
-    timeout: float
+    deadline: float
+
+    def answer(self, replies: Sequence[Any]) -> Exception | None:
+        """Gives the caller what is for it; returns the error of Redis that it is, if it is one."""
+        error = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        if not self.reply.done():
+            if error is None:
+                self.reply.set_result(replies[-1])
+            else:
+                failure = translate(error)
+                failure.__cause__ = error
+                self.reply.set_exception(failure)
+        return error
+
+    def fail(self, error: SourceUnavailableError | SourceRefusedError) -> None:
+        """Gives the caller an error of its own: a traceback has one home."""
+        if not self.reply.done():
+            failure = type(error)(*error.args)
+            failure.__cause__ = error.__cause__
+            self.reply.set_exception(failure)
 
 
 class RedisLink:
@@ -45,8 +81,11 @@ class RedisLink:
         self._plugin = plugin
         self._connection: RedisConnection | None = None
         self._client_id: int | None = None
-        self._calls: deque[_Call] = deque()
+        self._calls: deque[Call] = deque()
+        """What has not been sent yet."""
+        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._renewed = -math.inf
         self._closed = False
 
     def submit(self, *command: str | bytes | float, wait: float = 0.0) -> asyncio.Future[Any]:
@@ -58,6 +97,9 @@ class RedisLink:
 
         Returns:
             The future of its reply. To cancel it is to ignore the reply.
+
+        Raises:
+            InvalidFieldError: An argument can't be sent.
         """
         return self.submit_all([command], wait=wait)
 
@@ -66,13 +108,21 @@ class RedisLink:
 
         Returns:
             The future of the last one's reply; if an earlier one is refused, that is what it raises.
+
+        Raises:
+            InvalidFieldError: An argument can't be sent; nothing of it has been.
         """
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        reply.add_done_callback(_notice)
+        packed = [pack(command) for command in commands]
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Any] = loop.create_future()
+        reply.add_done_callback(_look_at)
         if self._closed:
             reply.set_exception(SourceUnavailableError("the connection to Redis has been closed"))
             return reply
-        self._calls.append(_Call(commands, reply, wait + self._plugin.reply_timeout))
+        call = Call(packed, reply, loop.time() + wait + self._plugin.reply_timeout)
+        self._calls.append(call)
+        if self._timer is None:
+            self._timer = loop.call_at(call.deadline, self._expire)
         if self._task is None:
             self._task = spawn(self._work(), "SSE commands to Redis")
         return reply
@@ -92,88 +142,107 @@ class RedisLink:
         self._closed = True
         if self._task is not None:
             await asyncio.wait([self._task])
+        self._stop_timer()
         await self._drop()
 
     def abort(self) -> None:
         """Closes the connection without waiting for replies."""
         self._closed = True
+        self._stop_timer()
         if self._task is not None:
             self._task.cancel()
 
+    def _expire(self) -> None:
+        """Fails the calls whose time is up before they were sent: whatever is sent before them may take its time."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        waiting = deque(call for call in self._calls if call.deadline > now)
+        expired = [call for call in self._calls if call.deadline <= now]
+        self._calls = waiting
+        self._timer = None
+        if waiting:
+            self._timer = loop.call_at(min(call.deadline for call in waiting), self._expire)
+        self._fail(expired, SourceUnavailableError(_NO_ANSWER))
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     async def _work(self) -> None:
+        sent: list[Call] = []
         try:
             while self._calls:
-                batch = [self._calls.popleft() for _ in range(min(len(self._calls), _BATCH))]
-                try:
-                    await self._carry_out(batch)
-                except (SourceUnavailableError, SourceRefusedError) as error:
-                    await self._drop()
-                    self._fail(batch, error)
-                except BaseException as error:
-                    await self._drop()
-                    self._fail([*batch, *self._calls], error)
-                    self._calls.clear()
-                    raise
+                connection = await self._connected()
+                if connection is not None and self._calls:
+                    sent = [self._calls.popleft() for _ in range(min(len(self._calls), _BATCH))]
+                    await self._carry_out(sent, connection)
+        except BaseException as error:
+            await self._drop()
+            failure = SourceUnavailableError(
+                f"the connection to Redis has been closed ({type(error).__name__}: {error})"
+            )
+            failure.__cause__ = error
+            self._fail([*sent, *self._calls], failure)
+            self._calls.clear()
+            raise
         finally:
             self._task = None
 
-    async def _carry_out(self, batch: list[_Call]) -> None:
+    async def _carry_out(self, calls: list[Call], connection: RedisConnection) -> None:
+        """Sends calls and reads their replies; what is wrong with one of them is that caller's affair alone."""
+        renew = False
         try:
-            connection = await self._connected()
-            with anyio.fail_after(self._plugin.reply_timeout):
-                await connection.send([command for call in batch for command in call.commands])
-            for call in batch:
-                with anyio.fail_after(call.timeout):
-                    await self._answer(call, connection)
-        except TimeoutError as error:
-            raise SourceUnavailableError("Redis does not answer; is it overloaded, or the network gone?") from error
+            with anyio.CancelScope(deadline=min(call.deadline for call in calls)) as scope:
+                await connection.send([packed for call in calls for packed in call.packed])
+                for call in calls:
+                    scope.deadline = call.deadline
+                    replies = [await connection.receive() for _ in call.packed]
+                    error = call.answer(replies)
+                    renew = renew or (error is not None and needs_new_connection(error))
+            if scope.cancelled_caught:
+                raise SourceUnavailableError(_NO_ANSWER)
+        except (SourceUnavailableError, SourceRefusedError) as error:
+            await self._drop()
+            self._fail(calls, error)
+        if renew and monotonic() - self._renewed >= _RENEWAL:
+            self._renewed = monotonic()
+            await self._drop()
 
-    async def _answer(self, call: _Call, connection: RedisConnection) -> None:
-        reply: Any = None
-        refusal: SourceRefusedError | None = None
-        for _ in call.commands:
-            try:
-                reply = await connection.receive()
-            except SourceRefusedError as error:
-                refusal = refusal or error
-        if refusal is not None:
-            self._fail([call], refusal)
-        elif not call.reply.done():
-            call.reply.set_result(reply)
-
-    async def _connected(self) -> RedisConnection:
-        if self._connection is not None and self._connection.is_gone:
+    async def _connected(self) -> RedisConnection | None:
+        """Returns the connection, opened if need be; ``None`` if it can't be, which fails the calls that wait."""
+        if self._connection is not None and not await self._connection.is_alive():
             await self._drop()
         if self._connection is None:
-            connection = await self._plugin.connect()
-            self._connection = connection
-            self._client_id = None
-            with anyio.fail_after(self._plugin.reply_timeout):
-                await connection.send([("CLIENT", "ID")])
-                try:
-                    self._client_id = await connection.receive()
-                except SourceRefusedError:  # no permission: what waits can't be interrupted then
-                    self._client_id = None
+            asked = {id(call): call for call in self._calls}  # who asks later is not answered by what was tried before
+            try:
+                self._connection = await self._plugin.connect()
+                self._client_id = await self._ask_for_client_id(self._connection)
+            except (SourceUnavailableError, SourceRefusedError) as error:
+                await self._drop()
+                self._fail(asked.values(), error)
+                self._calls = deque(call for call in self._calls if id(call) not in asked)
         return self._connection
+
+    async def _ask_for_client_id(self, connection: RedisConnection) -> int | None:
+        """Returns what :meth:`interrupt` needs; ``None`` where the permission is missing."""
+        with anyio.move_on_after(self._plugin.reply_timeout):
+            await connection.send([pack(("CLIENT", "ID"))])
+            reply = await connection.receive()
+            return reply if isinstance(reply, int) else None
+        raise SourceUnavailableError(_NO_ANSWER)
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.aclose()
 
-    def _fail(self, calls: Iterable[_Call], error: BaseException) -> None:
+    def _fail(self, calls: Iterable[Call], error: SourceUnavailableError | SourceRefusedError) -> None:
         for call in calls:
-            if call.reply.done():
-                continue
-            if isinstance(error, (SourceUnavailableError, SourceRefusedError)):
-                failure: Exception = type(error)(*error.args)  # one for each: a traceback has one home
-                failure.__cause__ = error.__cause__
-            else:
-                failure = SourceUnavailableError("the connection to Redis was closed with the event loop")
-            call.reply.set_exception(failure)
+            call.fail(error)
 
 
-def _notice(reply: asyncio.Future[Any]) -> None:
+def _look_at(reply: asyncio.Future[Any]) -> None:
     """Looks at a failure that nobody may be waiting for any more."""
     if not reply.cancelled():
         reply.exception()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._fan_out import PAGE, FanOut
-from litestar_safe_sse.sources._tasks import Backoff, spawn
+from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
 from litestar_safe_sse.sources.redis._entries import LOOK, new_nonce, to_event, to_extent
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ _CHECK = 128
 _TURN = 8
 """Events after which the subscribers get a turn to take them; less than any sensible buffer."""
 
-_logger = logging.getLogger("litestar_safe_sse")
-
 
 class LogReader(FanOut):
     """One event loop's reader of a log, and what is shared by its subscribers."""
@@ -52,7 +49,7 @@ class LogReader(FanOut):
         """The reader's connection, while it waits."""
         self._interrupt: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
-        self._away = False
+        self._outage = Outage("the event log")
 
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
         """See :meth:`FanOut.look`."""
@@ -94,7 +91,7 @@ class LogReader(FanOut):
             except SourceUnavailableError as error:
                 if self._closing.is_set():
                     raise
-                self._notify_away(error)
+                self._outage.begin(error)
                 await backoff.wait(self._closing)
 
     async def _look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent | SourceRefusedError]:
@@ -121,10 +118,11 @@ class LogReader(FanOut):
                         refused = None
                     else:
                         await self._pass_on(await self._wait(link))
-                    self._notify_back()
+                    self._outage.end()
                     backoff.reset()
                 except SourceUnavailableError as error:
-                    self._notify_away(error)
+                    if not self._closing.is_set():
+                        self._outage.begin(error)
                     check_at = 0.0  # whatever has happened to Redis may have happened to what is stored
                     await backoff.wait(self._closing)
                 except SourceRefusedError as error:
@@ -188,13 +186,3 @@ class LogReader(FanOut):
         interrupt, self._interrupt = self._interrupt, None
         if interrupt is not None:
             interrupt.cancel()
-
-    def _notify_away(self, error: SourceUnavailableError) -> None:
-        if not self._away and not self._closing.is_set():
-            self._away = True
-            _logger.warning("the event log is waiting for Redis: %s", error)
-
-    def _notify_back(self) -> None:
-        if self._away:
-            self._away = False
-            _logger.warning("the event log reads from Redis again")

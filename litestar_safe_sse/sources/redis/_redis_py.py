@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 try:
     import redis.exceptions as errors
-    from redis.asyncio import Redis, RedisCluster
+    from redis.asyncio import Connection, Redis, RedisCluster
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 except ImportError:
@@ -16,4 +16,4 @@ except ImportError:
 else:
     IS_INSTALLED = True
 
-__all__ = ("IS_INSTALLED", "NoBackoff", "Redis", "RedisCluster", "Retry", "errors")
+__all__ = ("IS_INSTALLED", "Connection", "NoBackoff", "Redis", "RedisCluster", "Retry", "errors")

@@ -5,10 +5,15 @@ The sources do not borrow from the client's pool, so that no connection is ever 
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from litestar_safe_sse.config import check_text
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceUnavailableError
 from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._errors import translate
 
@@ -21,10 +26,23 @@ if TYPE_CHECKING:
     RedisClient = Redis | RedisCluster
     RedisAddress = str | RedisClient | Callable[[], RedisClient]
 
-__all__ = ("RedisConnection", "connect")
+__all__ = ("RedisConnection", "connect", "pack")
 
 _OF_RESP3 = ("maint", "orig_", "oss_cluster")
 """How the arguments begin of maintenance notifications, which want RESP3."""
+
+_IDLE_LIMIT = 5.0
+"""Seconds without a command after which a connection is checked before the next; ``health_check_interval`` if given."""
+
+_CHECK_TIMEOUT = 1.0
+"""Seconds that Redis has to give that sign of life."""
+
+_KEEPALIVE = {
+    getattr(socket, name): seconds
+    for name, seconds in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)  # not everywhere
+}
+"""How often an idle connection is used by the system itself: more often than any NAT forgets it."""
 
 
 async def connect(client: RedisClient, key: str, within: float) -> RedisConnection:
@@ -39,28 +57,40 @@ async def connect(client: RedisClient, key: str, within: float) -> RedisConnecti
         SourceUnavailableError: Redis can't be reached.
         SourceRefusedError: It doesn't let us in.
     """
-    connection: Any = None
+    connection: RedisConnection | None = None
     try:
         with anyio.fail_after(within):
             connection = await _new_connection(client, key)
-            await connection.connect()
+            await connection.open()
     except BaseException as error:
         if connection is not None:
-            await connection.disconnect(nowait=True)
+            await connection.aclose()
+        if isinstance(error, TimeoutError):
+            raise SourceUnavailableError("Redis does not answer; is it overloaded, or the network gone?") from error
         if isinstance(error, (_redis_py.errors.RedisError, OSError)):
             raise translate(error) from error
         raise
-    return RedisConnection(connection)
+    return connection
 
 
 class RedisConnection:
     """A connection outside of the pool, which speaks RESP2 and does not decode.
 
     One task may send while another one receives.
+
+    Args:
+        connection: A connection of redis-py.
+        idle_limit: Seconds without a command after which it is to be checked.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, idle_limit: float) -> None:
         self._connection = connection
+        self._idle_limit = idle_limit
+        self._used = monotonic()
+
+    async def open(self) -> None:
+        """Connects, and does what the client's settings ask for."""
+        await self._connection.connect()
 
     @property
     def is_gone(self) -> bool:
@@ -68,10 +98,35 @@ class RedisConnection:
         reader = getattr(self._connection, "_reader", None)  # redis-py 5 can't be asked by anything public
         return reader is None or bool(reader.at_eof())
 
-    async def send(self, commands: Iterable[Command]) -> None:
-        """Sends commands; their replies have to be received in the same order."""
+    async def is_alive(self) -> bool:
+        """Returns whether it can be used; one that has been idle for long is asked for a sign of life.
+
+        A firewall, a NAT or a load balancer may have forgotten it without a word.
+        """
+        if self.is_gone:
+            return False
+        if monotonic() - self._used < self._idle_limit:
+            return True
+        with anyio.move_on_after(_CHECK_TIMEOUT):
+            try:
+                await self.send([pack(("PING",))])
+                await self.receive()
+            except SourceUnavailableError:
+                return False
+            return True
+        return False
+
+    async def send(self, packed: Iterable[bytes]) -> None:
+        """Sends commands; their replies have to be received in the same order.
+
+        Args:
+            packed: What :func:`pack` returned for them.
+
+        Raises:
+            SourceUnavailableError: The connection is lost.
+        """
+        self._used = monotonic()
         try:
-            packed = self._connection.pack_commands(commands)
             await self._connection.send_packed_command(packed, check_health=False)
         except (_redis_py.errors.RedisError, OSError) as error:
             raise translate(error) from error
@@ -79,21 +134,49 @@ class RedisConnection:
     async def receive(self) -> Any:
         """Waits for one reply.
 
+        Returns:
+            The reply, or the ``ResponseError`` that it is: the connection can be used on.
+
         Raises:
-            SourceUnavailableError: The connection is lost, or Redis asks to come back later.
-            SourceRefusedError: The reply is any other error; the connection can be used on.
+            SourceUnavailableError: The connection is lost, or Redis does not serve it at the moment.
+            SourceRefusedError: Redis does not serve it any more.
         """
         try:
             return await self._connection.read_response(disable_decoding=True)
+        except _redis_py.errors.ResponseError as error:
+            return error
         except (_redis_py.errors.RedisError, OSError) as error:
             raise translate(error) from error
 
     async def aclose(self) -> None:
+        """Closes it without waiting for what is still to come."""
         await self._connection.disconnect(nowait=True)
 
 
-async def _new_connection(client: Any, key: str) -> Any:
-    """A connection made as the client makes its own, but of RESP2 and without retries; to the node that has the key."""
+def pack(command: Command) -> bytes:
+    """Returns a command as it is sent: https://redis.io/docs/latest/develop/reference/protocol-spec/.
+
+    Raises:
+        InvalidFieldError: An argument is nothing that Redis can be sent.
+    """
+    parts = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        if type(argument) is bytes:
+            data = argument
+        elif isinstance(argument, str):
+            data = check_text("command", argument).encode()
+        elif isinstance(argument, (int, float)) and not isinstance(argument, bool):
+            data = repr(argument).encode()
+        elif isinstance(argument, (bytes, bytearray, memoryview)):
+            data = bytes(argument)
+        else:
+            raise InvalidFieldError("command", f"must be of str, bytes, int and float, not {type(argument).__name__}")
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
+async def _new_connection(client: Any, key: str) -> RedisConnection:
+    """Makes a connection as the client does, but of RESP2 and without retries; to the node that has the key."""
     if isinstance(client, _redis_py.RedisCluster):
         await client.initialize()
         await client.nodes_manager.initialize()  # after a failure the slots may have moved
@@ -101,7 +184,12 @@ async def _new_connection(client: Any, key: str) -> Any:
     else:
         home = client.connection_pool
     ours = {name: value for name, value in home.connection_kwargs.items() if not name.startswith(_OF_RESP3)}
+    if issubclass(home.connection_class, _redis_py.Connection):  # TCP, with or without TLS
+        given = ours.get("socket_keepalive_options")
+        ours["socket_keepalive"] = True
+        ours["socket_keepalive_options"] = given if given and isinstance(given, Mapping) else _KEEPALIVE
+    interval = ours.pop("health_check_interval", 0) or _IDLE_LIMIT
     connection: Any = home.connection_class(**{**ours, "protocol": 2})
     connection.retry = _redis_py.Retry(_redis_py.NoBackoff(), 0)
     connection.socket_timeout = None
-    return connection
+    return RedisConnection(connection, interval)

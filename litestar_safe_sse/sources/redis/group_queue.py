@@ -22,8 +22,9 @@ from litestar_safe_sse.config import check_duration, check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._handover import HandOver
 from litestar_safe_sse.sources._tasks import Backoff
-from litestar_safe_sse.sources.redis._dispenser import AT_ONCE, RedisDispenser, encode_item, key_of
+from litestar_safe_sse.sources.redis._dispenser import AT_ONCE, RedisDispenser
 from litestar_safe_sse.sources.redis._errors import code_of
+from litestar_safe_sse.sources.redis._items import encode_item, key_of
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
@@ -114,13 +115,14 @@ class RedisGroupQueue:
             *items: Text and bytes as they are, anything else as JSON.
 
         Raises:
+            InvalidFieldError: An item can't be sent; none has been.
             SourceUnavailableError: Redis can't be reached; the items may have been appended all the same.
             SourceRefusedError: The key holds something else, or the permission is missing.
         """
         if not items:
             return
         commands: list[Command]
-        commands = [("XADD", self.key, "*", "data", encode_item(item)) for item in items]
+        commands = [("XADD", self.key, "*", "data", encode_item("item", item)) for item in items]
         if self._expire is not None:
             commands.append(("PEXPIRE", self.key, math.ceil(self._expire * 1000)))
         await self._redis.transact(*commands)
@@ -246,7 +248,7 @@ class _GroupReader(RedisDispenser[QueueItem]):
             elif self._held:
                 await self._pause()
         except SourceRefusedError as error:
-            if code_of(error) not in ("NOGROUP", "UNBLOCKED"):
+            if code_of(error.__cause__) not in ("NOGROUP", "UNBLOCKED"):
                 raise
             self._has_group = False  # Redis came back empty, or somebody deleted the key
             self._held.clear()
@@ -319,7 +321,7 @@ class _GroupReader(RedisDispenser[QueueItem]):
         try:
             await self._redis.execute("XGROUP", "CREATE", self._options.key, self._options.group, "0", "MKSTREAM")
         except SourceRefusedError as error:
-            if code_of(error) != "BUSYGROUP":  # it is there already
+            if code_of(error.__cause__) != "BUSYGROUP":  # it is there already
                 raise
         self._has_group = True
 

@@ -16,7 +16,10 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
-from litestar_safe_sse.sources._tasks import Backoff, spawn
+from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
+from litestar_safe_sse.sources.redis._errors import translate
+from litestar_safe_sse.sources.redis._items import encode_item
+from litestar_safe_sse.sources.redis.connection import pack
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
@@ -88,10 +91,11 @@ class RedisPubSub:
             How many connections received it; on a cluster, of one node.
 
         Raises:
+            InvalidFieldError: The message can't be sent.
             SourceUnavailableError: Redis can't be reached; the message may have been published all the same.
             SourceRefusedError: The permission is missing.
         """
-        payload = message if isinstance(message, (bytes, str)) else msgspec.json.encode(message)
+        payload = encode_item("message", message)
         return int(await self._redis.execute("PUBLISH", check_text("channel", channel), payload))
 
     def subscribe(
@@ -222,6 +226,7 @@ class PubSubReader:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._outage = Outage("Pub/Sub")
 
     def join(self, listener: _Listener) -> None:
         if self._closing:
@@ -261,7 +266,8 @@ class PubSubReader:
             while self._listeners:
                 try:
                     await self._connect_and_listen(backoff)
-                except SourceUnavailableError:
+                except SourceUnavailableError as error:
+                    self._outage.begin(error)
                     await backoff.wait()
                 except SourceRefusedError as error:
                     self._end_everybody(error)
@@ -332,7 +338,7 @@ class PubSubReader:
         self._pending.extend(questions)
         try:
             with anyio.fail_after(self._redis.reply_timeout):
-                await connection.send([question() for question in questions])
+                await connection.send([pack(question()) for question in questions])
         except TimeoutError as error:
             raise SourceUnavailableError("Redis takes no commands") from error
 
@@ -343,10 +349,11 @@ class PubSubReader:
                     reply = await connection.receive()
             except TimeoutError as error:
                 raise SourceUnavailableError("Redis gives no sign of life") from error
-            except SourceRefusedError as error:
-                self._refused(error)
+            if isinstance(reply, Exception):
+                self._refused(reply)
                 continue
             backoff.reset()
+            self._outage.end()
             kind = reply[0] if isinstance(reply, list) else reply
             if kind == b"message":
                 self._pass_on(_Name("subscribe", reply[1]), reply[1], reply[2], None)
@@ -377,7 +384,10 @@ class PubSubReader:
         for listener in tuple(self._listeners.get(name, ())):
             self._look_whether_live(listener)
 
-    def _refused(self, error: SourceRefusedError) -> None:
+    def _refused(self, reply: Exception) -> None:
+        error = translate(reply)
+        if isinstance(error, SourceUnavailableError):
+            raise error from reply
         name = self._pending.popleft().name
         if name is not None:
             for listener in tuple(self._listeners.get(name, ())):

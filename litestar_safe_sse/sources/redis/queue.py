@@ -12,7 +12,8 @@ from litestar_safe_sse.config import check_duration
 from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources._handover import HandOver
 from litestar_safe_sse.sources._tasks import Backoff
-from litestar_safe_sse.sources.redis._dispenser import AT_ONCE, RedisDispenser, encode_item, key_of
+from litestar_safe_sse.sources.redis._dispenser import AT_ONCE, RedisDispenser
+from litestar_safe_sse.sources.redis._items import encode_item, key_of
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
@@ -80,12 +81,13 @@ class RedisQueue:
             How many items the queue has.
 
         Raises:
+            InvalidFieldError: An item can't be sent; none has been.
             SourceUnavailableError: Redis can't be reached; the items may have been appended all the same.
             SourceRefusedError: The key holds something else, or the permission is missing.
         """
         if not items:
             return int(await self._redis.execute("LLEN", self.key))
-        command = ("RPUSH", self.key, *map(encode_item, items))
+        command = ("RPUSH", self.key, *(encode_item("item", item) for item in items))
         return int(await _write(self._redis, command, self.key, self._expire))
 
     def items(self, stream: StreamContext | None = None) -> HandOver[bytes]:
