@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import NamedTuple
 
-__all__ = ("MAX_TOPICS", "Position", "cursor", "positions", "record", "tag")
+__all__ = ("MAX_TOPICS", "Position", "cursor", "positions", "record", "seal", "tag")
 
 MAX_TOPICS = 32
 """Topics of one subscription: their cursor has at most 897 bytes, and ``max_last_event_id`` is 1024."""
@@ -22,22 +22,43 @@ _RECORD = _TAG + _EPOCH + _SEQ + _NONCE  # 21 bytes are 28 characters, without p
 
 
 class Position(NamedTuple):
-    """A place in the history of a topic: right after one of its events.
+    """A place in the history of a topic: right after one of its events, or before the first one.
 
     Attributes:
-        epoch: Which history: other if the topic was lost, or expired, and began anew.
-        seq: How many events the history had with this one; 0 is its beginning.
-        nonce: Random; tells this event from another one that got its place after a loss.
+        epoch: Which history: other if the topic was lost, or expired, and began anew. Of a place before the first event
+            the time from which on the history is to begin.
+        seq: How many events the history had with this one; 0 is before the first one.
+        nonce: Random; tells this event from another one that got its place after a loss. Of a place before the first
+            event the :func:`seal`.
     """
 
     epoch: int
     seq: int
     nonce: int
 
+    def is_in_history_of(self, other: Position) -> bool:
+        """Returns whether two places are of one history, as far as that can be told by themselves."""
+        if self.seq and other.seq:
+            return self.epoch == other.epoch
+        return self.epoch <= other.epoch if not self.seq else other.epoch <= self.epoch
+
+    def is_at(self, other: Position) -> bool:
+        """Returns whether there is no event between two places of one history."""
+        return self == other or self.seq == other.seq == 0
+
 
 def tag(topic: str) -> bytes:
     """What stands for a topic in a cursor."""
     return blake2b(topic.encode(), digest_size=_TAG).digest()
+
+
+def seal(secret: bytes, topic: str, epoch: int) -> int:
+    """Returns what shows that a place before the first event was given out by a log that had this secret.
+
+    Without it, whoever guesses when a topic began would be given all that was ever appended to it.
+    """
+    digest = blake2b(f"{epoch} {topic}".encode(), key=secret, digest_size=_NONCE).digest()
+    return int.from_bytes(digest, "big")
 
 
 def record(tag: bytes, position: Position) -> bytes:

@@ -130,7 +130,7 @@ class FanOut(ABC):
         """Fetches the events of a topic that follow a place, at most 100, and none after another place."""
 
     @abstractmethod
-    def on_use(self) -> None:
+    def on_use(self, topic: LiveTopic) -> None:
         """Called when a topic comes into use."""
 
     def statistics(self) -> EventLogStatistics:
@@ -148,7 +148,7 @@ class FanOut(ABC):
             topic = self.topics.get(name)
             if topic is None:
                 topic = self.topics[name] = LiveTopic(name, place)
-                self.on_use()
+                self.on_use(topic)
             topic.users += 1
             held.append(topic)
         self._subscribers += 1

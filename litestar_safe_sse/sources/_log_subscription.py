@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from litestar_safe_sse.sources._fan_out import FanOut, LiveTopic
-    from litestar_safe_sse.sources._stored import Extent, StoredEvent
-
-    Why = Literal["trimmed", "unknown"]
+    from litestar_safe_sse.sources._stored import Extent, StoredEvent, Why
 
 __all__ = ("LogSubscription", "SubscribeOptions")
 
@@ -210,7 +208,7 @@ class Seeking:
         extents: Mapping[str, Extent],
     ) -> None:
         held = Held(fan_out, fan_out.hold({topic: extents[topic].newest for topic in subscription.tags}))
-        if all(topic.position == places[topic.name] for topic in held.topics):
+        if all(topic.position.is_at(places[topic.name]) for topic in held.topics):
             Live(held, subscription.options.make_mailbox()).begin(subscription)
             # At once, so that the policy for slow subscribers holds from the first message on.
         else:
@@ -266,7 +264,7 @@ class Replaying:
                 return None
             self._set_goal(subscription)
         for topic in self._held.topics:
-            if self._places[topic.name] != self._goal[topic.name]:
+            if not self._places[topic.name].is_at(self._goal[topic.name]):
                 await self._fetch(subscription, topic)
                 return None
         if self._live is not None:
@@ -281,7 +279,9 @@ class Replaying:
         """Returns whether the reader of live events was not where the client has been, by way of another process."""
         for topic in self._held.topics:
             place = self._places[topic.name]
-            if topic.position.epoch != place.epoch or (topic.position.seq == place.seq and topic.position != place):
+            if not topic.position.is_in_history_of(place) or (
+                topic.position.seq == place.seq and not topic.position.is_at(place)
+            ):
                 self._held.fan_out.lose(topic)  # the reader has not heard of it yet
                 return True
             if topic.position.seq < place.seq:
@@ -372,11 +372,10 @@ def _places(
     lost: dict[str, Why] = {}
     for topic, place in wanted.items():
         extent = extents[topic]
-        if place is not None and extent.found:
-            places[topic] = place
+        if place is not None and extent.lost is None:
+            places[topic] = place if place.seq else extent.oldest
         elif place is not None or not valid:
-            trimmed = place is not None and place.epoch == extent.oldest.epoch and place.seq < extent.oldest.seq
-            lost[topic] = "trimmed" if trimmed else "unknown"
+            lost[topic] = extent.lost or "unknown"
         else:
             places[topic] = extent.at(start)
     return places, lost

@@ -16,12 +16,16 @@ from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import Position
 from litestar_safe_sse.sources._subscription import DROPPED
 
-__all__ = ("RESET", "Extent", "Renderer", "StoredEvent", "check_topic")
+__all__ = ("RESET", "Extent", "Renderer", "StoredEvent", "Why", "check_topic", "why_lost")
 
 RESET = "reset"
 """The type of the event that says that a client can't go on from where it was."""
 
 _MAX_TOPIC = 256
+
+
+Why = Literal["trimmed", "unknown"]
+"""Why a topic can't be resumed; see ``Reset``."""
 
 
 class StoredEvent(NamedTuple):
@@ -40,7 +44,11 @@ class StoredEvent(NamedTuple):
     def follows(self, position: Position) -> bool:
         """Returns whether it is the one that comes right after a place."""
         own = self.position
-        return own.epoch == position.epoch and own.seq == position.seq + 1 and self.before == position.nonce
+        if own.seq != position.seq + 1:
+            return False
+        if not position.seq:
+            return own.epoch >= position.epoch
+        return own.epoch == position.epoch and self.before == position.nonce
 
 
 class Extent(NamedTuple):
@@ -49,16 +57,33 @@ class Extent(NamedTuple):
     Attributes:
         oldest: The place before the first event that is stored.
         newest: The place after the last.
-        found: Whether all that came after the place asked about is stored.
+        lost: Why not all that came after the place asked about is stored; ``None`` if it is.
     """
 
     oldest: Position
     newest: Position
-    found: bool
+    lost: Why | None
 
     def at(self, start: Literal["oldest", "latest"]) -> Position:
         """Returns the place where a subscription begins."""
         return self.oldest if start == "oldest" else self.newest
+
+
+def why_lost(place: Position | None, oldest: Position, *, stored: bool, accepted: bool) -> Why | None:
+    """Returns why not all that came after a place is stored; ``None`` if it is.
+
+    Args:
+        place: The place that a client was at.
+        oldest: The place before the first event that is stored.
+        stored: Whether the place is this one, or that of an event which is stored.
+        accepted: Whether it is a place before the first event, of this history and no other.
+    """
+    if place is None:
+        return "unknown"
+    if stored or (accepted and not oldest.seq):
+        return None
+    known = place.epoch == oldest.epoch if place.seq else accepted
+    return "trimmed" if known and place.seq < oldest.seq else "unknown"
 
 
 class Renderer:

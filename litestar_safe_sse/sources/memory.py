@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_duration, check_integer, check_text
-from litestar_safe_sse.sources._cursor import Position, cursor, record, tag
+from litestar_safe_sse.sources._cursor import Position, cursor, record, seal, tag
 from litestar_safe_sse.sources._fan_out import PAGE, FanOut
 from litestar_safe_sse.sources._log_subscription import LogSubscription, SubscribeOptions
-from litestar_safe_sse.sources._stored import Extent, Renderer, StoredEvent, check_topic
+from litestar_safe_sse.sources._stored import Extent, Renderer, StoredEvent, check_topic, why_lost
 from litestar_safe_sse.sources._subscription import Key, Overflow
 from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, OnReset, StartAt
 
@@ -90,23 +90,39 @@ class MemoryEventLog(EventLog):
 
 
 class Topic:
-    """The events of one topic."""
+    """The events of one topic.
 
-    __slots__ = ("_keys", "events", "last", "used")
+    Args:
+        epoch: When it was made, by the log's count.
+    """
 
-    def __init__(self, now: float) -> None:
+    __slots__ = ("_keys", "epoch", "events", "last", "used")
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
         self.events: deque[tuple[float, StoredEvent]] = deque()
-        self.last = Position(secrets.randbits(48), 0, 0)  # of the past, a restart or another process, it is no part
-        self.used = now
+        self.last = Position(epoch, 0, 0)
+        self.used = 0.0
         self._keys: dict[str, tuple[float, Position]] = {}
 
     @property
+    def trimmed(self) -> int:
+        """How many events are no longer stored."""
+        return self.last.seq - len(self.events)
+
     def oldest(self) -> Position:
-        """The place before the first event that is stored."""
-        return self.last._replace(seq=self.last.seq - len(self.events))
+        """Returns the place before the first event that is stored; before the very first one, without a seal."""
+        if not self.events:
+            return self.last
+        return Position(self.epoch, self.trimmed, self.events[0][1].before)
+
+    def holds(self, place: Position) -> bool:
+        """Returns whether a place is that of an event which is stored."""
+        number = place.seq - self.trimmed
+        return 0 < number <= len(self.events) and self.events[number - 1][1].position == place
 
     def known(self, key: str, now: float) -> Position | None:
-        """The place of an event that has this idempotency key."""
+        """Returns the place of an event that has this idempotency key."""
         for old in tuple(islice(self._keys, 2)):  # two go for each that comes
             if self._keys[old][0] < now - IDEMPOTENCY:
                 del self._keys[old]
@@ -114,16 +130,18 @@ class Topic:
         return None if found is None or found[0] < now - IDEMPOTENCY else found[1]
 
     def append(self, message: SSEMessage, key: str | None, now: float) -> StoredEvent:
-        self.last = self.last._replace(seq=self.last.seq + 1)
-        event = StoredEvent(self.last, 0, message)
+        """Adds an event."""
+        before = self.last
+        self.last = Position(self.epoch, before.seq + 1, secrets.randbits(32))
+        event = StoredEvent(self.last, before.nonce, message)
         self.events.append((now, event))
-        self.used = now
         if key is not None:
             self._keys.pop(key, None)
             self._keys[key] = now, self.last
         return event
 
     def trim(self, max_events: int, since: float) -> None:
+        """Removes the events that are too many or too old."""
         events = self.events
         while events and (len(events) > max_events or events[0][0] < since):
             events.popleft()
@@ -132,18 +150,35 @@ class Topic:
 
 
 class MemoryTopics(FanOut):
-    """What is stored, and who is subscribed to it."""
+    """What is stored, and who is subscribed to it.
+
+    A topic that nothing was appended to is not kept. A place in it is a count of the topics that had been made by then,
+    under a seal: it is accepted unless a topic has been dropped that was made later, which may have been this one.
+
+    Args:
+        max_events: Events kept of each topic.
+        max_age: Seconds for which an event is kept.
+        max_topics: Topics kept.
+    """
 
     def __init__(self, max_events: int, max_age: float | None, max_topics: int) -> None:
         super().__init__()
         self._max_events = max_events
         self._max_age = float("inf") if max_age is None else max_age
         self._max_topics = max_topics
+        self._secret = secrets.token_bytes(16)
+        self._made = self._dropped = secrets.randbits(47)  # of the past, a restart or another process, it is no part
         self._stored: OrderedDict[str, Topic] = OrderedDict()  # the one that was used last is the last
 
     def append(self, topic: str, message: SSEMessage, key: str | None) -> Position:
+        """Adds an event, and passes it on; returns its place."""
         now = monotonic()
-        stored = self._use(topic, now)
+        stored = self._stored.get(topic)
+        if stored is None:
+            self._drop_idle(now)
+            self._made += 1
+            stored = self._stored[topic] = Topic(self._made)
+        self._use(topic, now)
         if key is not None and (place := stored.known(key, now)) is not None:
             return place
         event = stored.append(message, key, now)
@@ -154,28 +189,43 @@ class MemoryTopics(FanOut):
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
         """See :meth:`FanOut.look`."""
         now = monotonic()
-        found = {}
-        for name, place in wanted.items():
-            topic = self._use(name, now)
-            topic.trim(self._max_events, now - self._max_age)
-            oldest, newest = topic.oldest, topic.last
-            known = place is not None and place == newest._replace(seq=place.seq) and oldest <= place <= newest
-            found[name] = Extent(oldest, newest, known)
-        return found
+        return {name: self._extent(name, place, now) for name, place in wanted.items()}
 
     async def page(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
         """See :meth:`FanOut.page`."""
         stored = self._stored.get(topic)
-        if stored is None or stored.last.epoch != after.epoch:
+        if stored is None or stored.epoch != upto.epoch:
             return ()
-        skipped = after.seq - stored.oldest.seq
+        skipped = after.seq - stored.trimmed
         if skipped < 0:
             return ()
         many = min(upto.seq - after.seq, PAGE)
         return [event for _, event in islice(stored.events, skipped, skipped + many)]
 
-    def on_use(self) -> None:
-        """Nothing reads here: what is appended is passed on at once."""
+    def _extent(self, name: str, place: Position | None, now: float) -> Extent:
+        topic = self._stored.get(name)
+        if topic is None:
+            beginning = self._beginning(name, self._made)
+            if place is None or not self._accepts(name, place, self._made):
+                return Extent(beginning, beginning, "unknown")
+            return Extent(place, place, None)  # the client has it already
+        self._use(name, now)
+        topic.trim(self._max_events, now - self._max_age)
+        oldest = topic.oldest() if topic.trimmed else self._beginning(name, topic.epoch)
+        stored = place is not None and (place == oldest or place == topic.last or topic.holds(place))
+        accepted = place is not None and self._accepts(name, place, topic.epoch)
+        return Extent(oldest, topic.last, why_lost(place, oldest, stored=stored, accepted=accepted))
+
+    def _beginning(self, name: str, epoch: int) -> Position:
+        return Position(epoch, 0, seal(self._secret, name, epoch))
+
+    def _accepts(self, name: str, place: Position, epoch: int) -> bool:
+        if place != self._beginning(name, place.epoch):
+            return False
+        return place.epoch == epoch or self._dropped <= place.epoch < epoch
+
+    def on_use(self, topic: LiveTopic) -> None:
+        """Does nothing, as nothing reads here: what is appended is passed on at once."""
 
     def release(self, topics: Iterable[LiveTopic]) -> None:
         """See :meth:`FanOut.release`; a topic is in use until then."""
@@ -185,15 +235,9 @@ class MemoryTopics(FanOut):
                 self._use(topic.name, now)
         super().release(topics)
 
-    def _use(self, name: str, now: float) -> Topic:
-        topic = self._stored.get(name)
-        if topic is None:
-            self._drop_idle(now)
-            topic = self._stored[name] = Topic(now)
-        else:
-            self._stored.move_to_end(name)
-            topic.used = now
-        return topic
+    def _use(self, name: str, now: float) -> None:
+        self._stored.move_to_end(name)
+        self._stored[name].used = now
 
     def _drop_idle(self, now: float) -> None:
         """Drops topics that nobody is subscribed to: those whose events are all too old, and those beyond the limit."""
@@ -201,6 +245,6 @@ class MemoryTopics(FanOut):
             if name in self.topics:
                 self._stored.move_to_end(name)  # looked at again when its turn comes
             elif len(self._stored) >= self._max_topics or self._stored[name].used < now - self._max_age:
-                del self._stored[name]
+                self._dropped = max(self._dropped, self._stored.pop(name).epoch)
             else:
                 break

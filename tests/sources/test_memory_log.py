@@ -158,6 +158,7 @@ async def test_idle_topics_go(clock: Clock) -> None:
 async def test_the_number_of_topics_is_bounded() -> None:
     """The one idle for longest goes first; those in use stay."""
     log = MemoryEventLog(max_topics=10)
+    await log.append("used", "x")
     async with log.subscribe("used") as subscription:
         await begin(subscription)
         for number in range(1000):

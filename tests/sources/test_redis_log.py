@@ -16,6 +16,7 @@ import pytest
 from redis.asyncio import Redis
 
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources._cursor import Position, cursor, positions, record, tag
 from litestar_safe_sse.sources._subscription import Subscription
 from litestar_safe_sse.sources.event_log import Reset
 from litestar_safe_sse.sources.redis._log_reader import SLICE, LogReader
@@ -23,6 +24,7 @@ from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer
+from tests.sources.clients import eventually
 from tests.sources.subscriptions import begin, data, take, until
 
 pytestmark = pytest.mark.anyio
@@ -229,6 +231,7 @@ async def test_topics_expire_unless_somebody_is_subscribed(plugin: RedisPlugin, 
     """A topic in use is kept alive by the reader; another goes, and who comes back for it is told."""
     log = RedisEventLog(plugin, expire_after=1.0)
     idle = await log.append("idle", "x", idempotency_key="k")
+    await log.append("used", "x")
     async with log.subscribe("used") as subscription:
         await begin(subscription)
         await asyncio.sleep(1.5)
@@ -239,7 +242,7 @@ async def test_topics_expire_unless_somebody_is_subscribed(plugin: RedisPlugin, 
     async with log.subscribe("idle", after=idle) as subscription:
         assert data(await take(subscription, 1)) == [Reset({"idle": "unknown"}, "oldest")]
     for key in await redis.keys("*"):
-        assert await redis.pttl(key) > 0
+        assert await redis.pttl(key) > 0 or key == b"{sse}:log.secret"
 
 
 # What Redis refuses
@@ -276,17 +279,17 @@ async def test_a_stranger_s_entry_in_a_topic_is_an_error(log: RedisEventLog, red
             await take(subscription, 1)
 
 
-@pytest.mark.parametrize("denied", ["-eval", "-xread", "-xadd"])
+@pytest.mark.parametrize("denied", ["-eval", "-xread", "-xrange", "-xadd"])
 async def test_a_missing_permission_is_a_typed_error(redis_server: RedisServer, redis: Redis, denied: str) -> None:
     """For the one who appends, and for the one who subscribes; never a hang."""
     await redis.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "+@all", denied)
     plugin = RedisPlugin(f"redis://limited:secret@127.0.0.1:{redis_server.port}/0")
     log = RedisEventLog(plugin)
     try:
-        if denied != "-xread":
+        if denied in ("-eval", "-xadd"):
             with anyio.fail_after(WAIT), pytest.raises(SourceRefusedError):
                 await log.append("a", "x")
-        if denied != "-xadd" or not await redis.exists("{sse}:log:a"):
+        if denied in ("-xread", "-xrange"):
             with pytest.raises(SourceRefusedError):
                 await take(log.subscribe("a"), 1)
     finally:
@@ -294,25 +297,93 @@ async def test_a_missing_permission_is_a_typed_error(redis_server: RedisServer, 
         await redis.execute_command("ACL", "DELUSER", "limited")
 
 
+def named(needs: str) -> list[str]:
+    """The commands that the documentation names."""
+    required = (RedisEventLog.__doc__ or "").partition(needs)[2].partition(".")[0]
+    return [name.lower() for name in re.findall(r"``([A-Z]+)``", required)]
+
+
 @heavy
 async def test_the_permissions_that_are_named_are_enough(redis_server: RedisServer, redis: Redis) -> None:
-    """For events that were stored before, and for those that come."""
-    required = (RedisEventLog.__doc__ or "").partition("Redis has to allow")[2].partition(".")[0]
-    commands = [f"+{name.lower()}" for name in re.findall(r"``([A-Z]+)``", required)]
-    await redis.acl_setuser("guest", enabled=True, passwords=["+secret"], commands=commands, keys=["*"])
-    plugin = RedisPlugin(redis_server.url, username="guest", password="secret")
-    log = RedisEventLog(plugin)
+    """To read needs no permission to write, not even for a topic that nothing was appended to."""
+    reads, writes = named("Who subscribes needs"), named("who appends needs")
+    for user, keys, commands in (("reader", "%R~{sse}:*", reads), ("writer", "~{sse}:*", writes)):
+        rules = [keys, "resetchannels", *(f"+{name}" for name in commands)]
+        await redis.execute_command("ACL", "SETUSER", user, "reset", "on", ">secret", *rules)
+    reader, writer = (RedisPlugin(redis_server.url, username=user, password="secret") for user in ("reader", "writer"))
     try:
-        with anyio.fail_after(WAIT):
-            await log.append("a", "1", idempotency_key="once")
-            async with log.subscribe("a", start="oldest") as subscription:
-                await begin(subscription)
-                assert data(await take(subscription, 1)) == ["1"]
-                await log.append("a", "2")
-                assert data(await take(subscription, 1)) == ["2"]
+        await RedisEventLog(writer).append("other", "x")
+        async with RedisEventLog(reader).subscribe("a") as early:
+            await begin(early)
+            assert not await redis.exists("{sse}:log:a")
+            await RedisEventLog(writer).append("a", "1", idempotency_key="once")
+            async with RedisEventLog(reader).subscribe("a", start="oldest") as late:
+                await RedisEventLog(writer).append("a", "2")
+                assert data(await take(early, 2)) == data(await take(late, 2)) == ["1", "2"]
     finally:
-        await plugin.aclose()
-        await redis.acl_deluser("guest")
+        for plugin in (reader, writer):
+            await plugin.aclose()
+        await redis.acl_deluser("reader", "writer")
+
+
+@heavy
+async def test_to_subscribe_writes_nothing_for_a_topic(log: RedisEventLog, redis: Redis) -> None:
+    """Names that clients made up fill nothing: all that is kept is the secret of the log."""
+    for number in range(100):
+        async with log.subscribe(f"user {number}") as subscription:
+            await begin(subscription)
+    assert await redis.keys("*") == [b"{sse}:log.secret"]
+
+
+async def test_a_beginning_cannot_be_made_up(log: RedisEventLog, redis: Redis) -> None:
+    """Whoever knows when a topic began is not given what was appended before he came."""
+    async with log.subscribe("other") as subscription:
+        own = positions(str((await begin(subscription)).id)) or {}
+    await log.append("a", "said before")
+    ((identity, _),) = await redis.xrange("{sse}:log:a")
+    epoch = int(identity.partition(b"-")[0])
+    for place in (*own.values(), Position(epoch, 0, 0), Position(epoch - 1, 0, next(iter(own.values())).nonce)):
+        async with log.subscribe("a", after=cursor([record(tag("a"), place)]), on_reset="latest") as subscription:
+            assert data(await take(subscription, 1)) == [Reset({"a": "unknown"}, "latest")]
+
+
+@heavy
+async def test_a_history_that_came_and_went_is_no_silent_gap(redis: Redis, plugin: RedisPlugin) -> None:
+    """Who subscribed before it, and comes back after it, learns that something is missing."""
+    log = RedisEventLog(plugin, expire_after=1.0)
+    async with log.subscribe("flushed", "expired") as subscription:
+        start = str((await begin(subscription)).id)
+    await log.append("flushed", "lost")
+    await redis.flushall()
+    await log.append("flushed", "new")
+    async with log.subscribe("flushed", "expired", after=start) as subscription:
+        (reset,) = await take(subscription, 1)
+        assert reset.data == Reset({"flushed": "unknown", "expired": "unknown"}, "oldest")
+    async with log.subscribe("expired") as subscription:
+        start = str((await begin(subscription)).id)
+    await log.append("expired", "lost")
+    await eventually(lambda: _is_gone(redis, "{sse}:log:expired"))
+    await log.append("expired", "new")
+    async with log.subscribe("expired", after=start) as subscription:
+        assert data(await take(subscription, 2)) == [Reset({"expired": "unknown"}, "oldest"), "new"]
+
+
+@heavy
+async def test_a_subscriber_of_a_quiet_topic_is_sent_its_first_event(redis: Redis, plugin: RedisPlugin) -> None:
+    """However long it has waited for it."""
+    log = RedisEventLog(plugin, expire_after=1.0)
+    async with log.subscribe("a") as subscription, log.subscribe("a") as other:
+        start = await begin(subscription)
+        await begin(other)
+        await asyncio.sleep(1.3)  # longer than its beginning would be accepted from a client
+        async with log.subscribe("a", after=str(start.id)) as late:
+            assert (await take(late, 1))[0].event == "reset"
+        await log.append("a", "x")
+        assert data(await take(subscription, 1)) == data(await take(other, 1)) == ["x"]
+
+
+async def _is_gone(redis: Redis, key: str) -> bool:
+    return not await redis.exists(key)
 
 
 async def test_without_permission_to_interrupt_new_topics_are_read_all_the_same(

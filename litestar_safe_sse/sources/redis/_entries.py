@@ -1,108 +1,143 @@
 """How a topic is kept in Redis.
 
 A topic is a stream. Its entries have IDs of ours, ``epoch-number``: the epoch is when the topic was made, in
-milliseconds of Redis's clock, and the numbers have no gaps. Each entry has a random nonce, and the nonce of the entry
-before it. So it shows when entries are missing, also if Redis has lost its last ones (a crash with ``appendfsync
-everysec``, a fail-over) and others have taken their IDs. The first entry, number 0, is no event: it is what makes a
-topic that has none last.
+milliseconds of Redis's clock, and the numbers have no gaps, from 1 on. Each entry has a random nonce, and the nonce of
+the entry before it. So it shows when entries are missing, also if Redis has lost its last ones (a crash with
+``appendfsync everysec``, a fail-over) and others have taken their IDs.
+
+A topic without entries is no key. Who subscribes to it is given a beginning: the time at which there was nothing, under
+a seal. What was appended later has a later epoch, and all of it is what has been missed, unless a whole history has
+come and gone in between. That takes as long as a topic lasts without being appended to, which is as long as a
+beginning is accepted; or Redis has lost it, and the secret of the log with it, by which beginnings are sealed.
 """
 
 from __future__ import annotations
 
 import secrets
+from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import SourceRefusedError
-from litestar_safe_sse.sources._cursor import Position
-from litestar_safe_sse.sources._stored import Extent, StoredEvent
+from litestar_safe_sse.sources._cursor import Position, seal
+from litestar_safe_sse.sources._stored import Extent, StoredEvent, why_lost
 
-__all__ = ("APPEND", "LOOK", "as_fields", "new_nonce", "to_event", "to_extent", "to_position")
+__all__ = ("APPEND", "Now", "as_fields", "new_nonce", "new_secret", "to_event", "to_extent", "to_position")
 
-_NEWEST = """
-local function newest(key)
-  local entry = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
-  if entry and entry[2][1] ~= 'nonce' then error('the stream is none of an event log') end
-  return entry
-end
-local function create(key, nonce)
-  redis.call('DEL', key)
-  local now = redis.call('TIME')
-  local epoch = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
-  redis.call('XADD', key, epoch .. '-0', 'nonce', nonce)
-  return {epoch .. '-0', {'nonce', nonce}}
-end
-"""
-
-APPEND = (
-    _NEWEST
-    + """
-local max_events, expire, nonce, remember = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
-if KEYS[2] then
-  local known = redis.call('GET', KEYS[2])
+APPEND = """
+local max_events, expire, nonce, remember, secret = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+if KEYS[3] then
+  local known = redis.call('GET', KEYS[3])
   if known then return known end
 end
-local last = newest(KEYS[1]) or create(KEYS[1], nonce)
-local epoch, number = string.match(last[1], '(%d+)-(%d+)')
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local epoch, number, before = nil, '0', '0'
+if last then
+  if last[2][1] ~= 'nonce' then error('the stream is none of an event log') end
+  epoch, number = string.match(last[1], '(%d+)-(%d+)')
+  before = last[2][2]
+else
+  redis.call('SET', KEYS[2], secret, 'NX')
+  redis.call('DEL', KEYS[1])
+  local now = redis.call('TIME')
+  epoch = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
+end
 local id = epoch .. '-' .. string.format('%.0f', number + 1)
 local fields = {}
-for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', max_events + 1, id, 'nonce', nonce, 'before', last[2][2], unpack(fields))
+for i = 6, #ARGV do fields[#fields + 1] = ARGV[i] end
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', max_events, id, 'nonce', nonce, 'before', before, unpack(fields))
 redis.call('PEXPIRE', KEYS[1], expire)
 local answer = id .. '-' .. nonce
-if KEYS[2] then redis.call('SET', KEYS[2], answer, 'PX', remember) end
+if KEYS[3] then redis.call('SET', KEYS[3], answer, 'PX', remember) end
 return answer
 """
-)
-"""KEYS: the topic, and maybe the idempotency key. ARGV: events to keep, milliseconds the topic lasts, the nonce,
-milliseconds an idempotency key is known, and the fields. Returns the ID and the nonce."""
+"""KEYS: the topic, the log's secret, and maybe the idempotency key. ARGV: events to keep, milliseconds the topic lasts,
+the nonce, milliseconds an idempotency key is known, a secret if there is none, and the fields. Returns the ID and the
+nonce."""
 
-LOOK = (
-    _NEWEST
-    + """
-local expire, nonce = ARGV[1], ARGV[2]
-local function look(key, id)
-  local last = newest(key) or create(key, nonce)
-  redis.call('PEXPIRE', key, expire)
-  local first = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
-  local asked = id ~= '' and redis.call('XRANGE', key, id, id)[1]
-  return {'', first[1], first[2][2], first[2][4] or '', last[1], last[2][2], asked and asked[2][2] or ''}
-end
-local found = {}
-for i, key in ipairs(KEYS) do
-  local done, extent = pcall(look, key, ARGV[i + 2])
-  found[i] = done and extent or {type(extent) == 'table' and extent.err or tostring(extent)}
-end
-return found
-"""
-)
-"""KEYS: topics. ARGV: milliseconds they last, a nonce for those that are made, and an ID to ask about for each. Returns
-for each an error or ``''``; of the first entry the ID, the nonce and the one before; of the last the ID and the nonce;
-and the nonce of the ID asked about, or ``''``."""
+
+class Now(NamedTuple):
+    """What is needed to judge a beginning, or to make one.
+
+    Attributes:
+        time: Milliseconds of Redis's clock.
+        secret: The log's; empty if there is none yet.
+        lasts: Milliseconds for which a topic lasts that is not appended to.
+    """
+
+    time: int
+    secret: bytes
+    lasts: int
+
+    def beginning(self, topic: str, epoch: int) -> Position:
+        """Returns the place before the first event of a history that begins at a time, or later."""
+        return Position(epoch, 0, seal(self.secret, topic, epoch))
+
+    def accepts(self, topic: str, beginning: Position, epoch: int) -> bool:
+        """Returns whether a history is the first one since a beginning.
+
+        Args:
+            topic: The topic.
+            beginning: The place.
+            epoch: When the history began, or this moment.
+        """
+        if beginning.nonce != seal(self.secret, topic, beginning.epoch):
+            return False
+        return beginning.epoch == epoch or self.time - self.lasts < beginning.epoch < epoch
 
 
 def new_nonce() -> str:
+    """Returns what tells an entry from another one of the same ID."""
     return secrets.token_hex(4)
 
 
+def new_secret() -> str:
+    """Returns what nobody can guess."""
+    return secrets.token_hex(16)
+
+
 def to_position(identity: bytes, nonce: bytes) -> Position:
+    """Returns the place of an entry."""
     epoch, _, seq = identity.partition(b"-")
     return Position(int(epoch), int(seq), int(nonce, 16))
 
 
-def to_extent(topic: str, wanted: Position | None, reply: list[bytes]) -> Extent | SourceRefusedError:
-    if reply[0]:
-        return SourceRefusedError(f"topic {topic!r}: {reply[0].decode()}")
-    _, first, first_nonce, before_first, last, last_nonce, found = reply
-    oldest = to_position(first, first_nonce)
-    if before_first:
-        oldest = Position(oldest.epoch, oldest.seq - 1, int(before_first, 16))
-    known = wanted is not None and (wanted == oldest or (found != b"" and int(found, 16) == wanted.nonce))
-    return Extent(oldest, to_position(last, last_nonce), known)
+def to_extent(
+    topic: str, wanted: Position | None, now: Now, first: list[Any], asked: list[Any], last: list[Any]
+) -> Extent:
+    """Returns what is stored of a topic.
+
+    Args:
+        topic: The topic.
+        wanted: The place that was asked about.
+        now: The log's clock and secret.
+        first: The first entry, if there is one; read after the clock.
+        asked: The one with the ID that was asked about; read next.
+        last: The last; read at the end.
+
+    Raises:
+        SourceRefusedError: The stream is not a log's.
+    """
+    if not first or not last:
+        beginning = now.beginning(topic, now.time)
+        if wanted is None or wanted.seq or not now.accepts(topic, wanted, now.time):
+            return Extent(beginning, beginning, "unknown")
+        if now.time - wanted.epoch < now.lasts // 2:
+            beginning = wanted  # it lasts for long enough, and the client has it already
+        return Extent(beginning, beginning, None)
+    oldest, newest = to_event(*first[0]), to_event(*last[0]).position
+    epoch, seq, _ = oldest.position
+    if newest.epoch != epoch:  # Redis was emptied between the two
+        return Extent(newest, newest, "unknown")
+    begin = now.beginning(topic, epoch) if seq == 1 else Position(epoch, seq - 1, oldest.before)
+    stored = wanted == begin or any(to_event(*entry).position == wanted for entry in asked)
+    accepted = wanted is not None and wanted.seq == 0 and now.accepts(topic, wanted, epoch)
+    return Extent(begin, newest, why_lost(wanted, begin, stored=stored, accepted=accepted))
 
 
 def as_fields(message: SSEMessage) -> list[str]:
+    """Returns the fields of a message's entry."""
     named = {"event": message.event, "data": message.data, "retry": message.retry, "comment": message.comment}
     fields: list[str] = []
     for name, value in named.items():
@@ -112,15 +147,18 @@ def as_fields(message: SSEMessage) -> list[str]:
 
 
 def to_event(identity: bytes, fields: list[bytes]) -> StoredEvent:
+    """Returns the event of an entry.
+
+    Raises:
+        SourceRefusedError: The entry is not a log's.
+    """
     named = dict(zip(fields[::2], fields[1::2], strict=True))
-    text = {name: named[name].decode() for name in (b"data", b"event", b"comment") if name in named}
-    retry = int(named[b"retry"]) if b"retry" in named else None
     try:
+        text = {name: named[name].decode() for name in (b"data", b"event", b"comment") if name in named}
+        retry = int(named[b"retry"]) if b"retry" in named else None
         position = to_position(identity, named[b"nonce"])
-        before = int(named.get(b"before", b"0"), 16)
-        if position.seq == 0:  # the mark of a beginning, which follows nothing
-            return StoredEvent(position, before, SSEMessage(""))
+        before = int(named[b"before"], 16)
         message = SSEMessage(text.get(b"data", UNSET), text.get(b"event"), None, retry, text.get(b"comment"))
     except (KeyError, ValueError) as error:
-        raise SourceRefusedError(f"the entry {identity.decode()} is none of an event log") from error
+        raise SourceRefusedError(f"the entry {identity.decode()} is not of an event log") from error
     return StoredEvent(position, before, message)

@@ -42,24 +42,26 @@ class Call(NamedTuple):
 
     Attributes:
         packed: The commands, as they are sent.
-        reply: The last one's reply.
+        reply: The last one's reply, or those of all.
         deadline: By when it has to be there, by the loop's clock.
+        each: Whether it is those of all.
     """
 
     packed: list[bytes]
     reply: asyncio.Future[Any]
     deadline: float
+    each: bool
 
     def answer(self, replies: Sequence[Any]) -> Exception | None:
         """Gives the caller what is for it; returns the error of Redis that it is, if it is one."""
         error = next((reply for reply in replies if isinstance(reply, Exception)), None)
         if not self.reply.done():
-            if error is None:
+            if self.each:
+                self.reply.set_result([_read(reply) for reply in replies])
+            elif error is None:
                 self.reply.set_result(replies[-1])
             else:
-                failure = translate(error)
-                failure.__cause__ = error
-                self.reply.set_exception(failure)
+                self.reply.set_exception(_read(error))
         return error
 
     def fail(self, error: SourceUnavailableError | SourceRefusedError) -> None:
@@ -103,11 +105,17 @@ class RedisLink:
         """
         return self.submit_all([command], wait=wait)
 
-    def submit_all(self, commands: Sequence[Command], *, wait: float = 0.0) -> asyncio.Future[Any]:
-        """Sends commands one after the other, with no other in between.
+    def submit_all(self, commands: Sequence[Command], *, wait: float = 0.0, each: bool = False) -> asyncio.Future[Any]:
+        """Sends commands one after the other, with none of other callers in between.
+
+        Args:
+            commands: The commands.
+            wait: Seconds that they have Redis wait.
+            each: Whether the replies of all are asked for, the errors of ours among them.
 
         Returns:
-            The future of the last one's reply; if an earlier one is refused, that is what it raises.
+            The future of the last one's reply, or of a list of all; if an earlier one than the last is refused, that
+            is what it raises.
 
         Raises:
             InvalidFieldError: An argument can't be sent; nothing of it has been.
@@ -119,7 +127,7 @@ class RedisLink:
         if self._closed:
             reply.set_exception(SourceUnavailableError("the connection to Redis has been closed"))
             return reply
-        call = Call(packed, reply, loop.time() + wait + self._plugin.reply_timeout)
+        call = Call(packed, reply, loop.time() + wait + self._plugin.reply_timeout, each)
         self._calls.append(call)
         if self._timer is None:
             self._timer = loop.call_at(call.deadline, self._expire)
@@ -240,6 +248,15 @@ class RedisLink:
     def _fail(self, calls: Iterable[Call], error: SourceUnavailableError | SourceRefusedError) -> None:
         for call in calls:
             call.fail(error)
+
+
+def _read(reply: Any) -> Any:
+    """Returns a reply as it is, or the error of ours that it is."""
+    if not isinstance(reply, Exception):
+        return reply
+    error = translate(reply)
+    error.__cause__ = reply
+    return error
 
 
 def _look_at(reply: asyncio.Future[Any]) -> None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._fan_out import PAGE, FanOut
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
-from litestar_safe_sse.sources.redis._entries import LOOK, new_nonce, to_event, to_extent
+from litestar_safe_sse.sources.redis._entries import Now, new_secret, to_event, to_extent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from litestar_safe_sse.sources._cursor import Position
+    from litestar_safe_sse.sources._fan_out import LiveTopic
     from litestar_safe_sse.sources._stored import Extent, StoredEvent
     from litestar_safe_sse.sources.redis._link import RedisLink
+    from litestar_safe_sse.sources.redis.connection import Command
     from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
-__all__ = ("SLICE", "LogReader")
+__all__ = ("SLICE", "LogReader", "secret_key")
 
 T = TypeVar("T")
 
@@ -30,7 +33,7 @@ _BATCH = 200
 """Entries of a topic that are read at once."""
 
 _CHECK = 128
-"""Topics that are looked at by one script."""
+"""Topics that are looked at by one transaction."""
 
 _TURN = 8
 """Events after which the subscribers get a turn to take them; less than any sensible buffer."""
@@ -43,6 +46,8 @@ class LogReader(FanOut):
         super().__init__()
         self._redis = redis
         self._prefix = redis.key(name, "")
+        self._secret_key = secret_key(redis, name)
+        self._may_refresh = True
         self._expire = expire
         self._reader: asyncio.Task[None] | None = None
         self._link: RedisLink | None = None
@@ -61,13 +66,15 @@ class LogReader(FanOut):
 
     async def page(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
         """See :meth:`FanOut.page`."""
-        first, last = f"{after.epoch}-{after.seq + 1}", f"{upto.epoch}-{upto.seq}"
+        first, last = f"{upto.epoch}-{after.seq + 1}", f"{upto.epoch}-{upto.seq}"
         command = ("XRANGE", self._prefix + topic, first, last, "COUNT", PAGE)
         entries = await self._insist(lambda: self._redis.execute(*command))
         return [to_event(*entry) for entry in entries]
 
-    def on_use(self) -> None:
+    def on_use(self, topic: LiveTopic) -> None:
         """Has the reader read a new topic too, at once."""
+        if topic.position.seq:
+            self._refresh([topic.name])
         if self._reader is None:
             self._reader = spawn(self._read(), "SSE event log on Redis")
         elif self._link is not None and self._interrupt is None:
@@ -95,10 +102,44 @@ class LogReader(FanOut):
                 await backoff.wait(self._closing)
 
     async def _look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent | SourceRefusedError]:
-        keys = [self._prefix + topic for topic in wanted]
-        ids = ["" if place is None else f"{place.epoch}-{place.seq}" for place in wanted.values()]
-        found = await self._redis.execute("EVAL", LOOK, len(keys), *keys, self._expire, new_nonce(), *ids)
-        return {topic: to_extent(topic, wanted[topic], reply) for topic, reply in zip(wanted, found, strict=True)}
+        """Looks at topics, by reading alone.
+
+        It is no transaction: a Redis that is full queues none. What is appended meanwhile comes after what is found.
+        """
+        commands: list[Command] = [("TIME",), ("GET", self._secret_key)]
+        for topic, place in wanted.items():
+            key = self._prefix + topic
+            at = "0-0" if place is None else f"{place.epoch}-{place.seq}"
+            commands += [("XRANGE", key, "-", "+", "COUNT", 1), ("XRANGE", key, at, at)]
+            commands.append(("XREVRANGE", key, "+", "-", "COUNT", 1))
+        clock, secret, *entries = await self._redis.execute_each(*commands)
+        for reply in (clock, secret):
+            if isinstance(reply, Exception):
+                raise reply
+        if secret is None:
+            secret = await self._make_secret()
+        now = Now(int(clock[0]) * 1000 + int(clock[1]) // 1000, secret or b"", self._expire)
+        return {
+            topic: _extent(topic, place, now, entries[3 * number : 3 * number + 3])
+            for number, (topic, place) in enumerate(wanted.items())
+        }
+
+    async def _make_secret(self) -> bytes | None:
+        """Returns the log's secret, made if nobody has appended yet; ``None`` if we may not write."""
+        with contextlib.suppress(SourceUnavailableError, SourceRefusedError):
+            secret = ("SET", self._secret_key, new_secret(), "NX")
+            return (await self._redis.transact(secret, ("GET", self._secret_key)))[1]  # type: ignore[no-any-return]
+        return None
+
+    def _refresh(self, topics: Iterable[str]) -> None:
+        """Keeps topics from expiring that somebody is subscribed to, if we may write."""
+        if self._may_refresh:
+            for topic in topics:
+                self._redis.submit("PEXPIRE", self._prefix + topic, self._expire).add_done_callback(self._refreshed)
+
+    def _refreshed(self, reply: asyncio.Future[Any]) -> None:
+        if not reply.cancelled() and isinstance(reply.exception(), SourceRefusedError):
+            self._may_refresh = False
 
     # The reader
 
@@ -171,8 +212,11 @@ class LogReader(FanOut):
                 for name, extent in found.items():
                     if isinstance(extent, SourceRefusedError):
                         self.lose(part[name], extent)
-                    elif not extent.found:
+                    elif extent.lost is not None:
                         self.lose(part[name])
+                    elif extent.newest.seq == 0:
+                        part[name].move(extent.newest)  # nothing has been appended until now
+                self._refresh(name for name, topic in part.items() if topic.position.seq)
         except SourceRefusedError as error:
             refused = error
         if refused is not None and not any(topic.lost for topic in topics):
@@ -186,3 +230,20 @@ class LogReader(FanOut):
         interrupt, self._interrupt = self._interrupt, None
         if interrupt is not None:
             interrupt.cancel()
+
+
+def secret_key(redis: RedisPlugin, name: str) -> str:
+    """Returns the key of a log's secret."""
+    return redis.key(f"{name}.secret")
+
+
+def _extent(topic: str, place: Position | None, now: Now, replies: list[Any]) -> Extent | SourceRefusedError:
+    try:
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return to_extent(topic, place, now, *replies)
+    except SourceRefusedError as error:
+        refusal = SourceRefusedError(f"topic {topic!r}: {error}")
+        refusal.__cause__ = error.__cause__
+        return refusal

@@ -10,8 +10,8 @@ from litestar_safe_sse.sources._cursor import cursor, record, tag
 from litestar_safe_sse.sources._log_subscription import LogSubscription, SubscribeOptions
 from litestar_safe_sse.sources._stored import Renderer, check_topic
 from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, OnReset, StartAt
-from litestar_safe_sse.sources.redis._entries import APPEND, as_fields, new_nonce, to_position
-from litestar_safe_sse.sources.redis._log_reader import LogReader
+from litestar_safe_sse.sources.redis._entries import APPEND, as_fields, new_nonce, new_secret, to_position
+from litestar_safe_sse.sources.redis._log_reader import LogReader, secret_key
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
@@ -33,9 +33,11 @@ class RedisEventLog(EventLog):
     and the one that all sources share for short commands. While Redis is away streams stay open; when it is back,
     what was missed is fetched.
 
-    Redis has to allow ``PING``, ``EVAL``, ``XADD``, ``XRANGE``, ``XREVRANGE``, ``XREAD``, ``DEL``, ``PEXPIRE``,
-    ``GET``, ``SET`` and ``TIME``. It should allow ``CLIENT ID`` and ``CLIENT UNBLOCK``: without them the first live
-    event of a topic is up to a second late.
+    Who subscribes needs ``PING``, ``TIME``, ``GET``, ``XRANGE``, ``XREVRANGE`` and ``XREAD``, and
+    who appends needs ``PING``, ``EVAL``, ``TIME``, ``GET``, ``SET``, ``DEL``, ``XADD``, ``XREVRANGE`` and ``PEXPIRE``.
+    To subscribe writes nothing, except that it makes the log's secret if nobody has appended yet, and keeps the topics
+    that it reads from expiring; both are left out where the permission is missing. Subscribers should be allowed
+    ``CLIENT ID`` and ``CLIENT UNBLOCK``: without them the first live event of a topic is up to a second late.
 
     Args:
         redis: A ``RedisPlugin``, or whatever one can be made of: a URL, a client, or a function that makes one.
@@ -77,12 +79,12 @@ class RedisEventLog(EventLog):
 
     async def append(self, topic: str, message: object, *, idempotency_key: str | None = None) -> str:
         """See :meth:`EventLog.append`. Appends that coincide share a round trip."""
-        keys = [self._redis.key(self._name, check_topic(topic))]
+        keys = [self._redis.key(self._name, check_topic(topic)), secret_key(self._redis, self._name)]
         fields = as_fields(self._renderer.render(message))
         if idempotency_key is not None:
             check_text("idempotency_key", idempotency_key)
             keys.append(self._redis.key(f"{self._name}.once", f"{len(topic)}", topic, idempotency_key))
-        settings = self._max_events, self._expire, new_nonce(), round(IDEMPOTENCY * 1000)
+        settings = self._max_events, self._expire, new_nonce(), round(IDEMPOTENCY * 1000), new_secret()
         try:
             answer = await self._redis.execute("EVAL", APPEND, len(keys), *keys, *settings, *fields)
         except SourceRefusedError as error:

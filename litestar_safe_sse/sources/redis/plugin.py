@@ -11,7 +11,11 @@ from litestar.exceptions import ImproperlyConfiguredException
 from litestar.plugins import InitPlugin
 
 from litestar_safe_sse.config import check_text
-from litestar_safe_sse.exceptions import InvalidFieldError, MissingExtraError, SourceUnavailableError
+from litestar_safe_sse.exceptions import (
+    InvalidFieldError,
+    MissingExtraError,
+    SourceUnavailableError,
+)
 from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._errors import translate
 from litestar_safe_sse.sources.redis._link import RedisLink
@@ -136,6 +140,21 @@ class RedisPlugin(InitPlugin):
         for reply in replies:
             if isinstance(reply, _redis_py.errors.RedisError):
                 raise translate(reply) from reply
+        return replies  # type: ignore[no-any-return]
+
+    async def execute_each(self, *commands: Command) -> list[Any]:
+        """Sends commands together, as :meth:`execute` does.
+
+        Returns:
+            Their replies; for one that Redis refused the ``SourceRefusedError``.
+
+        Raises:
+            SourceUnavailableError: Redis can't be reached, or can't carry out one of them at the moment.
+        """
+        replies = await self.loop_state().commands.submit_all(commands, each=True)
+        for reply in replies:
+            if isinstance(reply, SourceUnavailableError):
+                raise reply
         return replies  # type: ignore[no-any-return]
 
     def link(self) -> RedisLink:
