@@ -154,10 +154,10 @@ async def test_a_call_that_cannot_be_sent_fails_alone(bad: str, plugin: RedisPlu
         calls[bad](), log.append("b", "x"), queue.push("ok"), pubsub.publish("b", "x"), return_exceptions=True
     )
     assert isinstance(outcomes[0], InvalidFieldError)
-    assert outcomes[2:] == [1, 0]
+    assert [*outcomes[2:]] == [1, 0]
     assert await redis.lrange(queue.key, 0, -1) == [b"ok"]
     assert await plugin.execute("CLIENT", "ID") == client
-    assert await plugin.client.exists("key", group.key) == 0  # type: ignore[union-attr]
+    assert await plugin.client.exists("key", group.key) == 0
 
 
 async def test_a_call_has_its_time_from_when_it_was_made(own_redis: RedisServer) -> None:
@@ -214,14 +214,14 @@ async def test_an_idle_connection_is_kept_alive(redis_url: str) -> None:
         ((b"a\r\n", 7, 0.5), b"*3\r\n$3\r\na\r\n\r\n$1\r\n7\r\n$3\r\n0.5\r\n"),
         ((memoryview(b"m"), bytearray(b"b")), b"*2\r\n$1\r\nm\r\n$1\r\nb\r\n"),
     ],
-    ids=repr,
+    ids=["str", "numbers", "buffers"],
 )
 def test_commands_are_packed_as_redis_reads_them(command: Any, packed: bytes) -> None:
     """Every kind of argument, with its length in bytes."""
     assert redis_connection.pack(command) == packed
 
 
-@pytest.mark.parametrize("argument", [None, True, object(), "\ud800", ["a"]], ids=repr)
+@pytest.mark.parametrize("argument", [None, True, {}, "\ud800", ["a"]], ids=ascii)
 def test_what_is_no_argument_is_refused(argument: Any) -> None:
     """As an error of its own."""
     with pytest.raises(InvalidFieldError, match="must be"):

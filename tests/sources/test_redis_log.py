@@ -340,8 +340,8 @@ async def test_a_beginning_cannot_be_made_up(log: RedisEventLog, redis: Redis) -
     async with log.subscribe("other") as subscription:
         own = positions(str((await begin(subscription)).id)) or {}
     await log.append("a", "said before")
-    ((identity, _),) = await redis.xrange("{sse}:log:a")
-    epoch = int(identity.partition(b"-")[0])
+    ((identity, _),) = await redis.xrange("{sse}:log:a")  # type: ignore[misc]
+    epoch = int(identity.partition(b"-")[0])  # type: ignore[arg-type, union-attr]
     for place in (*own.values(), Position(epoch, 0, 0), Position(epoch - 1, 0, next(iter(own.values())).nonce)):
         async with log.subscribe("a", after=cursor([record(tag("a"), place)]), on_reset="latest") as subscription:
             assert data(await take(subscription, 1)) == [Reset({"a": "unknown"}, "latest")]
