@@ -176,6 +176,27 @@ def test_dashboard_shows_the_newest_reading(server: UvicornProcess, abort: Abort
         assert numbers == sorted(set(numbers))
 
 
+def test_dashboard_has_pages_come_back_for_which_there_is_no_room(tmp_path: Path) -> None:
+    """A page beyond the limit is told to come back, and has readings when another one has left."""
+    source = (EXAMPLES / "dashboard.py").read_text()
+    assert source.count("max_streams=1000") == 1
+    (tmp_path / "small.py").write_text(source.replace("max_streams=1000", "max_streams=1"))
+    with running("small:app", tmp_path) as server:
+
+        def read_as_a_page() -> str:
+            """What an ``EventSource`` is sent first."""
+            headers = {"Accept": "text/event-stream"}
+            with httpx.stream("GET", f"{server.url}/dashboard", headers=headers) as response:
+                assert response.status_code == 200
+                return next(response.iter_lines())
+
+        with stream(server, "/dashboard") as (response, events):
+            assert next(events).event == "reading"
+            assert re.fullmatch(r"retry: \d+", read_as_a_page())
+            leave(response)
+        server.until(lambda: "retry" not in read_as_a_page())
+
+
 @aborts
 @example("blocking_rows")
 def test_blocking_driver_is_closed_by_its_own_thread(server: UvicornProcess, abort: Abort) -> None:
