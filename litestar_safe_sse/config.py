@@ -152,7 +152,7 @@ class SafeSSEConfig:
     r"""The settings of one application's streams; a response may override some of them for its own.
 
     Args:
-        ping_interval: Seconds of silence after which a heartbeat (a comment) is sent; ``None`` for no
+        ping_interval: Seconds of silence after which a heartbeat (a comment line) is sent; ``None`` for no
             heartbeats. The default is the standard's advice against proxies that drop idle connections
             (WHATWG HTML, section 9.2.7). On a server that learns of a lost client only when something is
             sent, it bounds the time until that stream is cleaned up.
@@ -164,7 +164,7 @@ class SafeSSEConfig:
         shutdown_grace: Seconds that a body which asked for it may go on saying farewell once the server
             shuts down; 0 for none.
         retry: Milliseconds that clients wait before they reconnect (the standard's reconnection time), sent
-            by streams that set none; ``None`` leaves it to the client.
+            with the first event of streams that set none; ``None`` leaves it to the client.
         buffer_size: Bytes that a body may run ahead of the socket. The default is the high-water mark of an
             asyncio transport.
         slice_timeout: Seconds of one slice of ``StreamContext.iterate``: how often a body that waits for its
@@ -179,7 +179,8 @@ class SafeSSEConfig:
         max_last_event_id: Bytes that an incoming ``Last-Event-ID`` may have.
         last_event_id_query: The name of a query parameter that stands for ``Last-Event-ID`` where a request has no
             such header: ``EventSource`` can set none on its first request. ``None`` for no such parameter.
-        separator: What ends a line: ``"\r\n"``, as in Litestar, or ``"\n"``, or ``"\r"``.
+        separator: What ends a line: ``"\r\n"``, as in Litestar, or ``"\n"``, or ``"\r"``, with which some clients
+            hold each event back until something follows.
         ping_comment: The text of a heartbeat.
 
     Raises:

@@ -12,9 +12,8 @@ from litestar.response import Response
 from litestar.response.base import ASGIResponse
 from msgspec import UNSET, UnsetType
 
-from litestar_safe_sse._core.encoding import Encoder, encode_comment
+from litestar_safe_sse._core.encoding import Encoder, encode_comment, make_preamble
 from litestar_safe_sse._core.iteration import check_content
-from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.transport import HTTPTransport
 from litestar_safe_sse._handler import make_encoder, make_headers
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from litestar.enums import MediaType
     from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
 
+    from litestar_safe_sse._core.encoding import Preamble
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse._handler import Handler, RawHeaders
 
@@ -57,7 +57,7 @@ class SafeServerSentEvent(Response[Any]):
         event_type: The type of events that carry none.
         event_id: The ID of events that carry none.
         retry_duration: The reconnection time of events that carry none, in milliseconds.
-        comment_message: A comment, sent once at the beginning.
+        comment_message: A comment, sent once, at once.
         status_code: The status code; the one that the handler's decorator asks for unless given, or else 200.
         ping_interval: Seconds without an event after which a heartbeat is sent; ``None`` for no heartbeats.
         send_timeout: Seconds after which a client that takes no bytes is given up; ``None`` for no limit.
@@ -185,12 +185,9 @@ class SafeServerSentEvent(Response[Any]):
         defaults = {"event": self.event_type, "id": self.event_id, "retry": self.retry_duration}
         return make_encoder(config, type_encoders, **defaults)
 
-    def _preamble(self, config: SafeSSEConfig) -> bytes:
-        """Returns what is sent ahead of the first event."""
+    def _preamble(self, config: SafeSSEConfig) -> Preamble:
         retry = config.retry if self.retry_duration is None else None
-        if retry is None and self.comment_message is None:
-            return b""
-        return Encoder(separator=config.separator).encode(SSEMessage(retry=retry, comment=self.comment_message))
+        return make_preamble(config.separator, self.comment_message, retry)
 
 
 class SafeSSEResponse(ASGIResponse):
@@ -203,7 +200,7 @@ class SafeSSEResponse(ASGIResponse):
     def __init__(
         self,
         *,
-        preamble: bytes,
+        preamble: Preamble,
         stream: Stream,
         slot: Slot,
         headers: RawHeaders,

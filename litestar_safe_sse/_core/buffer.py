@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
+from litestar_safe_sse._core.encoding import has_data
 from litestar_safe_sse._core.pace import AT_ONCE, TURN, Pace
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from litestar_safe_sse._core.encoding import Head
+    from litestar_safe_sse._core.encoding import Head, Preamble
     from litestar_safe_sse._runtime.base import Runtime
 
 __all__ = ("BlockEncoder", "Buffer", "BufferState")
@@ -83,7 +84,12 @@ class BlockEncoder(Protocol):
 
     @property
     def heartbeat(self) -> bytes:
-        """The block of a heartbeat."""
+        """The comment line of a heartbeat."""
+        ...
+
+    @property
+    def opening(self) -> bytes:
+        """A comment line for a stream that has nothing to say yet."""
         ...
 
 
@@ -98,6 +104,7 @@ class Buffer:
     __slots__ = (
         "_encoder",
         "_filled",
+        "_first_fields",
         "_frame",
         "_has_room",
         "_head",
@@ -130,6 +137,8 @@ class Buffer:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._frame = 0
+        self._first_fields = b""
+        """Lines for the block of the first event, until there is one."""
         self._limit = 0
         """Bytes from which on the body has to pause; none once it is to end."""
         self._parts: list[bytes] = []
@@ -191,6 +200,18 @@ class Buffer:
         while not self.events and self._state is BufferState.OPEN:
             await self._filled.wait()
 
+    def begin(self, preamble: Preamble) -> None:
+        """Puts in what the stream begins with."""
+        self._first_fields = preamble.fields
+        if preamble.comment:
+            self._parts.append(preamble.comment)
+            self._size += len(preamble.comment)
+
+    @property
+    def opening(self) -> bytes:
+        """What may be sent where nothing is ready: servers and proxies hold the headers back until something is."""
+        return self._encoder.opening
+
     @property
     def state(self) -> BufferState:
         """What becomes of the events."""
@@ -241,6 +262,8 @@ class Buffer:
             block = self._encoder.encode(item)
             if self._texts:
                 self._fold()
+            if self._first_fields and has_data(block):
+                block = self._with_first_fields(block)
             self._parts.append(block)
             self._size += len(block)
         self._ready = ready = self._ready + 1
@@ -265,7 +288,12 @@ class Buffer:
         self._texts, self._head = [], None
         if texts:
             encoder = self._encoder
-            self._parts.append(encoder.join_texts(texts) if head is None else encoder.join_jsons(texts, head))
+            blocks = encoder.join_texts(texts) if head is None else encoder.join_jsons(texts, head)
+            self._parts.append(self._with_first_fields(blocks) if self._first_fields else blocks)
+
+    def _with_first_fields(self, blocks: bytes) -> bytes:
+        fields, self._first_fields = self._first_fields, b""
+        return fields + blocks
 
     def put_heartbeat(self) -> None:
         """Puts a heartbeat in."""

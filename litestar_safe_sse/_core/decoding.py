@@ -87,8 +87,7 @@ class Decoder:
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if not field:
-            self.comments.append(value)
-            self.comments_seen += 1
+            self._note_comment(value)
         elif field == "data":
             self._data.append(value)
         elif field == "event":
@@ -97,6 +96,11 @@ class Decoder:
             self._id = value
         elif field == "retry" and value.isascii() and value.isdigit():
             self.retry = int(value)
+
+    def _note_comment(self, comment: str) -> None:
+        if comment:  # a stream with nothing to say yet begins with one that says nothing
+            self.comments.append(comment)
+            self.comments_seen += 1
 
     def _dispatch(self) -> None:
         self.last_event_id = self._id

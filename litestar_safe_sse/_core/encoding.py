@@ -1,12 +1,16 @@
 """What a body yields, as bytes on the wire.
 
 Sections cited are those of https://html.spec.whatwg.org/multipage/server-sent-events.html: 9.2.5 says how a
-stream is parsed, 9.2.6 how its fields are interpreted. Everything here returns a whole block (an event, or a
-comment or a field on its own, with the empty line that ends it) or raises: there is never half of one.
+stream is parsed, 9.2.6 how its fields are interpreted. What a body yields becomes a whole block (an event, or a
+comment or a field on its own, with the empty line that ends it) or an error: there is never half of one.
+
+What no body has yielded is no block of its own, since much-used clients dispatch an event for each: a heartbeat is a
+comment line between two blocks, and the reconnection time of the configuration is in the block of the first event.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
@@ -26,6 +30,8 @@ _STRUCTS = 64
 
 _LF, _CR = b"\n\r"
 
+_DATA_LINE = re.compile(rb"(?:\A|[\r\n])data(?:[:\r\n])")
+
 
 class _Nothing:
     """No item of any stream."""
@@ -38,6 +44,15 @@ class Head(NamedTuple):
     """What stands ahead of it."""
     between: bytes
     """What stands between two of them."""
+
+
+class Preamble(NamedTuple):
+    """What a stream begins with that no body has yielded."""
+
+    comment: bytes = b""
+    """Comment lines, to be sent at once."""
+    fields: bytes = b""
+    """Lines for the block of the first event."""
 
 
 class Encoder:
@@ -73,6 +88,7 @@ class Encoder:
         "frame",
         "heartbeat",
         "json_types",
+        "opening",
         "text_type",
     )
 
@@ -91,7 +107,9 @@ class Encoder:
         defaults = SSEMessage("", event, id, retry)
         self._separator = separator
         self.heartbeat = encode_comment(ping_comment, separator)
-        """The block of a heartbeat."""
+        """The comment line of a heartbeat."""
+        self.opening = f":{separator}".encode()
+        """A comment line that says nothing, for a stream that has nothing to say yet."""
         self._defaults = defaults
         # What surrounds the text of an event that is nothing but data, as _block would write it.
         self._id_line = "" if defaults.id is None else f"id: {defaults.id}{separator}"
@@ -264,14 +282,33 @@ def _encoded(block: str) -> bytes:
         raise lone_surrogate("data", error) from error
 
 
+def has_data(block: bytes) -> bool:
+    """Returns whether clients take a block for an event (9.2.6)."""
+    return _DATA_LINE.search(block) is not None
+
+
+def make_preamble(separator: str, comment: str | None, retry: int | None) -> Preamble:
+    """Returns what a stream begins with.
+
+    Args:
+        separator: What ends a line.
+        comment: The comment that it begins with.
+        retry: The reconnection time that its first event carries.
+    """
+    return Preamble(
+        b"" if comment is None else encode_comment(comment, separator),
+        b"" if retry is None else f"retry: {retry}{separator}".encode(),
+    )
+
+
 def encode_comment(text: str, separator: str) -> bytes:
-    """Returns the block that holds ``text`` as a comment.
+    """Returns ``text`` as comment lines, which may stand between any two blocks.
 
     Raises:
         InvalidFieldError: The text or the separator cannot be sent.
     """
     check_separator("separator", separator)
-    return (_lines("", check_text("comment", text), separator) + separator).encode()
+    return _lines("", check_text("comment", text), separator).encode()
 
 
 def decode_last_event_id(raw: bytes, max_length: int, field: str = "Last-Event-ID") -> str:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._core.body import Source
     from litestar_safe_sse._core.buffer import BlockEncoder
+    from litestar_safe_sse._core.encoding import Preamble
     from litestar_safe_sse._core.statistics import Observer
     from litestar_safe_sse._core.timers import TimerWheel
     from litestar_safe_sse._core.transport import Transport
@@ -336,12 +337,12 @@ class Stream:
 
     # The request task writes the response
 
-    async def serve(self, transport: Transport, preamble: bytes = b"", *, prefetch: float = 0) -> None:
+    async def serve(self, transport: Transport, preamble: Preamble | None = None, *, prefetch: float = 0) -> None:
         """Sends the response, and returns when the stream has ended and cleaned up.
 
         Args:
             transport: The way to the client.
-            preamble: Bytes to send ahead of the first event.
+            preamble: What the stream begins with that no body has yielded.
             prefetch: Seconds that the headers wait for the first event at most; 0 for not at all.
 
         Raises:
@@ -351,10 +352,11 @@ class Stream:
         """
         if self._life.state is not StreamState.NEW:
             raise StreamClosedError("the stream has been answered with already; make a response for each request")
+        if preamble is not None:
+            self._buffer.begin(preamble)
         self._transport = transport
         writer = Writer(
             transport,
-            preamble,
             buffer=self._buffer,
             life=self._life,
             connections=self._connections,
@@ -402,7 +404,8 @@ class Stream:
         self._start_owner()
         if prefetch:
             self._buffer.release(self.config.buffer_size)
-        await self.runtime.turn()  # an event that is ready follows the headers at once
+        for _ in range(1 if self.runtime.starts_in_order else 2):  # an event that is ready follows the headers at once
+            await self.runtime.turn()
         return True
 
     async def _prefetch(self, seconds: float) -> bool:

@@ -33,7 +33,6 @@ class Writer:
 
     Args:
         transport: The way to the client.
-        preamble: Bytes to send ahead of the first event.
         buffer: The events.
         life: How the stream fares.
         connections: Where a client that takes nothing is given up.
@@ -45,9 +44,9 @@ class Writer:
         "_buffer",
         "_connections",
         "_final_send_timer",
+        "_has_begun",
         "_life",
         "_on_sent",
-        "_preamble",
         "_runtime",
         "_sending",
         "_sent_at",
@@ -59,7 +58,6 @@ class Writer:
     def __init__(
         self,
         transport: Transport,
-        preamble: bytes,
         *,
         buffer: Buffer,
         life: Lifecycle,
@@ -68,12 +66,13 @@ class Writer:
         on_sent: Callable[[int], None] | None = None,
     ) -> None:
         self._transport = transport
-        self._preamble: bytes | None = preamble
         self._buffer = buffer
         self._life = life
         self._connections = connections
         self._runtime = runtime
         self._on_sent = on_sent
+        self._has_begun = False
+        """Whether the body of the response has begun."""
         self._sending = False
         self._sent_at = monotonic()
         """When the latest ``send()`` began."""
@@ -98,13 +97,14 @@ class Writer:
         buffer, transport = self._buffer, self._transport
         while buffer.state is not BufferState.DROPPED:
             chunk = buffer.take()
-            if self._preamble is not None:  # sent even if empty: Daphne keeps the headers back until then
-                chunk, self._preamble = self._preamble + chunk, None
-            elif not chunk:
+            if not chunk:
                 if self._life.is_body_done:
                     break
-                await buffer.wait_filled()
-                continue
+                if self._has_begun:
+                    await buffer.wait_filled()
+                    continue
+                chunk = buffer.opening
+            self._has_begun = True
             self._sent_at, self._sending = monotonic(), True
             await transport.send(chunk)
             self._sending = False

@@ -56,7 +56,7 @@ async def test_a_slice_that_runs_out_cancels_nothing() -> None:
 
     server, connection = Server(body), Connection()
     await server.run(connection)
-    assert connection.body == b"data: 0\r\n\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n"
+    assert connection.body == b":\r\ndata: 0\r\n\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n"
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -115,4 +115,4 @@ async def test_iterate_over_a_sync_source() -> None:
 
     server, connection = Server(body), Connection()
     await server.run(connection)
-    assert connection.body == b"data: true\r\n\r\n" * 2
+    assert connection.body.removeprefix(b":\r\n") == b"data: true\r\n\r\n" * 2

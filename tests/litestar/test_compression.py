@@ -54,7 +54,7 @@ async def test_compressed_events_arrive_at_once(encoding: str) -> None:
                 event.set()
             await connection.finished()
         assert connection.headers["content-encoding"] == encoding
-        assert text.startswith(b": hello\r\n\r\n")
+        assert text.startswith(b": hello\r\ndata: event 0\r\n\r\n")
 
 
 # Litestar closes its GzipFile at a response's end only; what was left is collected, which Python 3.13 reports.

@@ -300,7 +300,7 @@ async def test_idle_stream_has_heartbeats_that_are_comments() -> None:
 
     app = make_app(SafeServerSentEvent, lambda: SafeServerSentEvent(body(), ping_interval=0.02))
     async with connect(app) as connection:
-        await connection.until_body(b": ping\r\n\r\n: ping\r\n\r\n")
+        await connection.until_body(b":\r\n: ping\r\n: ping\r\n")
         go_on.set()
         await connection.finished()
     assert b"event:" not in connection.body

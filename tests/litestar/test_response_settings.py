@@ -27,7 +27,7 @@ async def test_settings_of_a_response_go_before_the_plugins() -> None:
     config = SafeSSEConfig(retry=7, separator="\r")
     async with serving(own, plugins, config=config) as (app, _):
         assert (await request(app, "/own")).body == b": c\ndata: a\ndata: b\nretry: 5\n\n"
-        assert (await request(app, "/plugin")).body == b"retry: 7\r\rdata: a\r\r"
+        assert (await request(app, "/plugin")).body == b"retry: 7\rdata: a\r\r"
 
 
 async def test_max_lifetime_of_a_response(trace: Trace) -> None:

@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 
 from litestar_safe_sse import InvalidFieldError, SSEMessage
 from litestar_safe_sse._core.buffer import Buffer, BufferState
-from litestar_safe_sse._core.encoding import Encoder
+from litestar_safe_sse._core.encoding import Encoder, make_preamble
 
 
 class Wake:
@@ -77,7 +77,7 @@ def test_any_mixture_comes_out_as_it_was_put_in(defaults: dict[str, Any], seed: 
         for item in [chance.choice(ITEMS)] * chance.choice([1, 1, 2, 5]):
             if item is None:
                 buffer.put_heartbeat()
-                expected += b": ping" + 2 * defaults.get("separator", "\r\n").encode()
+                expected += b": ping" + defaults.get("separator", "\r\n").encode()
             else:
                 buffer.put(item)
                 expected += plain.encode(item)
@@ -91,6 +91,50 @@ def test_any_mixture_comes_out_as_it_was_put_in(defaults: dict[str, Any], seed: 
     got += buffer.take()
     assert got == expected
     assert (buffer.pending, buffer.take()) == (0, b"")
+
+
+BEGINNINGS: dict[str, tuple[list[Any], bytes]] = {
+    "text": (["x"], b"retry: 5\r\ndata: x\r\n\r\n"),
+    "texts": (["x", "y"], b"retry: 5\r\ndata: x\r\n\r\ndata: y\r\n\r\n"),
+    "other text": (["\xe9"], b"retry: 5\r\ndata: \xc3\xa9\r\n\r\n"),
+    "JSON": ([Order(1)] * 2, b'retry: 5\r\ndata: {"value":1}\r\n\r\ndata: {"value":1}\r\n\r\n'),
+    "message": ([SSEMessage("x", id=1)], b"retry: 5\r\nid: 1\r\ndata: x\r\n\r\n"),
+    "text, message": (["x", SSEMessage("y")], b"retry: 5\r\ndata: x\r\n\r\ndata: y\r\n\r\n"),
+    "no event, text": ([SSEMessage(id=1), "x"], b"id: 1\r\n\r\nretry: 5\r\ndata: x\r\n\r\n"),
+    "no event, message": (
+        [{"comment": "c"}, MESSAGE],
+        b": c\r\n\r\nretry: 5\r\nid: 7\r\nevent: e\r\ndata: again\r\n\r\n",
+    ),
+    "heartbeat, text": ([None, "x"], b": ping\r\nretry: 5\r\ndata: x\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("chunks", ["one chunk", "many chunks"])
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_the_first_event_has_what_the_stream_begins_with(name: str, chunks: str) -> None:
+    """The comment is there from the start; the fields wait for an event, and are in its block."""
+    items, expected = BEGINNINGS[name]
+    buffer = opened(Encoder())
+    buffer.begin(make_preamble("\r\n", "hello", 5))
+    got = b""
+    for item in items:
+        if chunks == "many chunks":
+            got += buffer.take()
+        if item is None:
+            buffer.put_heartbeat()
+        else:
+            buffer.put(item)
+    assert got + buffer.take() == b": hello\r\n" + expected
+
+
+def test_what_cannot_be_sent_does_not_use_up_what_the_stream_begins_with() -> None:
+    """The body may catch the refusal, and go on."""
+    buffer = opened(Encoder())
+    buffer.begin(make_preamble("\r\n", None, 5))
+    with pytest.raises(InvalidFieldError):
+        buffer.put({"no": 1})
+    buffer.put("x")
+    assert buffer.take() == b"retry: 5\r\ndata: x\r\n\r\n"
 
 
 @pytest.mark.parametrize("bad", [Order(object()), Order(Raw(b"\xff")), "\ud800", SSEMessage("\ud800"), {"no": 1}, None])

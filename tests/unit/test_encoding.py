@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, Struct
 
-from litestar_safe_sse._core.encoding import Encoder, decode_last_event_id, encode_comment
+from litestar_safe_sse._core.encoding import Encoder, decode_last_event_id, encode_comment, has_data, make_preamble
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
+from tests.node import install_node_packages
 
-TESTS = Path(__file__).parents[1]
 SEPARATORS = ["\r\n", "\n", "\r"]
 
 
@@ -417,17 +417,44 @@ def test_separator_ends_every_line(separator: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "separator", "block"),
+    ("text", "separator", "lines"),
     [
-        ("ping", "\r\n", ": ping\r\n\r\n"),
-        ("", "\n", ": \n\n"),
-        ("a\ndata: x\r\n\rb", "\r", ": a\r: data: x\r: \r: b\r\r"),
-        ("é\u2028b", "\n", ": é\u2028b\n\n"),
+        ("ping", "\r\n", ": ping\r\n"),
+        ("", "\n", ": \n"),
+        ("a\ndata: x\r\n\rb", "\r", ": a\r: data: x\r: \r: b\r"),
+        ("é\u2028b", "\n", ": é\u2028b\n"),
     ],
 )
-def test_comment_has_a_colon_on_every_line(text: str, separator: str, block: str) -> None:
-    """No line of a comment can be read as a field."""
-    assert encode_comment(text, separator) == block.encode()
+def test_comment_has_a_colon_on_every_line(text: str, separator: str, lines: str) -> None:
+    """No line of a comment can be read as a field, and none ends a block."""
+    assert encode_comment(text, separator) == lines.encode()
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_what_a_stream_says_by_itself_is_no_block(separator: str) -> None:
+    """Clients dispatch events for empty lines: heartbeats, openings, comments and the retry of streams have none."""
+    encoder = Encoder(separator=separator)
+    preamble = make_preamble(separator, "hello", 500)
+    lines = [encoder.heartbeat, encoder.opening, preamble.comment, preamble.fields]
+    assert b"".join(lines).decode().split(separator) == [": ping", ":", ": hello", "retry: 500", ""]
+    assert make_preamble(separator, None, None) == (b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("", True),
+        (SSEMessage(event="e"), True),
+        (SSEMessage("x", id=5, comment="c"), True),
+        (SSEMessage(id=5), False),
+        (SSEMessage(comment="x\ndata: y"), False),
+        (SSEMessage(id="data: x", retry=5), False),
+    ],
+)
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_blocks_with_data_are_told_from_others(item: object, separator: str, expected: bool) -> None:
+    """As clients do, by the lines that begin with the name of the field."""
+    assert has_data(Encoder(separator=separator).encode(item)) is expected
 
 
 @pytest.mark.parametrize(
@@ -513,7 +540,7 @@ STEPS = st.sampled_from([1, 2, 3, 1_000_000])
 def joined(messages: list[SSEMessage], separator: str) -> bytes:
     encoder = Encoder(separator=separator)
     # After a CR a client waits for what might be an LF: something has to follow the last event.
-    return b"".join(encoder.encode(message) for message in messages) + encode_comment("end", separator)
+    return b"".join(encoder.encode(message) for message in messages) + b": end\n"
 
 
 @unhurried
@@ -549,9 +576,7 @@ Parse = Callable[[bytes, int], dict[str, Any]]
 @pytest.fixture(scope="module")
 def eventsource_parser() -> Iterator[Parse]:
     """Parse streams with the npm package that the `eventsource` polyfill is built on, in one process."""
-    if not (TESTS / "node_modules" / "eventsource-parser").is_dir():
-        options = ["--no-audit", "--no-fund", "--no-package-lock"]
-        subprocess.run(["npm", "install", "--prefix", str(TESTS), *options], check=True, timeout=120)
+    install_node_packages()
     command = ["node", str(Path(__file__).with_name("eventsource_decoder.mjs"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -592,6 +617,16 @@ def test_eventsource_parser_reads_what_was_sent(
         "retries": [message.retry for message in messages if message.retry is not None],
         "errors": [],
     }
+
+
+@pytest.mark.parametrize(("separator", "at_once"), [("\r\n", True), ("\n", True), ("\r", False)])
+def test_eventsource_parser_holds_an_event_back_that_ends_with_a_cr(
+    eventsource_parser: Parse, separator: str, at_once: bool
+) -> None:
+    """An LF may follow, which would belong to it; so the event is there when the next bytes are."""
+    event = Encoder(separator=separator).encode("x")
+    assert eventsource_parser(event, 1_000_000)["events"] == [{"data": "x"}] * at_once
+    assert eventsource_parser(event + b":", 1_000_000)["events"] == [{"data": "x"}]
 
 
 @unhurried
