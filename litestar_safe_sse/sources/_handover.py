@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
@@ -29,10 +30,14 @@ class Dispenser(Protocol[T]):
     def confirm(self, item: T) -> None:
         """Notes that an item has been handed over."""
 
-    def give_back(self, items: Sequence[T]) -> Awaitable[None]:
+    def give_back(self, items: Sequence[T], *, failed: bool = False) -> Awaitable[None]:
         """Begins to put items that have not been handed over back to where they were, in this order.
 
         Awaited, it has been done.
+
+        Args:
+            items: The items.
+            failed: Whether the stream failed while it had them in hand, so that one of them may be the cause.
         """
         ...
 
@@ -48,7 +53,7 @@ class HandOver(Generic[T]):
 
     Args:
         find: Returns the dispenser of the running event loop, each time an item is asked for.
-        stream: The stream that sends the items.
+        stream: The stream that sends the items; ``None`` if an item is done with when it is returned.
         settle: Seconds.
     """
 
@@ -157,4 +162,5 @@ class HandOver(Generic[T]):
         if doubtful:
             assert self._dispenser is not None
             # Shielded: what takes longer than a cleanup may goes on without it.
-            await asyncio.shield(self._dispenser.give_back(doubtful))
+            failed = reason is CloseReason.ERROR
+            await asyncio.shield(self._dispenser.give_back(doubtful, failed=failed))

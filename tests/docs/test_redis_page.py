@@ -27,7 +27,7 @@ def anyio_backend() -> str:
 
 async def use_list(redis: RedisPlugin) -> None:
     queue = RedisQueue(redis, "jobs", expire=60)
-    items = queue.items()
+    items = queue.items(None)
     for _ in range(2):
         await queue.push("1")
         assert await anext(items) == b"1"

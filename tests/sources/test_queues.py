@@ -148,7 +148,7 @@ async def test_cancelling_a_wait_loses_nothing(plugin: RedisPlugin, redis: Redis
     """Cancelled at any moment around the arrival of its item, a wait either has it or leaves it in the queue."""
     queue = RedisQueue(plugin, "jobs", slice=0.05)
     got: list[bytes] = []
-    items = queue.items()
+    items = queue.items(None)
     with anyio.fail_after(WAIT):
         for number in range(150):
             wait = asyncio.ensure_future(anext(items))
@@ -173,7 +173,7 @@ async def test_nothing_is_popped_for_nobody(plugin: RedisPlugin, redis: Redis) -
     """An item that comes when the last one who waited has gone is back in the list, and the connection is let go."""
     queue = RedisQueue(plugin, "jobs", slice=0.1)
     with anyio.move_on_after(0.02):
-        await anext(queue.items())
+        await anext(queue.items(None))
     await queue.push("1")
     await eventually(lambda: _is_let_go(plugin))
     assert await waiting(queue, redis) == ["1"]
@@ -275,7 +275,7 @@ async def test_a_missing_permission_is_a_typed_error(redis_url: str, redis: Redi
         with pytest.raises(SourceRefusedError, match="NoPermission"):
             await queue.push("1")
         with pytest.raises(SourceRefusedError, match="NoPermission"), anyio.fail_after(WAIT):
-            await anext(queue.items())
+            await anext(queue.items(None))
         await plugin.aclose()
         wrong = RedisPlugin(redis_url, username="guest", password="wrong")
         with pytest.raises(SourceRefusedError, match="password"):
@@ -320,7 +320,7 @@ async def test_items_that_can_not_be_settled_are_told_of(
 
 async def test_one_iterator_serves_one_stream(plugin: RedisPlugin) -> None:
     """Two who wait at one iterator are a mistake, and told so."""
-    items = RedisQueue(plugin, "jobs", slice=0.1).items()
+    items = RedisQueue(plugin, "jobs", slice=0.1).items(None)
     wait = asyncio.ensure_future(anext(items))
     await asyncio.sleep(0)
     with pytest.raises(RuntimeError, match="waited for already"):

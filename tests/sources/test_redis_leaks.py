@@ -139,7 +139,7 @@ async def test_a_cancellation_at_any_await_leaves_nothing_behind(
         got: list[str] = []
 
         async def consume(stream: Any) -> None:
-            async with feed.queue.items() if kind == "queue" else feed.subscribe(stream) as source:
+            async with feed.queue.items(None) if kind == "queue" else feed.subscribe(stream) as source:
                 for _ in range(2):
                     with anyio.move_on_after(0.02):  # a wait is cut off as well
                         got.append(text_of(await anext(source)))
@@ -220,7 +220,7 @@ def test_a_loop_that_ends_without_a_word_ends(shared_redis: Any) -> None:
     async def leave() -> None:
         await plugin.execute("FLUSHALL")
         queue = RedisQueue(plugin, "jobs")
-        wait = asyncio.ensure_future(anext(queue.items()))
+        wait = asyncio.ensure_future(anext(queue.items(None)))
         subscription = RedisPubSub(plugin).subscribe("a")
         await subscription.__aenter__()
         await asyncio.sleep(0.05)  # the pop is under way

@@ -115,7 +115,7 @@ async def test_a_client_can_be_made_by_a_function(redis_url: str) -> None:
     queue = RedisQueue(plugin, "jobs")
     await queue.push("a")
     with anyio.fail_after(WAIT):
-        assert await anext(queue.items()) == b"a"
+        assert await anext(queue.items(None)) == b"a"
     assert made == [plugin.client]
     await plugin.aclose()
     await made[0].connection_pool.disconnect()
@@ -125,7 +125,7 @@ async def test_a_short_socket_timeout_and_retries_do_not_reach_the_sources(redis
     """A blocked read is not killed, and nothing is sent twice, whatever the client was told for its own commands."""
     plugin = RedisPlugin(redis_url, socket_timeout=0.05)
     queue = RedisQueue(plugin, "jobs", slice=0.4)
-    wait = asyncio.ensure_future(anext(queue.items()))
+    wait = asyncio.ensure_future(anext(queue.items(None)))
     await asyncio.sleep(0.3)  # longer than the timeout, and shorter than the slice
     await queue.push("a")
     with anyio.fail_after(WAIT):
@@ -153,7 +153,7 @@ async def test_closing_does_not_wait_for_a_redis_that_hangs(away: str, own_redis
     """The application's shutdown is bounded, and what waited is told."""
     before = asyncio.all_tasks()
     plugin = RedisPlugin(own_redis.url)
-    waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(anext(RedisQueue(plugin, "jobs").items()))]
+    waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(anext(RedisQueue(plugin, "jobs").items(None)))]
     waits.append(asyncio.ensure_future(RedisPubSub(plugin).subscribe("a").__anext__()))
     await eventually(lambda: len(plugin.loop_state().shared) == 2)
     await plugin.execute("PING")
@@ -180,7 +180,7 @@ async def test_on_a_cluster_all_keys_are_in_one_slot(tmp_path: Path) -> None:
             for kind in (RedisQueue, RedisGroupQueue):
                 await kind(plugin, "jobs").push("a")
             with anyio.fail_after(WAIT):
-                assert await anext(RedisQueue(plugin, "jobs").items()) == b"a"
+                assert await anext(RedisQueue(plugin, "jobs").items(None)) == b"a"
                 async with RedisPubSub(plugin).subscribe("a") as subscription:
                     await RedisPubSub(plugin).publish("a", "b")
                     assert (await anext(subscription)).data == "b"
@@ -244,7 +244,7 @@ async def test_trio_is_told_that_it_has_no_redis(anyio_backend: Any) -> None:
     with pytest.raises(SourceUnavailableError, match="asyncio"):
         _ = RedisPlugin().client
     with pytest.raises(SourceUnavailableError, match="asyncio"):
-        await anext(RedisQueue(RedisPlugin(), "jobs").items())
+        await anext(RedisQueue(RedisPlugin(), "jobs").items(None))
 
 
 @pytest.mark.parametrize("name", ["MissingExtraError", "SourceRefusedError", "SourceUnavailableError"])

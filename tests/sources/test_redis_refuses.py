@@ -122,6 +122,28 @@ async def test_streams_stay_open_while_redis_refuses_to_write(
             await visit.leave_and_end()
 
 
+async def test_what_is_acknowledged_makes_room(own_redis: RedisServer, plugin: RedisPlugin) -> None:
+    """A Redis that is full takes acknowledgements, or it would stay full."""
+    queue = RedisGroupQueue(plugin, "jobs", settle=0)
+    async with serving(queue, plugin) as app, Redis.from_url(own_redis.url) as admin:
+        visit = Visit(app).start()
+        visit.reads = False
+        await queue.push("1")
+        await eventually(lambda: _is_delivered(admin, queue))
+        async with refusing("full", own_redis):
+            visit.read_again()
+            await eventually(lambda: _is_empty(admin, queue))
+        await visit.leave_and_end()
+
+
+async def _is_delivered(admin: Redis, queue: RedisGroupQueue) -> bool:
+    return bool((await admin.xpending(queue.key, queue.group))["pending"])
+
+
+async def _is_empty(admin: Redis, queue: RedisGroupQueue) -> bool:
+    return await admin.xlen(queue.key) == 0
+
+
 async def test_a_cluster_that_is_down_is_waited_for(tmp_path: Path) -> None:
     """As every node is while another master fails over; streams of all kinds go on when it is up."""
     with running_redis(tmp_path, "--cluster-enabled", "yes") as server:
@@ -176,7 +198,7 @@ async def test_a_fail_over_behind_one_address_is_followed(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
     with (
         running_redis(tmp_path / "a") as first,
-        running_redis(tmp_path / "b", "--replicaof", f"127.0.0.1 {first.port}") as second,
+        running_redis(tmp_path / "b", "--replicaof", "127.0.0.1", str(first.port)) as second,
     ):
         primary = first
 

@@ -14,13 +14,14 @@ from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableEr
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Hashable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 
     from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 __all__ = ("AT_ONCE", "RedisDispenser")
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 AT_ONCE = 64
 """Items that are fetched by one command, where so many are waited for."""
@@ -66,9 +67,9 @@ class RedisDispenser(ABC, Generic[T]):
                 self.give_back([waiter.result()])
             raise
 
-    def give_back(self, items: Sequence[T]) -> asyncio.Task[None]:
-        """Begins to give items back, in this order."""
-        return self._do(self._give_back(items))
+    def give_back(self, items: Sequence[T], *, failed: bool = False) -> asyncio.Task[None]:
+        """See :meth:`Dispenser.give_back`."""
+        return self._do(self._give_back_failed(items) if failed else self._give_back(items))
 
     async def aclose(self) -> None:
         """Lets the fetch under way come to its end, and gives back what it has brought."""
@@ -94,11 +95,26 @@ class RedisDispenser(ABC, Generic[T]):
         """Puts items back where they came from, in this order."""
 
     @abstractmethod
+    async def _give_back_failed(self, items: Sequence[T]) -> None:
+        """Puts items back behind others, or among the dead letters: a stream has failed that had them in hand."""
+
+    @abstractmethod
     async def _fetch(self) -> None:
         """Fetches items once, waiting for up to a slice, and hands them out by ``_hand_out``."""
 
     async def _end(self) -> None:
         """Nobody waits any more."""
+
+    async def _insist(self, send: Callable[[], Awaitable[R]]) -> R:
+        """Sends something until Redis takes it, or the application is about to end."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await send()
+            except SourceUnavailableError:
+                if self._closing.is_set():
+                    raise
+                await backoff.wait(self._closing)
 
     def _is_busy(self) -> bool:
         return bool(self._wanted())

@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 from collections import deque
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,10 @@ import anyio
 import msgspec
 
 from litestar_safe_sse._core.messages import SSEMessage
-from litestar_safe_sse.config import check_duration, check_integer, check_text
+from litestar_safe_sse.config import check_duration, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._handover import HandOver
-from litestar_safe_sse.sources._tasks import Backoff
+from litestar_safe_sse.sources.redis._dead_letters import DeadLetters
 from litestar_safe_sse.sources.redis._dispenser import AT_ONCE, RedisDispenser
 from litestar_safe_sse.sources.redis._errors import code_of
 from litestar_safe_sse.sources.redis._items import encode_item, key_of
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources.redis.connection import Command, RedisAddress
 
 __all__ = ("QueueItem", "RedisGroupQueue")
+
+_PAGES = 16
+"""Pages of abandoned items that are gone through before new ones are read."""
 
 _OVERDUE = 10
 """Claims come so many times before an item of a living process would look abandoned."""
@@ -55,8 +59,8 @@ class RedisGroupQueue:
     """An acknowledged queue, each item of which goes to one client at least once (a consumer group on a stream).
 
     An item stays in Redis until it has been handed to the server and ``settle`` seconds have passed. Then it is
-    acknowledged and deleted (``XACK``, ``XDEL``). If its client leaves before, it is released at once; if its process
-    is killed, or cut off from Redis, another one claims it after ``claim_after`` seconds.
+    acknowledged and deleted (``XACK``, ``XDEL``). If its client leaves before, it is released at once; if its stream
+    fails on it, or its process is killed, or cut off from Redis, it is claimed after ``claim_after`` seconds.
 
     One connection per process waits for the items of all streams, which take turns.
 
@@ -66,10 +70,13 @@ class RedisGroupQueue:
         key: The stream's key, instead of a name, where others add to it (their entry's field is ``data``).
         group: The consumer group's name. The queue is one queue: entries are deleted when one group is done with them.
         settle: Seconds after an item was handed to the server until it is acknowledged; see ``RedisQueue``.
-        slice: Seconds for which Redis is asked to wait at a time, and after which abandoned items are looked for.
+        slice: Seconds for which Redis is asked to wait at a time, and after which abandoned items are looked for; no
+            more than ``claim_after``.
         claim_after: Seconds without a sign of life of its process after which an item counts as abandoned.
-        max_deliveries: Deliveries after which an item is moved to the dead letters, the stream ``<key>:dead``, instead
-            of being delivered once more; ``None`` for no limit.
+        max_deliveries: Deliveries after which an item is moved to the dead letters instead of being delivered once
+            more, those to clients that left included; ``None`` for no limit. They are a stream, with the fields
+            ``entry``, ``deliveries`` and ``data``.
+        dead_key: The key of the dead letters; ``<key>:dead`` unless given.
         max_dead: How many dead letters are kept, approximately.
         expire: Seconds after the last push in which the stream expires; ``None`` for never.
 
@@ -89,12 +96,13 @@ class RedisGroupQueue:
         slice: float = 1.0,
         claim_after: float = 30.0,
         max_deliveries: int | None = None,
+        dead_key: str | None = None,
         max_dead: int = 10_000,
         expire: float | None = None,
     ) -> None:
         self._redis = RedisPlugin.of(redis)
         self.key = key_of(self._redis, "group", name, key)
-        self.dead_key = f"{self.key}:dead"
+        self.dead_key = f"{self.key}:dead" if dead_key is None else dead_key
         self.group = check_text("group", group)
         if not group:
             raise InvalidFieldError("group", "must be a name, not empty")
@@ -102,11 +110,14 @@ class RedisGroupQueue:
         check_duration("slice", slice)
         check_duration("claim_after", claim_after)
         check_duration("expire", expire, optional=True)
-        check_integer("max_deliveries", max_deliveries, minimum=1, optional=True)
-        check_integer("max_dead", max_dead, minimum=1)
+        if slice > claim_after:
+            raise InvalidFieldError(
+                "slice", f"must be at most claim_after ({claim_after} s), or living processes lose their items: {slice}"
+            )
         self._settle = settle
         self._expire = expire
-        self._options = _GroupOptions(self.key, self.group, self.dead_key, slice, claim_after, max_deliveries, max_dead)
+        dead = DeadLetters(self.dead_key, max_dead, max_deliveries)
+        self._options = _GroupOptions(self.key, self.group, slice, claim_after, dead)
 
     async def push(self, *items: object) -> None:
         """Appends items to the queue's tail, together.
@@ -153,11 +164,9 @@ class RedisGroupQueue:
 class _GroupOptions(msgspec.Struct, frozen=True):
     key: str
     group: str
-    dead_key: str
     slice: float
     claim_after: float
-    max_deliveries: int | None
-    max_dead: int
+    dead: DeadLetters
 
 
 _PRUNE = """
@@ -201,17 +210,14 @@ class _GroupReader(RedisDispenser[QueueItem]):
 
     async def _acknowledge(self) -> None:
         key, group = self._options.key, self._options.group
-        backoff = Backoff()
         try:
             while self._done:
                 entries = list(self._done)[:AT_ONCE]
-                try:
-                    await self._redis.transact(("XACK", key, group, *entries), ("XDEL", key, *entries))
-                except SourceUnavailableError:
-                    if self._closing.is_set():
-                        raise
-                    await backoff.wait(self._closing)
-                    continue
+                # No transaction: a Redis that is full queues none, and would never have room again.
+                delete, acknowledge = ("XDEL", key, *entries), ("XACK", key, group, *entries)
+                for reply in await self._insist(partial(self._redis.execute_each, delete, acknowledge)):
+                    if isinstance(reply, SourceRefusedError):
+                        raise reply
                 for entry in entries:
                     self._done.popleft()
                     self._held.pop(entry, None)
@@ -221,22 +227,39 @@ class _GroupReader(RedisDispenser[QueueItem]):
 
     async def _give_back(self, items: Sequence[QueueItem]) -> None:
         """Makes the items look abandoned, for whoever wants one to claim."""
-        long_ago = math.ceil(self._options.claim_after * _OVERDUE * 1000)
-        entries = [item.entry for item in items]
-        backoff = Backoff()
-        for entry in entries:
-            self._held.pop(entry, None)
-        while True:
-            self._next_look = 0.0  # commands are sent in order: whoever looks from now on finds them
-            try:
-                await self._claim(entries, "IDLE", long_ago)
-                break
-            except SourceUnavailableError:
-                if self._closing.is_set():
-                    return  # another process will claim them, only later
-                await backoff.wait(self._closing)
+        entries = self._let_go(items)
+        try:
+            await self._insist(partial(self._release, entries))
+        except SourceUnavailableError:
+            return  # another process will claim them, only later
         if self._wanted():
             await self._link.interrupt()
+
+    async def _release(self, entries: Sequence[str]) -> None:
+        self._next_look = 0.0  # commands are sent in order: whoever looks from now on finds them
+        await self._claim(entries, "IDLE", math.ceil(self._options.claim_after * _OVERDUE * 1000))
+
+    async def _give_back_failed(self, items: Sequence[QueueItem]) -> None:
+        """Leaves the items to be claimed after ``claim_after``, so that others come first."""
+        self._let_go(items)
+        for item in items:
+            if self._options.dead.takes(item.deliveries):
+                await self._bury(item, item.deliveries)
+
+    def _let_go(self, items: Sequence[QueueItem]) -> list[str]:
+        """Gives no more signs of life for items; returns their entries."""
+        for item in items:
+            self._held.pop(item.entry, None)
+        return [item.entry for item in items]
+
+    async def _bury(self, item: QueueItem, deliveries: int) -> None:
+        options = self._options
+        commands = (
+            options.dead.add(item.data, deliveries, item.entry),
+            ("XACK", options.key, options.group, item.entry),
+            ("XDEL", options.key, item.entry),
+        )
+        await self._insist(lambda: self._redis.transact(*commands))
 
     async def _fetch(self) -> None:
         if not self._has_group:
@@ -260,7 +283,7 @@ class _GroupReader(RedisDispenser[QueueItem]):
 
     async def _read(self, wanted: int) -> None:
         options = self._options
-        block = max(1, math.ceil(options.slice * 1000))
+        block = max(1, math.ceil(min(options.slice, options.claim_after / 3) * 1000))  # signs of life are not late
         command = ("XREADGROUP", "GROUP", options.group, self._consumer, "COUNT", wanted, "BLOCK", block)
         reply = await self._link.submit(*command, "STREAMS", options.key, ">", wait=options.slice)
         for _, entries in reply or ():
@@ -288,34 +311,53 @@ class _GroupReader(RedisDispenser[QueueItem]):
         await self._redis.execute("XCLAIM", key, group, self._consumer, 0, *entries, *options, "JUSTID")
 
     async def _claim_abandoned(self) -> None:
+        """Claims what was abandoned, for as long as somebody waits for an item."""
         options = self._options
         idle = max(1, math.ceil(options.claim_after * 1000))
-        count = min(self._wanted(), AT_ONCE)
-        pending = await self._redis.execute("XPENDING", options.key, options.group, "IDLE", idle, "-", "+", count)
-        claims = [
-            (deliveries + 1, self._redis.submit("XCLAIM", options.key, options.group, self._consumer, idle, entry))
-            for entry, _, _, deliveries in pending
-            if entry.decode() not in self._held
-        ]
-        if claims:
-            self._next_look = 0.0  # what was abandoned is older than what is new, so it comes first
-        for deliveries, claim in claims:
-            for claimed in await claim:
-                if claimed is not None:  # Redis 6.2 tells so of what was deleted meanwhile
-                    entry, fields = claimed
-                    await self._deliver_again(_item(entry, fields, deliveries))
+        start = "-"
+        for _ in range(_PAGES):
+            if not self._wanted():
+                return
+            command = ("XPENDING", options.key, options.group, "IDLE", idle, start, "+", AT_ONCE)
+            pending = await self._redis.execute(*command)
+            if not pending:
+                return
+            start = f"({pending[-1][0].decode()}"
+            entries = {entry: count + 1 for entry, _, _, count in pending if entry.decode() not in self._held}
+            await self._claim_some(entries, idle)
+        self._next_look = 0.0  # there is more; what was abandoned is older than what is new, so it comes first
+
+    async def _claim_some(self, entries: dict[bytes, int], idle: int) -> None:
+        """Claims as many entries as are waited for; those that have been deleted don't count.
+
+        Args:
+            entries: The entries, with the number of the delivery that this one is.
+            idle: Milliseconds for which they have to have been abandoned.
+        """
+        options, left = self._options, list(entries)
+        while left and (wanted := min(self._wanted(), AT_ONCE)):
+            asked, left = left[:wanted], left[wanted:]
+            reply = await self._redis.execute("XCLAIM", options.key, options.group, self._consumer, idle, *asked)
+            claimed = dict(entry for entry in reply if entry is not None)  # Redis 6.2 answers nil for deleted ones
+            for entry, fields in claimed.items():
+                self._next_look = 0.0
+                await self._deliver_again(_item(entry, fields, entries[entry]))
+            await self._forget_deleted([entry for entry in asked if entry not in claimed])
+
+    async def _forget_deleted(self, entries: Sequence[bytes]) -> None:
+        """Acknowledges entries that somebody has deleted, so that they are not looked at again."""
+        if not entries:
+            return
+        options = self._options
+        found = await self._redis.execute_each(*(("XRANGE", options.key, entry, entry) for entry in entries))
+        if deleted := [entry for entry, there in zip(entries, found, strict=True) if there == []]:
+            await self._redis.execute("XACK", options.key, options.group, *deleted)
 
     async def _deliver_again(self, item: QueueItem) -> None:
-        options = self._options
-        if options.max_deliveries is None or item.deliveries <= options.max_deliveries:
+        if self._options.dead.takes(item.deliveries - 1):
+            await self._bury(item, item.deliveries - 1)
+        else:
             self._receive([item])
-            return
-        letter = ("entry", item.entry, "deliveries", item.deliveries - 1, "data", item.data)
-        await self._redis.transact(
-            ("XADD", options.dead_key, "MAXLEN", "~", options.max_dead, "*", *letter),
-            ("XACK", options.key, options.group, item.entry),
-            ("XDEL", options.key, item.entry),
-        )
 
     async def _create_group(self) -> None:
         try:

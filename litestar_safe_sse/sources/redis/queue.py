@@ -5,24 +5,34 @@ A client that leaves loses no item; a process that is killed loses those it had 
 
 from __future__ import annotations
 
+import logging
 import math
+from functools import partial
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from litestar_safe_sse.config import check_duration
-from litestar_safe_sse.exceptions import SourceUnavailableError
+from litestar_safe_sse.exceptions import SourceRefusedError
 from litestar_safe_sse.sources._handover import HandOver
-from litestar_safe_sse.sources._tasks import Backoff
+from litestar_safe_sse.sources.redis._dead_letters import DeadLetters
 from litestar_safe_sse.sources.redis._dispenser import AT_ONCE, RedisDispenser
 from litestar_safe_sse.sources.redis._items import encode_item, key_of
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from litestar_safe_sse.context import StreamContext
     from litestar_safe_sse.sources.redis.connection import Command, RedisAddress
 
 __all__ = ("RedisQueue",)
+
+_FAILURES_LAST = 86_400_000
+"""Milliseconds after the last failure in which all counts are forgotten."""
+
+_logger = logging.getLogger("litestar_safe_sse")
 
 
 class RedisQueue:
@@ -46,6 +56,11 @@ class RedisQueue:
             right after they have got what they came for, 0, or they are given it again.
         slice: Seconds for which Redis is asked to wait at a time.
         expire: Seconds after the last push in which the list expires; ``None`` for never.
+        max_deliveries: Streams that may fail (end with the reason ``ERROR``) while they have an item in hand. Until
+            then it goes to the tail of the list, after that to the dead letters: a stream (``XADD``) with the fields
+            ``deliveries`` and ``data``. ``None`` for no limit.
+        dead_key: The key of the dead letters; ``<key>:dead`` unless given.
+        max_dead: How many dead letters are kept, approximately.
 
     Raises:
         MissingExtraError: redis-py is not installed.
@@ -61,6 +76,9 @@ class RedisQueue:
         settle: float = 0.5,
         slice: float = 1.0,
         expire: float | None = None,
+        max_deliveries: int | None = 5,
+        dead_key: str | None = None,
+        max_dead: int = 10_000,
     ) -> None:
         self._redis = RedisPlugin.of(redis)
         self.key = key_of(self._redis, "queue", name, key)
@@ -68,8 +86,9 @@ class RedisQueue:
         check_duration("slice", slice)
         check_duration("expire", expire, optional=True)
         self._settle = settle
-        self._slice = slice
         self._expire = expire
+        self.dead_key = f"{self.key}:dead" if dead_key is None else dead_key
+        self._options = _ListOptions(self.key, slice, DeadLetters(self.dead_key, max_dead, max_deliveries))
 
     async def push(self, *items: object) -> int:
         """Appends items to the queue's tail, together.
@@ -90,11 +109,12 @@ class RedisQueue:
         command = ("RPUSH", self.key, *(encode_item("item", item) for item in items))
         return int(await _write(self._redis, command, self.key, self._expire))
 
-    def items(self, stream: StreamContext | None = None) -> HandOver[bytes]:
-        """The items as they come, for one stream: the content of a response, or for a body to iterate over.
+    def items(self, stream: StreamContext | None) -> HandOver[bytes]:
+        """Returns the items as they come, for one stream: the content of a response, or for a body to iterate over.
 
         Args:
-            stream: The stream that sends them. Without one, an item counts as handed over when it is returned.
+            stream: The stream that sends them. ``None`` outside of any: an item is done with when it is returned. A
+                body that is given none loses the item that it has in hand when its client leaves.
 
         Returns:
             An async iterator. Asking it for the next item says that the last one has been yielded.
@@ -105,18 +125,29 @@ class RedisQueue:
         return HandOver(self._popper, stream, self._settle)
 
     async def length(self) -> int:
-        """How many items wait in the list."""
+        """Returns how many items wait in the list."""
         return int(await self._redis.execute("LLEN", self.key))
 
     def _popper(self) -> _Popper:
-        key = (_Popper, self.key)
-        return self._redis.share(key, lambda: _Popper(self._redis, self.key, self._slice, key))
+        key = (_Popper, self._options)
+        return self._redis.share(key, lambda: _Popper(self._redis, self._options, key))
+
+
+class _ListOptions(msgspec.Struct, frozen=True):
+    key: str
+    slice: float
+    dead: DeadLetters
 
 
 class _Popper(RedisDispenser[bytes]):
     """Pops the items of one list."""
 
     _NOT_DONE = "may be lost"
+
+    def __init__(self, redis: RedisPlugin, options: _ListOptions, share_key: Hashable) -> None:
+        super().__init__(redis, options.key, options.slice, share_key)
+        self._dead = options.dead
+        self._failures_key = f"{options.key}:failures"
 
     def confirm(self, item: bytes) -> None:
         """There is nothing to do: it has left the list already."""
@@ -130,15 +161,27 @@ class _Popper(RedisDispenser[bytes]):
             self._hand_out(await self._link.submit("LPOP", self._key, wanted) or [])
 
     async def _give_back(self, items: Sequence[bytes]) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                await self._redis.execute("LPUSH", self._key, *reversed(items))
-                return
-            except SourceUnavailableError:
-                if self._closing.is_set():
-                    raise
-                await backoff.wait(self._closing)
+        await self._insist(lambda: self._redis.execute("LPUSH", self._key, *reversed(items)))
+
+    async def _give_back_failed(self, items: Sequence[bytes]) -> None:
+        for item in items:
+            failures = await self._count_failure(item)
+            # At the tail, if it comes again: it must not keep those behind it from anybody.
+            dead = self._dead.takes(failures)
+            command = self._dead.add(item, failures) if dead else ("RPUSH", self._key, item)
+            await self._insist(partial(self._redis.execute, *command))
+
+    async def _count_failure(self, item: bytes) -> int:
+        """Returns how many streams have failed that had an item in hand."""
+        if self._dead.max_deliveries is None:
+            return 1
+        name = blake2b(item, digest_size=16).hexdigest()
+        count = ("HINCRBY", self._failures_key, name, 1), ("PEXPIRE", self._failures_key, _FAILURES_LAST)
+        try:
+            return int((await self._insist(lambda: self._redis.transact(*count)))[0])
+        except SourceRefusedError as error:
+            _logger.warning("what streams of %r fail on can't be counted: %s", self._key, error)
+            return 1
 
 
 async def _write(redis: RedisPlugin, command: Command, key: str, expire: float | None) -> Any:
