@@ -27,6 +27,8 @@ Converter = Callable[[Any], "SSEMessage | tuple[SSEMessage, str]"]
 _STRUCTS = 64
 """Struct types of one stream that are remembered to be JSON."""
 
+_KEPT = 65536
+"""Bytes of the largest block that is kept for the streams to come."""
 
 _LF, _CR = b"\n\r"
 
@@ -123,7 +125,7 @@ class Encoder:
         self.frame = len(self._json_head.between)
         """Bytes that surround the text of an event that is nothing but data."""
         self._latest: tuple[object, bytes] = (_Nothing, b"")
-        """The latest message, with its block: a handler's streams share the encoder, and often what they send."""
+        """A late message, with its block: a handler's streams share the encoder, and often what they send."""
         self._json = JSONEncoder(enc_hook=enc_hook)
         self.text_type: type = str
         """The type of texts that need no look at their type."""
@@ -211,7 +213,8 @@ class Encoder:
             encoded = block.encode()
         except UnicodeEncodeError as error:
             raise lone_surrogate("data", error) from error
-        self._latest = message, encoded  # nothing of it can change
+        if len(encoded) <= _KEPT:
+            self._latest = message, encoded  # nothing of it can change
         return encoded
 
     def _other(self, item: object) -> str:

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import subprocess
+import tracemalloc
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -697,3 +698,16 @@ def test_message_of_text_is_the_same_with_and_without_the_shorter_way(
     message = SSEMessage(data, event, id, retry)
     commented = SSEMessage(data, event, id, retry, comment="c")
     assert b": c\r\n" + Encoder().encode(message) == Encoder().encode(commented)
+
+
+def test_a_large_message_is_not_kept() -> None:
+    """What has been encoded for one stream is not held in memory for those that may never come."""
+    encoder, size = Encoder(), 10_000_000
+    tracemalloc.start()
+    try:
+        for length in (size, 10, size):
+            encoder.encode(SSEMessage("x" * length))
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak > size > 100 * kept
