@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
 
+from litestar_safe_sse._core.buffer import BufferState
 from litestar_safe_sse._core.iteration import ThreadedIterator, aclose, aiterate
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Body:
         try:
             put = self._buffer.put
             self._content = iterator = await aiterate(self._content, self._runtime, name)
-            if self._buffer.is_held and isinstance(iterator, ThreadedIterator):
+            if self._buffer.state is BufferState.HELD and isinstance(iterator, ThreadedIterator):
                 iterator.hold()
             self._buffer.note_step()
             async for item in iterator:

@@ -35,6 +35,8 @@ AT_WORK = 0.002
 class BufferState(Enum):
     """What becomes of the events of a buffer."""
 
+    HELD = "held"
+    """Its body waits at its first event until the headers have been sent."""
     OPEN = "open"
     """Its body runs ahead of the writer, and has to wait where it is too far ahead."""
     ENDED = "ended"
@@ -140,7 +142,7 @@ class Buffer:
         self._first_fields = b""
         """Lines for the block of the first event, until there is one."""
         self._limit = 0
-        """Bytes from which on the body has to pause; none once it is to end."""
+        """Bytes from which on the body has to pause; none unless the buffer is open."""
         self._parts: list[bytes] = []
         self._texts: list[Any] = []
         """What came after the parts: ASCII texts, or JSON."""
@@ -178,12 +180,8 @@ class Buffer:
 
     def hold(self) -> None:
         """Has the body wait at its first event, until :meth:`release`."""
-        self._limit = 0
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the body is to wait at its next event."""
-        return not self._limit
+        if self._state is BufferState.OPEN:
+            self._state, self._limit = BufferState.HELD, 0
 
     def release(self, limit: int) -> None:
         """Lets a body go on that was held.
@@ -191,13 +189,13 @@ class Buffer:
         Args:
             limit: Bytes from which on it has to wait for the writer.
         """
-        if self._state is BufferState.OPEN:
-            self._limit = limit
+        if self._state is BufferState.HELD:
+            self._state, self._limit = BufferState.OPEN, limit
             self._has_room.set()
 
     async def wait_for_event(self) -> None:
-        """Waits until there is an event, or can be none any more."""
-        while not self.events and self._state is BufferState.OPEN:
+        """Waits until a body that is held has an event, or can have none any more."""
+        while not self.events and self._state is BufferState.HELD:
             await self._filled.wait()
 
     def begin(self, preamble: Preamble) -> None:
@@ -317,10 +315,16 @@ class Buffer:
         while turns > 1 and monotonic() < until:
             turns -= 1
             await self._runtime.turn()
-        while self._size >= self._limit and self._state is BufferState.OPEN:
+        while self._is_full:
             await self._has_room.wait()
         self._start_over()
         self.note_step()
+
+    @property
+    def _is_full(self) -> bool:
+        if self._state is BufferState.OPEN:
+            return self._size >= self._limit
+        return self._state is BufferState.HELD
 
     def note_step(self) -> None:
         """Takes note that the body goes on, which may block the loop."""
