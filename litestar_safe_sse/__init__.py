@@ -8,6 +8,7 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._core.statistics import RegistryStatistics, StreamStatistics
 from litestar_safe_sse.config import SafeSSEConfig
+from litestar_safe_sse.context import StreamContext
 from litestar_safe_sse.exceptions import (
     CleanupError,
     InvalidFieldError,
@@ -20,11 +21,8 @@ from litestar_safe_sse.plugin import SafeSSEPlugin
 from litestar_safe_sse.response import SafeServerSentEvent
 
 if TYPE_CHECKING:
-    from litestar_safe_sse.context import StreamContext
-
     __version__: str
 else:
-    from litestar_safe_sse.dependencies import InjectedStreamContext as StreamContext
 
     def __getattr__(name: str) -> str:
         if name != "__version__":

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 from litestar_safe_sse._core.slices import SlicedIterator
 from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._core.statistics import StreamStatistics
 from litestar_safe_sse._core.stream import Stream
 from litestar_safe_sse.config import check_duration
-from litestar_safe_sse.exceptions import InvalidFieldError, OutsideRequestError
+from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError, OutsideRequestError
+
+if sys.version_info >= (3, 11):
+    from typing import NotRequired
+else:
+    from typing_extensions import NotRequired
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
@@ -19,8 +25,41 @@ __all__ = ("StreamContext",)
 
 T = TypeVar("T")
 
+_ANNOTATED = type(Annotated[int, ""])
 
-class StreamContext:
+
+class Injected:
+    """What a ``StreamContext`` is to whoever checks what is injected."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _decoder(kind: object, value: object) -> NoReturn:
+        """Is asked by Litestar to make a context of what is none, as where nobody provides one."""
+        raise MissingPluginError(
+            "a StreamContext needs its plugin, and its name: the plugin must be registered, by Litestar(..., "
+            "plugins=[SafeSSEPlugin()]), and the parameter must be called `stream`"
+        )
+
+
+if TYPE_CHECKING:
+    _AsAnnotated = type
+else:
+
+    class _AsAnnotated(type):
+        """Has a class read, where it is an annotation, as the ``Annotated`` that its attributes describe.
+
+        From 2.23 Litestar warns of parameters that are to be injected and are not ``Annotated``, and 3 will have no
+        others. ``typing`` knows an ``Annotated`` by its class, and that is what this pretends. In all else the class is
+        a class.
+        """
+
+        @property
+        def __class__(cls) -> type:
+            return _ANNOTATED
+
+
+class StreamContext(Injected, metaclass=_AsAnnotated):
     """The stream of one request; injected into a handler, or into a dependency of it, that asks for it.
 
     What is entered or registered here lives as long as the stream, which is longer than the handler: it is given back
@@ -28,6 +67,13 @@ class StreamContext:
     """
 
     __slots__ = ("_last_event_id", "_request", "_stream")
+
+    if not TYPE_CHECKING:
+        # "Not required": Litestar would answer a request without one by a 400, as if it were missing in the query.
+        __origin__ = NotRequired[Injected]
+        __args__ = (__origin__,)
+        __metadata__ = ("provided by SafeSSEPlugin",)
+        __parameters__ = ()
 
     def __init__(self, stream: Stream | None = None, request: Any = None, last_event_id: str | None = None) -> None:
         if stream is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from litestar.di import Provide
@@ -12,27 +12,20 @@ from litestar.exceptions import ClientException, ImproperlyConfiguredException
 from litestar_safe_sse._core.encoding import decode_last_event_id
 from litestar_safe_sse._litestar import dependencies_of, request_class_of
 from litestar_safe_sse._slot import Slot
-from litestar_safe_sse.context import StreamContext
-from litestar_safe_sse.exceptions import InvalidFieldError, OutsideRequestError
+from litestar_safe_sse.context import Injected, StreamContext
+from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError, OutsideRequestError
 
 if TYPE_CHECKING:
     from litestar.handlers import BaseRouteHandler
     from litestar.types import Scope
+    from litestar.typing import FieldDefinition
 
     from litestar_safe_sse.config import SafeSSEConfig
 
-__all__ = ("KEY", "InjectedStreamContext", "check_parameters", "provide_stream")
+__all__ = ("KEY", "check_parameters", "provide_stream")
 
 KEY = "stream"
 """The name of the parameter that a stream's context is injected as."""
-
-try:
-    from litestar.di import NamedDependency
-except ImportError:  # before Litestar 2.23
-    InjectedStreamContext: Any = StreamContext
-else:
-    InjectedStreamContext = NamedDependency[StreamContext]
-"""What ``litestar_safe_sse.StreamContext`` is at run time: the class, marked as Litestar 3 wants a dependency to be."""
 
 
 def provide_stream(scope: Scope) -> StreamContext:
@@ -94,19 +87,36 @@ def last_event_id_in_query(query: bytes, name: str, max_length: int) -> str | No
 
 
 def check_parameters(handler: BaseRouteHandler) -> None:
-    """Refuses a parameter ``stream``, of a handler or of a dependency, that would be given a ``StreamContext``.
+    """Refuses parameters, of a handler or of its dependencies, that are not given what they are annotated with.
 
     Raises:
-        ImproperlyConfiguredException: If there is one.
+        ImproperlyConfiguredException: If one would be given a ``StreamContext``, and is something else.
+        MissingPluginError: If one is to be a ``StreamContext``, and would not be given one.
     """
     providers = dependencies_of(handler)
-    if KEY not in providers or providers[KEY].dependency is not provide_stream:
-        return
+    is_provided = KEY in providers and providers[KEY].dependency is provide_stream
     takers: tuple[BaseRouteHandler | Provide, ...] = (handler, *providers.values())
     for taker in takers:
-        field = taker.parsed_fn_signature.parameters.get(KEY)
-        if field is not None and not field.is_subclass_of(StreamContext):
-            raise ImproperlyConfiguredException(
-                f"the parameter {KEY!r} of {handler}, or of a dependency of it, would be given a StreamContext; rename "
-                "the parameter (a query parameter can keep its name on the wire, as an alias)"
-            )
+        for name, field in taker.parsed_fn_signature.parameters.items():
+            if name == KEY and is_provided and not admits_context(field):
+                raise ImproperlyConfiguredException(
+                    f"the parameter {KEY!r} of {handler}, or of a dependency of it, would be given a StreamContext; "
+                    "rename the parameter (a query parameter can keep its name on the wire, as an alias)"
+                )
+            if name not in providers and is_context(field):
+                raise MissingPluginError(
+                    f"the parameter {name!r} of {handler}, or of a dependency of it, must be called {KEY!r}, the name "
+                    "under which SafeSSEPlugin provides a StreamContext"
+                )
+
+
+def admits_context(field: FieldDefinition) -> bool:
+    """Returns whether an annotation allows a ``StreamContext``."""
+    if field.is_union:
+        return any(admits_context(inner) for inner in field.inner_types)
+    return field.is_any or (isinstance(field.annotation, type) and issubclass(StreamContext, field.annotation))
+
+
+def is_context(field: FieldDefinition) -> bool:
+    """Returns whether an annotation says that a parameter is a ``StreamContext``, or may be one."""
+    return field.is_subclass_of(Injected) or (field.is_union and field.has_inner_subclass_of(Injected))

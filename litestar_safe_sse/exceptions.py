@@ -66,7 +66,7 @@ class CleanupError(SSEError):
 
 
 class MissingPluginError(SSEError, RuntimeError):
-    """The application has no ``SafeSSEPlugin``."""
+    """The application has no ``SafeSSEPlugin``, or asks for what it provides under another name."""
 
 
 class OutsideRequestError(SSEError, RuntimeError):

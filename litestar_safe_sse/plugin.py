@@ -19,7 +19,8 @@ from litestar_safe_sse._litestar import chosen_status, logger_of
 from litestar_safe_sse._refusal import ReconnectLater, answer_refusal
 from litestar_safe_sse._slot import SLOT, Slot, SlotSource
 from litestar_safe_sse.config import SafeSSEConfig
-from litestar_safe_sse.dependencies import KEY, InjectedStreamContext, check_parameters, provide_stream
+from litestar_safe_sse.context import StreamContext
+from litestar_safe_sse.dependencies import KEY, check_parameters, provide_stream
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.response import SafeServerSentEvent
 
@@ -60,7 +61,7 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
                 "StreamContext; rename it"
             )
         app_config.dependencies[KEY] = Provide(provide_stream, sync_to_thread=False)
-        app_config.signature_namespace.setdefault("StreamContext", InjectedStreamContext)
+        app_config.signature_namespace.setdefault("StreamContext", StreamContext)
         app_config.signature_namespace.setdefault("SafeServerSentEvent", SafeServerSentEvent)
         app_config.middleware.insert(0, DefineMiddleware(StreamGuard, source=self))
         app_config.exception_handlers = {**app_config.exception_handlers, ReconnectLater: answer_refusal}
@@ -74,6 +75,7 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
 
         Raises:
             ImproperlyConfiguredException: If a parameter ``stream`` is something else, or a stream is to be cached.
+            MissingPluginError: If a parameter that is to be a ``StreamContext`` has another name.
         """
         if isinstance(route, HTTPRoute):
             for handler in route.route_handlers:

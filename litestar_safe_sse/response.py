@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from litestar.enums import MediaType
     from litestar.types import Receive, ResponseCookies, ResponseHeaders, Scope, Send, TypeEncodersMap
 
+    from litestar_safe_sse._content import Content
     from litestar_safe_sse._core.encoding import Preamble
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse._handler import Handler, RawHeaders
@@ -49,7 +50,9 @@ class SafeServerSentEvent(Response[Any]):
     Args:
         content: The body: an async or sync iterable or iterator, a callable that returns one, or a single item. Items
             are ``str``, ``bytes``, ``int``, a ``dict`` of fields, ``SSEMessage``, Litestar's
-            ``ServerSentEventMessage``, or anything else that msgspec encodes, which is sent as JSON.
+            ``ServerSentEventMessage``, or anything else that msgspec encodes, which is sent as JSON. An instance of a
+            dataclass, ``Struct``, attrs class, pydantic model or named tuple is a single item, though it may be
+            iterated over. Not ``None``.
         background: Background tasks, run once after the stream has ended and cleaned up, however it ended.
         cookies: Cookies to set.
         encoding: The encoding of the response's headers. Events are always UTF-8 (WHATWG HTML, section 9.2.5).
@@ -76,7 +79,7 @@ class SafeServerSentEvent(Response[Any]):
 
     def __init__(
         self,
-        content: Any,
+        content: Content,
         *,
         background: BackgroundTask | BackgroundTasks | None = None,
         cookies: ResponseCookies | None = None,

@@ -23,6 +23,9 @@ _SINGLE = (str, bytes, bytearray, memoryview, Mapping)
 # Advancing these never blocks, so they need no thread.
 _IN_MEMORY = (list, tuple, set, frozenset, deque, range)
 
+_FIELDS = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__", "__pydantic_core_schema__", "__fields__")
+"""What tells that a class is one of records: of msgspec, the standard library, attrs, and pydantic 2 and 1."""
+
 _AHEAD = 64
 """Items that a sync body may be ahead of the stream."""
 
@@ -30,12 +33,12 @@ _AHEAD = 64
 def check_content(content: object) -> None:
     """Raises ``InvalidFieldError`` for what can be no body."""
     if content is None:
-        raise InvalidFieldError("content", "None is no body; give an iterable, a callable that returns one, or an item")
+        raise InvalidFieldError("content", "must be an iterable, a callable that returns one, or an item, not None")
     if inspect.iscoroutine(content):
         content.close()  # or Python would warn that it was never awaited
-        raise InvalidFieldError("content", "a coroutine is no body; give an async generator, or await it first")
+        raise InvalidFieldError("content", "must be an async generator, or a coroutine's result, not a coroutine")
     if inspect.isclass(content):
-        raise InvalidFieldError("content", f"the class {content.__qualname__} is no body; give an instance of it")
+        raise InvalidFieldError("content", f"must be an instance of {content.__qualname__}, not the class")
 
 
 async def aiterate(content: object, runtime: Runtime, name: str) -> AsyncIterator[object]:
@@ -58,11 +61,23 @@ async def aiterate(content: object, runtime: Runtime, name: str) -> AsyncIterato
         return content.__aiter__()
     if hasattr(content, "__anext__"):
         return content  # type: ignore[return-value]
+    if is_record(content):
+        return _InMemoryIterator(iter((content,)))
     if isinstance(content, _IN_MEMORY):
         return _InMemoryIterator(iter(content))
     if isinstance(content, Iterable) and not isinstance(content, _SINGLE):
         return ThreadedIterator(content, runtime, name)
     return _InMemoryIterator(iter((content,)))
+
+
+def is_record(content: object) -> bool:
+    """Returns whether an object is one event though it can be iterated over, for its fields."""
+    kind = type(content)
+    if isinstance(content, Iterator) or not isinstance(content, Iterable):
+        return False
+    if isinstance(content, tuple):
+        return hasattr(kind, "_fields")
+    return any(name in vars(base) for base in kind.__mro__ for name in _FIELDS)  # pydantic 2 warns of __fields__
 
 
 async def aclose(body: object) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import litestar.di
 import pytest
 from litestar import Litestar, WebSocket, get, websocket
 from litestar.di import Provide
 from litestar.exceptions import ImproperlyConfiguredException
-from litestar.testing import TestClient
 
 from litestar_safe_sse import (
     InvalidFieldError,
@@ -19,7 +17,7 @@ from litestar_safe_sse import (
     SafeSSEPlugin,
     StreamContext,
 )
-from tests.litestar.apps import NamedDependency, QueryParameter, collect, endless_and_brief, make_app, serving
+from tests.litestar.apps import PLAIN, NamedDependency, QueryParameter, collect, endless_and_brief, make_app, serving
 from tests.litestar.bodies import Trace, endless
 from tests.litestar.clients import get as request
 
@@ -34,7 +32,7 @@ async def test_response_without_the_plugin(trace: Trace) -> None:
     async def handler() -> SafeServerSentEvent:
         return SafeServerSentEvent(endless(trace))
 
-    app = Litestar([handler], logging_config=None, openapi_config=None, after_exception=[collect(seen)])
+    app = Litestar([handler], after_exception=[collect(seen)], **PLAIN)
     response = await request(app)
     assert response.status == 500
     assert trace == []
@@ -43,18 +41,62 @@ async def test_response_without_the_plugin(trace: Trace) -> None:
     assert "plugins=[SafeSSEPlugin()]" in str(error)
 
 
-def test_context_without_the_plugin() -> None:
-    """A context asked for in an application without the plugin is refused, by older Litestars at the request only."""
+@pytest.mark.parametrize("query", ["", "?stream=1"])
+async def test_context_without_the_plugin(query: str) -> None:
+    """A context asked for in an application without the plugin is a typed error that says how to register it."""
+    seen: list[Exception] = []
+    app = Litestar(endless_and_brief([]), after_exception=[collect(seen)], **PLAIN)
+    assert (await request(app, f"/brief{query}")).status == 500
+    (error,) = seen
+    assert isinstance(error, MissingPluginError)
+    assert "plugins=[SafeSSEPlugin()]" in str(error)
 
-    def ask() -> int:
-        with TestClient(Litestar(endless_and_brief([]), logging_config=None, openapi_config=None)) as client:
-            return client.get("/brief").status_code
 
-    if hasattr(litestar.di, "NamedDependency"):  # from Litestar 2.23
-        with pytest.raises(ImproperlyConfiguredException, match="stream"):
-            ask()
-    else:
-        assert ask() == 400
+def test_context_under_another_name_in_a_handler() -> None:
+    """A handler's parameter that is a context, and is not called ``stream``, is refused at the start."""
+
+    @get("/")
+    async def handler(ctx: StreamContext) -> None: ...
+
+    with pytest.raises(MissingPluginError, match=r"'ctx' of .*handler.* must be called 'stream'"):
+        make_app(handler)
+
+
+def test_context_under_another_name_in_a_websocket_handler() -> None:
+    """The same of the handler of a WebSocket."""
+
+    @websocket("/")
+    async def handler(socket: WebSocket[Any, Any, Any], ctx: StreamContext) -> None: ...
+
+    with pytest.raises(MissingPluginError, match=r"'ctx' of .*handler.* must be called 'stream'"):
+        make_app(handler)
+
+
+def test_context_under_another_name_in_a_dependency() -> None:
+    """The same of a dependency of a handler."""
+
+    async def provide(ctx: StreamContext) -> str:
+        return ctx.id
+
+    @get("/", dependencies={"value": Provide(provide)})
+    async def handler(value: NamedDependency[str]) -> None: ...
+
+    with pytest.raises(MissingPluginError, match=r"'ctx' of .* must be called 'stream'"):
+        make_app(handler)
+
+
+async def test_context_that_the_user_provides_under_another_name() -> None:
+    """A dependency of the user's may hand a context on under any name."""
+
+    async def provide(stream: StreamContext) -> StreamContext:
+        return stream
+
+    @get("/", dependencies={"ctx": Provide(provide)})
+    async def handler(ctx: StreamContext, stream: StreamContext) -> SafeServerSentEvent:
+        return SafeServerSentEvent([str(ctx is stream)])
+
+    async with serving(handler) as (app, _):
+        assert (await request(app)).body == b"data: True\r\n\r\n"
 
 
 def test_context_outside_a_request() -> None:
