@@ -108,6 +108,7 @@ class Body:
             async for item in iterator:
                 if put(item) and not await self._hold(iterator):
                     return
+                del item  # it may be large, and the next one long in coming
         finally:
             self.position = Position.OVER
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -102,20 +103,27 @@ async def test_a_timeout_around_a_yield_loses_no_event() -> None:
 
 async def test_what_was_sent_is_let_go() -> None:
     """While a stream waits for its next event, nothing of it holds on to the bytes of the last one."""
+    size = 4_000_000
 
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-        yield "x" * 50_000
+        yield "x" * size
         await stream.flush()
         probe.note("sent")
         await anyio.sleep_forever()
 
     server, connection = Server(body), Connection()
     async with anyio.create_task_group() as group:
-        group.start_soon(server.run, connection)
-        await server.probe.until("sent")
-        for _ in range(10):  # what lingers after a send takes a few turns
-            await anyio.lowlevel.checkpoint()
-        chunk = next(message["body"] for message in connection.messages if len(message.get("body", b"")) > 50_000)
-        connection.messages.clear()
-        assert sys.getrefcount(chunk) == 2  # ours, and that of the question
+        tracemalloc.start()
+        try:
+            group.start_soon(server.run, connection)
+            await server.probe.until("sent")
+            assert len(connection.body) > size
+            assert tracemalloc.get_traced_memory()[0] > size  # it is counted
+            connection.messages.clear()
+            for _ in range(10):  # what lingers after a send takes a few turns
+                await anyio.lowlevel.checkpoint()
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < size / 2
+        finally:
+            tracemalloc.stop()
         connection.leave()
