@@ -1,21 +1,34 @@
-"""How the tests are shared out among processes: whole files, or what a file tests of one server or one log."""
+"""How the tests are shared out among processes, and what they leave alone."""
 
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
 for part in ("core", "docs", "example", "integration", "litestar", "servers", "sources", "unit"):
     pytest.register_assert_rewrite(f"tests.{part}")  # so that a helper's assertion tells what it has seen
 
+SERVER = re.compile(r"\[(?:\w+-)*?((?:uvicorn|granian|hypercorn|daphne)(?:-(?:h\d+|httptools|asyncio|uvloop|trio))*)")
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        parameters = getattr(getattr(item, "callspec", None), "params", {})
-        part = next((parameters[name] for name in ("server", "kind", "case") if name in parameters), "")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {getattr(part, 'name', part)}"))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives a process whole files, or what a file tests of one server: what its fixtures start is started once.
+
+    The groups that xdist's own ``loadgroup`` goes by are put into names that pytest 9.2 no longer lets it change.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class LoadPartScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            found = SERVER.search(nodeid)
+            return f"{nodeid.partition('::')[0]} {found[1] if found else ''}"
+
+    return LoadPartScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(wrapper=True)

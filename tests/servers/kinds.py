@@ -12,7 +12,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trustme
 
 HERE = Path(__file__).parent
@@ -117,6 +119,9 @@ def _kinds() -> Iterator[ServerKind]:
 
 KINDS: dict[str, ServerKind] = {kind.name: kind for kind in _kinds()}
 
+VARIANTS = {"hypercorn-h1-uvloop", "hypercorn-h2-trio", "daphne-h2"}
+"""Kinds that differ from others in what they share with a third."""
+
 UVICORN_IN_THREAD = ServerKind("uvicorn_in_thread", "1.1", "")
 
 UVICORN_WITH_SMALL_BUFFERS = ServerKind("uvicorn_with_small_buffers", "1.1", "")
@@ -127,6 +132,14 @@ def kinds(*names: str) -> list[ServerKind]:
     wanted = os.environ.get("SAFE_SSE_KINDS", "")
     chosen = [KINDS[name] for name in names] if names else list(KINDS.values())
     return [kind for kind in chosen if kind.name.startswith(tuple(wanted.split(",")))]
+
+
+def parameters(*names: str) -> list[Any]:
+    """Return those kinds for ``parametrize``; the variants among them make a test a long one."""
+    return [
+        pytest.param(kind, id=kind.name, marks=[pytest.mark.long] if kind.name in VARIANTS else [])
+        for kind in kinds(*names)
+    ]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tests.bounds import WAIT
 from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, EVENTS, SPECIES
 from tests.servers.clients import Crowd, fetch
 from tests.servers.http1 import Http1Stream
-from tests.servers.kinds import UVICORN_IN_THREAD, UVICORN_WITH_SMALL_BUFFERS, ServerKind, kinds
+from tests.servers.kinds import UVICORN_IN_THREAD, UVICORN_WITH_SMALL_BUFFERS, VARIANTS, ServerKind, kinds, parameters
 from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.questions import ask, crowd, until_stuck
 from tests.servers.report import Cell
@@ -128,22 +128,28 @@ def assert_none(problems: Sequence[str], server: RunningServer) -> None:
 
 
 def each_kind(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("kind", kinds(*names), ids=lambda kind: kind.name)
+    return pytest.mark.parametrize("kind", parameters(*names))
 
 
 workers_1_or_2 = pytest.mark.parametrize("workers", [1, 2], ids=["1-worker", "2-workers"])
 
 
 @pytest.mark.parametrize(
-    ("kind", "workers"),
+    ("number", "kind", "workers"),
     [
-        pytest.param(kind, workers, id=f"{kind.name}-{workers}-workers")
+        pytest.param(
+            number,
+            kind,
+            workers,
+            id=f"{number.name}-{kind.name}-{workers}-workers",
+            marks=[pytest.mark.long] if kind.name in VARIANTS or (number, workers) == (signal.SIGINT, 2) else [],
+        )
         for kind in kinds(*ALL)
+        for number in (signal.SIGTERM, signal.SIGINT)
         for workers in (1, 2)
         if workers == 1 or kind.server != "daphne"  # which has no workers
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_server_told_to_stop_cleans_up_every_stream_first(
     kind: ServerKind, number: signal.Signals, workers: int, tmp_path: Path, cells: list[Cell]
 ) -> None:

@@ -150,6 +150,7 @@ async def push(redis: Redis, kind: str, items: list[str]) -> None:
         await pipeline.execute()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "kills"), [("list", False), ("list", True), ("group", True)])
 async def test_every_item_is_delivered_whole_or_still_in_redis(
     kind: str, kills: bool, redis_server: RedisServer, redis: Redis, tmp_path: Path, record_property: Any

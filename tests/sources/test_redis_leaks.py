@@ -96,6 +96,7 @@ async def state(redis: Redis) -> tuple[int, int, int]:
     return len(await redis.client_list()), len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["queue", "group", "pubsub", "channels"])
 async def test_thousands_of_visits_leave_no_trace(redis_url: str, redis: Redis, kind: str) -> None:
     """Clients that leave at random moments, while items come."""

@@ -181,6 +181,7 @@ async def running_workers(redis: RedisServer, directory: Path) -> AsyncIterator[
                 worker.end()
 
 
+@pytest.mark.long
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
 async def test_every_client_gets_every_event_exactly_once_and_in_order(own_redis: RedisServer, tmp_path: Path) -> None:
