@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from litestar.connection.base import empty_receive, empty_send
@@ -14,13 +14,17 @@ from litestar_safe_sse._core.registry import StreamRefusedError
 from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._handler import Handler
 from litestar_safe_sse._refusal import refuse
+from litestar_safe_sse._servers.endings import close_after_response
 from litestar_safe_sse.exceptions import MissingPluginError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from litestar.exceptions import HTTPException
     from litestar.types import Scope, Send
 
     from litestar_safe_sse._core.buffer import BlockEncoder
-    from litestar_safe_sse._core.registry import StreamRegistry
+    from litestar_safe_sse._core.registry import LoopState, StreamRegistry
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse.config import SafeSSEConfig
 
@@ -68,7 +72,7 @@ class Slot:
             route; only an exception handler may stream to it.
     """
 
-    __slots__ = ("_source", "_unused", "has_failed", "is_guarded", "receiver", "registry", "send", "stream")
+    __slots__ = ("_loop", "_source", "_unused", "has_failed", "is_guarded", "receiver", "registry", "send", "stream")
 
     def __init__(self, source: SlotSource, receiver: Receiver, send: Send, *, is_guarded: bool = True) -> None:
         self._source = source
@@ -79,6 +83,8 @@ class Slot:
         self.has_failed = not is_guarded
         """Whether it is for an exception handler to answer, beyond which nobody handles exceptions."""
         self.stream: Stream | None = None
+        self._loop: LoopState | None = None
+        """Who waits at a shutdown until the response is over, if somebody tells."""
         self._unused: list[object] = []
         """Bodies of responses that were refused or replaced, which are closed all the same."""
 
@@ -119,7 +125,11 @@ class Slot:
                 self.stream = self.registry.admit(self.handler(scope).names)
             except StreamRefusedError as refusal:
                 why, is_shutdown = str(refusal), refusal.is_shutdown
-                raise refuse(scope, self.registry.config, why, is_shutdown=is_shutdown) from refusal
+                raise self._refuse(scope, why, is_shutdown=is_shutdown) from refusal
+            if self._loop is None:
+                self._loop = self.registry.loop_state()
+                if self.is_guarded:
+                    self._loop.begin_response()
         return self.stream
 
     def accept(self, scope: Scope, content: object, encoder: BlockEncoder, config: SafeSSEConfig) -> Stream:
@@ -137,7 +147,7 @@ class Slot:
         self._unused.append(content)
         stream = self.admit(scope)
         if stream.close_reason is CloseReason.SHUTDOWN:
-            raise refuse(scope, self.registry.config, "the server is shutting down", is_shutdown=True)
+            raise self._refuse(scope, "the server is shutting down", is_shutdown=True)
         self._unused.pop()
         replaced = stream.accept(content, encoder, config)
         if replaced is not None:
@@ -157,6 +167,33 @@ class Slot:
         finally:
             if self.stream is not None and self.stream.state is not StreamState.CLOSED:
                 await self.stream.discard(reason, failure)
+
+    def end_response(self) -> None:
+        """Tells who waits for it at a shutdown that the response is over; called by whoever guards the request."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.end_response()
+
+    async def run_background(
+        self, work: Coroutine[Any, Any, object], stream: Stream, *, is_cancelled: bool
+    ) -> BaseException | None:
+        """Runs the background tasks of the response, which a shutdown waits for.
+
+        Args:
+            work: The background tasks.
+            stream: The stream of the response.
+            is_cancelled: Whether the server has cancelled the request.
+
+        Returns:
+            What they raised, if they did.
+        """
+        loop = self._loop or self.registry.loop_state()
+        return await loop.run_background(work, stream, is_cancelled=is_cancelled)
+
+    def _refuse(self, scope: Scope, why: str, *, is_shutdown: bool) -> HTTPException:
+        if is_shutdown:
+            close_after_response(self.send)
+        return refuse(scope, self.registry.config, why, is_shutdown=is_shutdown)
 
     async def _close(self, unused: object) -> None:
         try:

@@ -139,6 +139,8 @@ class StreamGuard:
             raise
         else:
             await slot.end(CloseReason.COMPLETED)
+        finally:
+            slot.end_response()
 
 
 def check_cache(handler: HTTPRouteHandler) -> None:

@@ -19,7 +19,6 @@ from litestar_safe_sse._core.transport import HTTPTransport
 from litestar_safe_sse._handler import make_encoder, make_headers
 from litestar_safe_sse._litestar import as_called, chosen_status, to_asgi
 from litestar_safe_sse._refusal import answer_refusal
-from litestar_safe_sse._runtime.shielding import run_shielded
 from litestar_safe_sse._slot import Slot
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -226,15 +225,22 @@ class SafeSSEResponse(ASGIResponse):
             else:
                 await self._serve(scope, receive, send)
         except Exception:
-            await self.after_response()
+            await self._run_background()
             raise
         except GeneratorExit:  # the loop is gone
             raise
         except BaseException:  # cancelled: a background task has to await all the same
-            limit = self.stream.config.cleanup_timeout
-            await run_shielded(self.after_response(), self.stream.runtime, limit=limit, name="SSE background tasks")
+            await self._run_background(is_cancelled=True)
             raise
-        await self.after_response()
+        await self._run_background()
+
+    async def _run_background(self, *, is_cancelled: bool = False) -> None:
+        """Runs the background tasks, which a server that cancels the request may cut short after a time only."""
+        if self.background is None and self.slot.is_guarded:
+            return
+        failure = await self.slot.run_background(self.after_response(), self.stream, is_cancelled=is_cancelled)
+        if failure is not None and not is_cancelled:
+            raise failure
 
     def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         stream = self.stream

@@ -24,13 +24,13 @@ from litestar_safe_sse._core.timing import (
 )
 from litestar_safe_sse._runtime.base import Runtime
 from litestar_safe_sse._runtime.current import current_key, current_runtime
-from litestar_safe_sse._runtime.shielding import wait_shielded
+from litestar_safe_sse._runtime.shielding import run_shielded, wait_shielded
 from litestar_safe_sse._servers.connections import Connection, Connections
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
 from litestar_safe_sse.exceptions import SSEError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Coroutine, Hashable, Iterator
 
     from litestar_safe_sse._core.statistics import Observer
     from litestar_safe_sse.config import SafeSSEConfig
@@ -52,7 +52,7 @@ class StreamRefusedError(SSEError):
 
 
 class LoopState:
-    """The streams of one event loop, which a shutdown ends together."""
+    """The streams and responses of one event loop, for which a shutdown waits together."""
 
     def __init__(
         self, runtime: Runtime, watch: ShutdownWatch, logger: Any, on_closed: Callable[[Stream], None]
@@ -63,6 +63,10 @@ class LoopState:
         self.logger = logger
         self._on_closed = on_closed
         self.streams: dict[str, Stream] = {}
+        self.responses = 0
+        """Responses that are not over yet: after its stream each may have background tasks to do."""
+        self.background: dict[Callable[[], None], str] = {}
+        """What ends the background tasks that are under way, and what these are called."""
         self.draining = False
         self.empty: anyio.Event | None = None
         self.connections = Connections(runtime, drop_delay=DROP_DELAY, stall_time=STALL_TIME)
@@ -75,18 +79,55 @@ class LoopState:
         if self.draining:
             if stream.transport is not None:
                 self.farewells.append(stream.transport.connection)
-            self.finish_if_empty()
+            self.drop_if_empty()
+        self._finish_if_empty()
 
-    def finish_if_empty(self) -> None:
-        """Lets the drain end once there is no stream, and sees to it that no client holds up the server's exit."""
-        if self.streams:
-            return
-        if self.farewells or self.connections:
+    def begin_response(self) -> None:
+        """Has a drain wait until :meth:`end_response` is called, too."""
+        self.responses += 1
+
+    def end_response(self) -> None:
+        """Ends what :meth:`begin_response` began."""
+        self.responses -= 1
+        self._finish_if_empty()
+
+    async def run_background(
+        self, work: Coroutine[Any, Any, object], stream: Stream, *, is_cancelled: bool
+    ) -> BaseException | None:
+        """Runs what a response does after its stream; a shutdown waits for it as long as for the streams.
+
+        Args:
+            work: The coroutine.
+            stream: The stream.
+            is_cancelled: Whether the calling task has been cancelled already.
+
+        Returns:
+            What it raised, ``Interrupted`` if it was ended, or ``None``.
+        """
+        limit, name = stream.config.cleanup_timeout, f"SSE background tasks of {stream.handler}"
+        failure = await run_shielded(
+            work, self.runtime, limit=limit, name=name, running=self.background, is_cancelled=is_cancelled
+        )
+        if failure is not None and is_cancelled:  # nobody else hears of it
+            self.logger.warning("%s ended by %r", name, failure)
+        return failure
+
+    def end_background(self) -> None:
+        """Ends what a drain waits for no longer, on servers that would wait for it for ever."""
+        for end, name in tuple(self.background.items()):
+            self.logger.warning("%s had not ended when the server shut down", name)
+            end()
+
+    def drop_if_empty(self) -> None:
+        """Sees to it, once a drain has ended every stream, that no client holds up the server's exit."""
+        if not self.streams and (self.farewells or self.connections):
             # A server waits at its exit for clients that have stopped reading, be it for their last bytes.
             farewells, self.farewells = self.farewells, []
             delay = FINAL_SEND_TIMEOUT + DROP_DELAY
             self.runtime.call_later(delay, lambda: self.connections.drop_all(farewells))
-        if self.empty is not None:
+
+    def _finish_if_empty(self) -> None:
+        if self.empty is not None and not self.streams and not self.responses:
             self.empty.set()
 
 
@@ -167,6 +208,10 @@ class StreamRegistry:
             observer.stream_opened(stream)
         return stream
 
+    def loop_state(self) -> LoopState:
+        """Returns the state of the event loop that is running, which outlives a shutdown for those who have it."""
+        return self._here()
+
     def observe(self, observer: Observer) -> None:
         """Has an observer notified of the streams that are opened from now on."""
         self._observers += (observer,)
@@ -208,13 +253,14 @@ class StreamRegistry:
         for stream in tuple(loop.streams.values()):
             stream.bound_end(now + self.config.shutdown_grace, now + streams_timeout(self.config))
             stream.close(CloseReason.SHUTDOWN)
-        loop.finish_if_empty()
+        loop.drop_if_empty()
+        loop.runtime.call_later(drain_timeout(self.config), loop.end_background)
 
     async def drain(self) -> None:
-        """Ends every stream of this event loop, and waits until they have cleaned up, but not without bound."""
+        """Ends every stream of this event loop, and waits until all responses are over, but not without bound."""
         loop = self._here()
         self.begin_drain()
-        if loop.streams:
+        if loop.streams or loop.responses:
             loop.empty = anyio.Event()
             overdue = loop.runtime.call_later(drain_timeout(self.config), loop.empty.set)
             try:

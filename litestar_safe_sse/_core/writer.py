@@ -116,7 +116,8 @@ class Writer:
                 await buffer.wait_filled()
         if buffer.state is not BufferState.DROPPED:
             self._sent_at, self._sending = monotonic(), True
-            await transport.end(failed=self._life.error is not None)
+            draining = self._life.reason is CloseReason.SHUTDOWN
+            await transport.end(failed=self._life.error is not None, draining=draining)
             self._sending = False
 
     async def write_on(self) -> None:

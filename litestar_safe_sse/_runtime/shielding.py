@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -10,11 +11,14 @@ import anyio
 from litestar_safe_sse._runtime.base import Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
-    from litestar_safe_sse._runtime.base import Event, OwnedTask, Runtime
+    from litestar_safe_sse._runtime.base import Event, OwnedTask, Runtime, Timer
 
 __all__ = ("run_shielded", "wait_shielded")
+
+LEAVING_TIME = 0.1
+"""Seconds that something has after its cancellation, before it is left behind."""
 
 
 async def wait_shielded(event: Event) -> None:
@@ -41,31 +45,56 @@ async def wait_shielded(event: Event) -> None:
 
 
 async def run_shielded(
-    work: Coroutine[Any, Any, object], runtime: Runtime, *, limit: float, name: str
+    work: Coroutine[Any, Any, object],
+    runtime: Runtime,
+    *,
+    limit: float,
+    name: str,
+    running: dict[Callable[[], None], str],
+    is_cancelled: bool = False,
 ) -> BaseException | None:
     """Runs a coroutine where the cancellations of the calling task do not reach it, and waits for it.
 
     Args:
         work: The coroutine.
         runtime: The running event loop.
-        limit: Seconds after which it is cancelled, and, if that does not help, left behind.
+        limit: Seconds after a cancellation of the calling task that it still has. Then it is cancelled too, and, if
+            that does not help, left behind.
         name: The task's name.
+        running: Where a function is kept by which others can do the same at any time, while it runs, with its name.
+        is_cancelled: Whether the calling task has been cancelled already.
 
     Returns:
         What it raised, ``Interrupted`` if it was cancelled, or ``None``.
     """
     done = anyio.Event()
     outcome: list[BaseException | None] = []
+    timers: list[Timer] = []
 
     async def run(task: OwnedTask) -> None:
         outcome.append(await task.capture(work))
         done.set()
 
+    def end_within(seconds: float) -> None:
+        timers.append(runtime.call_later(seconds, task.cancel))
+        timers.append(runtime.call_later(seconds + LEAVING_TIME, done.set))
+
     task = runtime.spawn(run, name)
-    timers = [runtime.call_later(limit, task.cancel), runtime.call_later(limit + 0.1, done.set)]
+    end = partial(end_within, 0)
+    running[end] = name
     try:
-        await wait_shielded(done)
+        if not is_cancelled:
+            try:
+                await done.wait()
+            except anyio.get_cancelled_exc_class():
+                end_within(limit)
+                await wait_shielded(done)
+                raise
+        else:
+            end_within(limit)
+            await wait_shielded(done)
     finally:
+        del running[end]
         for timer in timers:
             timer.cancel()
     return outcome[0] if outcome else Interrupted()

@@ -1,15 +1,18 @@
-"""What ASGI does not offer for the end of a response: to cut it at once, so that the client sees that it has failed."""
+"""What ASGI does not offer for the end of a response.
+
+To cut it at once, so that the client sees that it has failed; and to have no other follow it on its connection.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse._servers.behind_send import behind, module_of_owner
+from litestar_safe_sse._servers.behind_send import behind, daphne_request, module_of_owner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ("cut_response",)
+__all__ = ("close_after_response", "cut_response")
 
 
 async def cut_response(send: Callable[..., Awaitable[None]]) -> None:
@@ -29,3 +32,26 @@ async def cut_response(send: Callable[..., Awaitable[None]]) -> None:
         if module == "hypercorn.protocol.http_stream":
             await candidate(None)
             return
+
+
+def close_after_response(send: Callable[..., Awaitable[None]]) -> None:
+    """Has the server close the connection once the response has ended, for a client that is to come back elsewhere.
+
+    To be called before the end of the response. Uvicorn does so by itself up to 0.1 seconds after a signal, Daphne only
+    when it exits; Granian and Hypercorn, and all over HTTP/2, need not be asked.
+
+    Args:
+        send: The ASGI ``send`` of the request.
+    """
+    for candidate in behind(send):
+        if module_of_owner(candidate).startswith("uvicorn.protocols.http."):
+            _set_false(candidate.__self__, "keep_alive")
+            return
+        if (request := daphne_request(candidate)) is not None:
+            _set_false(request.channel, "persistent")
+            return
+
+
+def _set_false(owner: Any, name: str) -> None:
+    if hasattr(owner, name):
+        setattr(owner, name, False)

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -36,13 +36,14 @@ class RunningServer:
         self.log = directory / "server.log"
         self.tls = certificate_files().client if kind.tls else None
 
-    def start(self, *, workers: int = 1, **options: Any) -> None:
+    def start(self, *, workers: int = 1, environment: Mapping[str, str] | None = None, **options: Any) -> None:
         found = importlib.util.find_spec("litestar_safe_sse")
         assert found is not None
         assert found.submodule_search_locations
         package = Path(next(iter(found.submodule_search_locations))).parent
-        environment = {
+        variables = {
             **os.environ,
+            **(environment or {}),
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(package)]),
             "PYTHONUNBUFFERED": "1",
             "PYTHONWARNINGS": "always::ResourceWarning,always::RuntimeWarning",
@@ -53,7 +54,7 @@ class RunningServer:
             self.process = subprocess.Popen(
                 self.kind.command(self.address, workers=workers, **options),
                 cwd=ROOT,
-                env=environment,
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -155,7 +156,7 @@ def running(
         kind: The server.
         directory: Where it keeps its log and its records.
         on_unix_socket: Whether it listens at a Unix socket in that directory.
-        options: What it is started with: ``workers``, ``reload``, ``extra``, ``app``.
+        options: What it is started with: ``workers``, ``reload``, ``extra``, ``app``, ``environment``.
     """
     server = RunningServer(kind, directory, on_unix_socket=on_unix_socket)
     try:
