@@ -14,6 +14,7 @@ import anyio
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.sources._cursor import Position, cursor, record, tag
+from litestar_safe_sse.sources._subscription import give_turn
 from litestar_safe_sse.sources.event_log import EventLogStatistics
 
 if TYPE_CHECKING:
@@ -191,6 +192,12 @@ class FanOut(ABC):
                 audience.send(name, event.message)
         elif event.position.epoch != place.epoch or event.position.seq > place.seq:
             self.lose(topic)
+
+    async def give_turn(self, name: str) -> None:
+        """Lets those who are subscribed to a topic take its events."""
+        topic = self.topics.get(name)
+        audiences = () if topic is None else tuple(topic.audiences)
+        await give_turn(mailbox for audience in audiences for mailbox in audience.mailboxes())
 
     def lose(self, topic: LiveTopic, error: Exception | None = None) -> None:
         """Gives a topic up; its subscribers look again where they stand, or are given an error."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Literal
+
+import anyio.lowlevel
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._runtime.current import current_runtime
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._runtime.base import Wake
 
-__all__ = ("DROPPED", "Key", "Mailbox", "Overflow", "Subscription", "make_mailbox")
+__all__ = ("DROPPED", "TURN", "Key", "Mailbox", "Overflow", "Subscription", "give_turn", "make_mailbox")
 
 Overflow = Literal["close", "drop_oldest", "latest"]
 """What happens when a subscriber has not taken what its buffer holds, and more comes.
@@ -35,6 +37,30 @@ Key = Callable[[str, SSEMessage], Hashable]
 
 DROPPED = "dropped"
 """The type of the event that says in its data, ``{"dropped": 3}``, how many messages are missing before the next."""
+
+
+TURN = 8
+"""Messages after which the subscribers get a turn to take them; less than any sensible buffer."""
+
+_TURNS = 32
+"""Turns at most that those get whose mailboxes are filling; a subscriber that still does not take any is slow."""
+
+_OWN = object()
+"""Stands for a source in the keys of its own messages."""
+
+
+async def give_turn(mailboxes: Iterable[Mailbox]) -> None:
+    """Lets subscribers take what they have been sent: one that has not run yet is not slow.
+
+    Args:
+        mailboxes: Theirs.
+    """
+    filling = [mailbox for mailbox in mailboxes if mailbox.is_filling]
+    for _ in range(_TURNS):
+        if not filling:
+            return
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+        filling = [mailbox for mailbox in filling if mailbox.is_filling]
 
 
 class Mailbox:
@@ -66,6 +92,15 @@ class Mailbox:
         if self._wake is None:
             self._wake = current_runtime().wake()
         return self._wake
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether half of it is full, and more is accepted."""
+        return not self.ended and 2 * len(self) >= self._limit
+
+    def put_own(self, message: SSEMessage) -> None:
+        """Adds a message of the source's own, which is none of the application's."""
+        self.put("", message)
 
     def put(self, topic: str, message: SSEMessage) -> None:
         """Adds a message, if there is room and no end; otherwise does what the policy says."""
@@ -129,15 +164,21 @@ class LatestMailbox(Mailbox):
         return len(self._by_key)
 
     def put(self, topic: str, message: SSEMessage) -> None:
-        if self.ended:
-            return
         try:
             key = self._key(topic, message)
-            # Put at the end again: ids must not go backwards.
-            self._by_key.pop(key, None)
+            hash(key)
         except Exception as error:  # the application's key, which is to end no other subscription than its own
             self.end(error)
+        else:
+            self._put(key, message)
+
+    def put_own(self, message: SSEMessage) -> None:
+        self._put((_OWN, message.event), message)
+
+    def _put(self, key: Hashable, message: SSEMessage) -> None:
+        if self.ended:
             return
+        self._by_key.pop(key, None)  # put at the end again: ids must not go backwards
         if len(self._by_key) >= self._limit:
             self.end()
             return

@@ -16,7 +16,7 @@ from litestar.channels.plugin import ChannelsException
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
+from litestar_safe_sse.sources._subscription import TURN, Key, Mailbox, Overflow, Subscription, give_turn, make_mailbox
 from litestar_safe_sse.sources._tasks import spawn
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ _logger = logging.getLogger("litestar_safe_sse")
 
 _LEAVE_TIMEOUT = 0.1
 """Seconds for which a stream that ends waits for the backend, which may try to reach Redis for ever."""
+
+_BURST = 16_384
+"""Messages of a burst that wait for the subscribers of a process to run; beyond it the oldest are passed on at once."""
 
 
 class ChannelMessage(SSEMessage, frozen=True, kw_only=True):
@@ -209,6 +212,9 @@ class _ChannelSubscribers:
         self._loop = loop
         self._listeners: dict[str, dict[_Listener, None]] = {}
         self._subscribers: dict[str, Subscriber] = {}
+        self._burst: deque[tuple[str, bytes]] = deque()
+        """What Litestar has passed on, and no subscriber has been given yet."""
+        self._pump: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._receiver: asyncio.Future[Any] | None = None
 
@@ -248,6 +254,8 @@ class _ChannelSubscribers:
         return self._receiver
 
     def _receiver_ended(self, receiver: asyncio.Future[Any]) -> None:
+        while self._burst:
+            self._pass_on(*self._burst.popleft())
         for listener in {listener for listeners in self._listeners.values() for listener in listeners}:
             listener.end(_ended(receiver))
             self.leave(listener)
@@ -282,10 +290,10 @@ class _ChannelSubscribers:
             return
         self._subscribers[name] = subscriber
         # What is put into it goes on to those who listen, at once: so its own backlog stays empty, and ours is bounded.
-        subscriber.put_nowait = partial(self._pass_on, name)  # type: ignore[method-assign]
+        subscriber.put_nowait = partial(self._receive, name)  # type: ignore[method-assign]
         entries = subscriber.iter_events()
         for _ in range(subscriber.qsize):
-            self._pass_on(name, await entries.__anext__())
+            self._receive(name, await entries.__anext__())
         await entries.aclose()
         for listener in tuple(self._listeners.get(name, ())):
             self._look_whether_live(listener)
@@ -297,13 +305,34 @@ class _ChannelSubscribers:
         except Exception as error:  # the backend is away, or was closed with the application
             _logger.warning("the channel %r was not unsubscribed from: %r", name, error)
 
-    def _pass_on(self, name: str, item: bytes | None) -> bool:
+    def _receive(self, name: str, item: bytes | None) -> bool:
+        """Takes what Litestar passes on, which may be a burst that it does not pause in."""
+        if item is not None and name in self._listeners:
+            self._burst.append((name, item))
+            if len(self._burst) > _BURST:
+                self._pass_on(*self._burst.popleft())
+            if self._pump is None:
+                self._pump = spawn(self._pass_all_on(), "SSE channels: a burst")
+        return True
+
+    async def _pass_all_on(self) -> None:
+        try:
+            while self._burst:
+                for _ in range(min(TURN, len(self._burst))):
+                    name, item = self._burst.popleft()
+                    self._pass_on(name, item)
+                if self._burst:
+                    await asyncio.sleep(0)
+                    await give_turn(listener.mailbox for listener in tuple(self._listeners.get(name, ())))
+        finally:
+            self._pump = None
+
+    def _pass_on(self, name: str, item: bytes) -> None:
         listeners = self._listeners.get(name)
-        if item is not None and listeners:
+        if listeners:
             message = _message(name, item)
             for listener in tuple(listeners):
                 listener.mailbox.put(name, message)
-        return True
 
     def _look_whether_live(self, listener: _Listener) -> None:
         if self._subscribers.keys() >= set(listener.names):

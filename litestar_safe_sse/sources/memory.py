@@ -15,7 +15,7 @@ from litestar_safe_sse.sources._cursor import Position, cursor, record, seal, ta
 from litestar_safe_sse.sources._fan_out import PAGE, FanOut
 from litestar_safe_sse.sources._log_subscription import LogSubscription, SubscribeOptions
 from litestar_safe_sse.sources._stored import Extent, Renderer, StoredEvent, check_topic, why_lost
-from litestar_safe_sse.sources._subscription import Key, Overflow
+from litestar_safe_sse.sources._subscription import TURN, Key, Overflow
 from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, OnReset, StartAt
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class MemoryEventLog(EventLog):
     """An event log for one process, on asyncio or trio: the embedded default.
 
     Its events end with the process. A client that comes back to another process, or after a restart, is sent a reset.
-    A log is used by one event loop; nothing in it waits.
+    A log is used by one event loop, and waits for nothing.
 
     Args:
         max_events: Events kept of each topic.
@@ -58,16 +58,24 @@ class MemoryEventLog(EventLog):
         check_duration("max_age", max_age, optional=True)
         check_integer("max_topics", max_topics, minimum=1)
         check_integer("max_bytes", max_bytes, minimum=1)
+        self._turn = 0
         self._renderer = Renderer(max_bytes, enc_hook)
         self._memory = MemoryTopics(max_events, max_age, max_topics)
 
     async def append(self, topic: str, message: object, *, idempotency_key: str | None = None) -> str:
-        """See :meth:`EventLog.append`; nothing here can fail but the arguments."""
+        """See :meth:`EventLog.append`; nothing here can fail but the arguments.
+
+        Now and then it lets the subscribers run: to append many in a loop is no reason for one to be called slow.
+        """
         check_topic(topic)
         rendered = self._renderer.render(message)
         if idempotency_key is not None:
             check_text("idempotency_key", idempotency_key)
-        return cursor([record(tag(topic), self._memory.append(topic, rendered, idempotency_key))])
+        place = self._memory.append(topic, rendered, idempotency_key)
+        self._turn = (self._turn + 1) % TURN
+        if not self._turn and topic in self._memory.topics:
+            await self._memory.give_turn(topic)
+        return cursor([record(tag(topic), place)])
 
     def subscribe(
         self,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._fan_out import PAGE, FanOut
+from litestar_safe_sse.sources._subscription import TURN
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
 from litestar_safe_sse.sources.redis._entries import Now, new_secret, to_event, to_extent
 
@@ -34,9 +35,6 @@ _BATCH = 200
 
 _CHECK = 128
 """Topics that are looked at by one transaction."""
-
-_TURN = 8
-"""Events after which the subscribers get a turn to take them; less than any sensible buffer."""
 
 
 class LogReader(FanOut):
@@ -194,8 +192,9 @@ class LogReader(FanOut):
             for entry in entries:
                 self.publish(topic, to_event(*entry))
                 passed_on += 1
-                if passed_on % _TURN == 0:
-                    await asyncio.sleep(0)
+                if passed_on % TURN == 0:
+                    await asyncio.sleep(0)  # else replies that are here already keep everybody from running
+                    await self.give_turn(topic)
 
     async def _check(self, refused: SourceRefusedError | None) -> None:
         """Makes sure that every topic still has the event that was passed on last, and keeps it from expiring.

@@ -15,7 +15,7 @@ import msgspec
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
+from litestar_safe_sse.sources._subscription import TURN, Key, Mailbox, Overflow, Subscription, give_turn, make_mailbox
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
 from litestar_safe_sse.sources.redis._errors import translate
 from litestar_safe_sse.sources.redis._items import encode_item
@@ -43,7 +43,8 @@ class Gap(msgspec.Struct, frozen=True):
     """What the data of a ``gap`` event says, as JSON.
 
     Args:
-        seconds: How long the connection to Redis was away; what was published meanwhile is lost.
+        seconds: For how long Redis was not heard of, from the last thing that came; what was published meanwhile may
+            be lost.
     """
 
     seconds: float
@@ -223,6 +224,9 @@ class PubSubReader:
         self._confirmed: set[_Name] = set()
         self._pending: deque[_Question] = deque()
         """The commands whose replies are still to come."""
+        self._heard = 0.0
+        """When Redis has last been heard of."""
+        self._passed_on = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -290,6 +294,7 @@ class PubSubReader:
 
     async def _connect_and_listen(self, backoff: Backoff) -> None:
         connection = await self._redis.connect()
+        self._heard = monotonic()
         tasks = {spawn(self._ask(connection), "SSE Pub/Sub of Redis"), spawn(self._listen(connection, backoff), "")}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -304,13 +309,12 @@ class PubSubReader:
                 raise error
 
     def _lose_touch(self) -> None:
-        now = monotonic()
         self._asked.clear()
         self._confirmed.clear()
         self._pending.clear()
         for listener in self._everybody():
             if listener.live.is_set() and listener.lost_at is None:
-                listener.lost_at = now
+                listener.lost_at = self._heard
 
     async def _ask(self, connection: RedisConnection) -> None:
         """Asks Redis for what is listened to, and only for that; returns when that has been nothing for a while."""
@@ -354,15 +358,16 @@ class PubSubReader:
                 continue
             backoff.reset()
             self._outage.end()
+            self._heard = monotonic()
             kind = reply[0] if isinstance(reply, list) else reply
             if kind == b"message":
-                self._pass_on(_Name("subscribe", reply[1]), reply[1], reply[2], None)
+                await self._pass_on(_Name("subscribe", reply[1]), reply[1], reply[2], None)
             elif kind == b"pmessage":
-                self._pass_on(_Name("psubscribe", reply[1]), reply[2], reply[3], reply[1])
+                await self._pass_on(_Name("psubscribe", reply[1]), reply[2], reply[3], reply[1])
             else:
                 self._answered()
 
-    def _pass_on(self, name: _Name, channel: bytes, payload: bytes, pattern: bytes | None) -> None:
+    async def _pass_on(self, name: _Name, channel: bytes, payload: bytes, pattern: bytes | None) -> None:
         listeners = self._listeners.get(name)
         if not listeners:
             return
@@ -374,6 +379,10 @@ class PubSubReader:
         )
         for listener in tuple(listeners):
             listener.mailbox.put(topic, message)
+        self._passed_on += 1
+        if self._passed_on % TURN == 0:
+            await asyncio.sleep(0)  # else replies that are here already keep everybody from running
+            await give_turn(listener.mailbox for listener in tuple(listeners))
 
     def _answered(self) -> None:
         question = self._pending.popleft()
@@ -401,7 +410,7 @@ class PubSubReader:
         listener.live.set()
         if listener.lost_at is not None:
             seconds, listener.lost_at = monotonic() - listener.lost_at, None
-            listener.mailbox.put("", SSEMessage(Gap(round(seconds, 3)), GAP))
+            listener.mailbox.put_own(SSEMessage(Gap(round(seconds, 3)), GAP))
 
 
 def _opposite(name: _Name) -> str:
