@@ -20,8 +20,8 @@ MODULES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for
 
 SERVERS = r"(?:uvicorn|granian|hypercorn|daphne|twisted)\.[\w.]+"
 PYTHONS = {"f_back", "f_globals", "f_locals", "cr_frame", "cr_await", "ag_frame", "__closure__", "__self__", "__func__"}
-NOBODYS = {"_replace", "_litestar_safe_sse"}
-"""A method of named tuples, and a key of our own."""
+NOBODYS = {"_replace", "_fields", "_litestar_safe_sse"}
+"""What named tuples have, and a key of our own."""
 
 
 def test_table_of_stops_is_that_of_the_code() -> None:
