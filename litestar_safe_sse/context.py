@@ -212,6 +212,23 @@ class StreamContext(Injected, metaclass=_AsAnnotated):
         """Waits until the stream is to end; see :attr:`closing`."""
         await self._stream.wait_closing()
 
+    async def send(self, message: object) -> None:
+        """Sends what the body might have yielded: for sources that call back.
+
+        It may be called by the body, by tasks of its own and by any other task of the event loop, and waits for room in
+        the buffer that the body's events wait in. Events go out in the order in which they were sent or yielded.
+
+        Args:
+            message: Any item that a body may yield.
+
+        Raises:
+            StreamClosedError: If it no longer can be sent, since the client is gone or the stream has ended. What the
+                body itself sends while it ends is then dropped, as what it yields.
+            InvalidFieldError: If it cannot be sent at all.
+            SSEError: If the body has not begun.
+        """
+        await self._stream.send(message)
+
     async def flush(self) -> None:
         """Waits until all that the body has yielded so far has been handed to the server.
 

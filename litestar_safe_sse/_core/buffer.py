@@ -98,9 +98,9 @@ class BlockEncoder(Protocol):
 class Buffer:
     """Events wait here, whole, until the writer takes all that is ready as one chunk.
 
-    There is one producer (the body's task) and one consumer (the writer). Neither needs a lock, since nothing here
-    awaits between looking and acting. What can fail is encoded at once; all that is the same for several events in a
-    row is done for them together, when they are taken.
+    There is one producer (the body's task, and whoever sends beside it) and one consumer (the writer). None needs a
+    lock, since nothing here awaits between looking and acting. What can fail is encoded at once; all that is the same
+    for several events in a row is done for them together, when they are taken.
     """
 
     __slots__ = (
@@ -118,6 +118,7 @@ class Buffer:
         "_parts",
         "_progress",
         "_ready",
+        "_room",
         "_runtime",
         "_sent_at",
         "_size",
@@ -156,6 +157,7 @@ class Buffer:
         """At how many events the clock is looked at again."""
         self._filled = runtime.wake()
         self._has_room = runtime.wake()
+        self._room: anyio.Event | None = None
         self._progress: anyio.Event | None = None
         self._turns = 0
         self._linger_until = 0.0
@@ -191,7 +193,7 @@ class Buffer:
         """
         if self._state is BufferState.HELD:
             self._state, self._limit = BufferState.OPEN, limit
-            self._has_room.set()
+            self._make_room()
 
     async def wait_for_event(self) -> None:
         """Waits until a body that is held has an event, or can have none any more."""
@@ -326,6 +328,24 @@ class Buffer:
             return self._size >= self._limit
         return self._state is BufferState.HELD
 
+    async def wait_for_room(self) -> None:
+        """Waits until one more event may be put in by somebody else than the body, be it one of many."""
+        while self._ready and self._size >= self._limit and self._state is not BufferState.DROPPED:
+            if self._room is None:
+                self._room = anyio.Event()
+            await self._room.wait()
+
+    async def let_write(self) -> None:
+        """Gives the loop a turn, in which what has been put in is taken."""
+        self._filled.set()
+        await self._runtime.turn()
+
+    def _make_room(self) -> None:
+        self._has_room.set()
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
     def note_step(self) -> None:
         """Takes note that the body goes on, which may block the loop."""
         self._pace.begin_step(self._runtime)
@@ -349,7 +369,7 @@ class Buffer:
         if self._state is not BufferState.DROPPED:
             self._state = state
             self._limit = 0
-        self._has_room.set()
+        self._make_room()
         self._filled.set()
 
     def wait_filled(self) -> Awaitable[None]:
@@ -391,7 +411,7 @@ class Buffer:
             self._fold()
         parts, self._parts = self._parts, []
         self._forget()
-        self._has_room.set()
+        self._make_room()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _forget(self) -> None:

@@ -40,7 +40,7 @@ import anyio
 
 from litestar_safe_sse._core import asyncgens
 from litestar_safe_sse._core.body import Body, Position
-from litestar_safe_sse._core.buffer import Buffer
+from litestar_safe_sse._core.buffer import Buffer, BufferState
 from litestar_safe_sse._core.cleanup import CleanupRegistry
 from litestar_safe_sse._core.listener import Listener
 from litestar_safe_sse._core.portal import Portal
@@ -217,6 +217,19 @@ class Stream:
 
     async def flush(self) -> None:
         await self._buffer.flush()
+
+    async def send(self, item: object) -> None:
+        """Sends an item beside what the body yields; each has to wait for room before it."""
+        if self._life.state is StreamState.NEW:
+            raise SSEError("send() must be called while the body runs; what a handler has to say first, it can yield")
+        await self._buffer.wait_for_room()
+        is_body = self._owner is not None and self._owner.is_current()
+        if self._life.is_body_done or self._buffer.state is BufferState.DROPPED:
+            if is_body and not self._life.is_body_done:  # on its way out, where what it yields is dropped too
+                return
+            raise StreamClosedError("the client is gone, or the stream has ended; nothing more can be sent")
+        if self._buffer.put(item):
+            await (self._buffer.pause() if is_body else self._buffer.let_write())
 
     def accept(self, content: object, encoder: BlockEncoder, config: SafeSSEConfig) -> object:
         """Takes over a body, which is closed from now on even if it is never started.
