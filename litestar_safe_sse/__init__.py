@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from litestar_safe_sse._core.frame import Frame
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._core.statistics import RegistryStatistics, StreamStatistics
+from litestar_safe_sse._events import Event
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.context import StreamContext
 from litestar_safe_sse.exceptions import (
@@ -16,7 +18,9 @@ from litestar_safe_sse.exceptions import (
     OutsideRequestError,
     SSEError,
     StreamClosedError,
+    UndeclaredEventError,
 )
+from litestar_safe_sse.handlers import sse
 from litestar_safe_sse.plugin import SafeSSEPlugin
 from litestar_safe_sse.response import SafeServerSentEvent
 
@@ -35,6 +39,8 @@ else:
 __all__ = (
     "CleanupError",
     "CloseReason",
+    "Event",
+    "Frame",
     "InvalidFieldError",
     "MissingPluginError",
     "OutsideRequestError",
@@ -48,4 +54,6 @@ __all__ = (
     "StreamContext",
     "StreamState",
     "StreamStatistics",
+    "UndeclaredEventError",
+    "sse",
 )

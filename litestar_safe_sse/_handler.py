@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from litestar.datastructures import MutableScopeHeaders
 from litestar.serialization import get_serializer
 
 from litestar_safe_sse._core.encoding import Encoder
+from litestar_safe_sse._core.frame import Frame
 from litestar_safe_sse._core.stream import StreamNames
+from litestar_safe_sse._frames import find_converter
 from litestar_safe_sse._litestar import ServerSentEventMessage, default_serializer, from_litestar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from litestar.types import TypeEncodersMap
 
+    from litestar_safe_sse._core.encoding import Converter
     from litestar_safe_sse.config import SafeSSEConfig
 
     RawHeaders = list[tuple[bytes, bytes]]
 
 __all__ = ("HEADERS", "Handler", "make_encoder", "make_headers")
+
+_E = TypeVar("_E", bound=Encoder)
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 """What keeps proxies from holding events back. No ``Connection``: HTTP/2 forbids it, and HTTP/1.1 needs none."""
@@ -52,7 +57,7 @@ class Handler:
         """
         known = self._encoder
         if known is None or known[0] != type_encoders:
-            known = self._encoder = {**type_encoders}, make_encoder(config, type_encoders)
+            known = self._encoder = {**type_encoders}, make_encoder(config, type_encoders, Encoder)
         return known[1]
 
     def headers(self, configured: Mapping[str, Any]) -> RawHeaders:
@@ -67,20 +72,33 @@ class Handler:
         return known[1]
 
 
-def make_encoder(config: SafeSSEConfig, type_encoders: TypeEncodersMap, **defaults: Any) -> Encoder:
-    """Makes an encoder that knows what Litestar's responses know.
+def make_encoder(
+    config: SafeSSEConfig,
+    type_encoders: TypeEncodersMap,
+    kind: Callable[..., _E],
+    *,
+    of_frames: bool = False,
+    **options: Any,
+) -> _E:
+    """Makes an encoder that knows what Litestar's responses know, and the events of other libraries.
 
     Args:
         config: The settings in force.
         type_encoders: Types mapped to functions that make something of them that msgspec encodes.
-        **defaults: The fields of events that have none.
+        kind: The class of the encoder.
+        of_frames: Whether each text is a ready block.
+        **options: The fields of events that have none, and what else the class takes.
     """
-    return Encoder(
+    converters: dict[type, Converter] = {ServerSentEventMessage: from_litestar}
+    if of_frames:
+        converters[str] = Frame
+    return kind(
         separator=config.separator,
         enc_hook=get_serializer(type_encoders) if type_encoders else default_serializer,
-        converters={ServerSentEventMessage: from_litestar},
+        converters=converters,
+        find_converter=find_converter,
         ping_comment=config.ping_comment,
-        **defaults,
+        **options,
     )
 
 

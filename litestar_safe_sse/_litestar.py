@@ -11,10 +11,12 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from litestar.exceptions import LitestarException
+from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 from litestar.response.sse import ServerSentEventMessage
 from litestar.serialization import default_serializer
 from litestar.status_codes import HTTP_200_OK, HTTP_201_CREATED, HTTP_204_NO_CONTENT
+from litestar.types import Empty
 from msgspec import UNSET
 
 from litestar_safe_sse._core.messages import SSEMessage
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
 
     from litestar import Litestar, Request
     from litestar.di import Provide
+    from litestar.dto import AbstractDTO
     from litestar.handlers import BaseRouteHandler
     from litestar.response.base import ASGIResponse
     from litestar.types import Scope
+    from litestar.typing import FieldDefinition
 
 __all__ = (
     "ServerSentEventMessage",
@@ -36,8 +40,10 @@ __all__ = (
     "default_serializer",
     "dependencies_of",
     "from_litestar",
+    "handler_from",
     "logger_of",
     "request_class_of",
+    "return_dto_above",
     "to_asgi",
 )
 
@@ -121,3 +127,37 @@ def cause_of(error: Exception) -> Exception:
     while type(error) is LitestarException and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error
+
+
+def handler_from(kind: Callable[..., Any], fn: Callable[..., Any], path: Any, **options: Any) -> Any:
+    """Makes a handler of a function: from Litestar 3 it is made with it, and else is called with it.
+
+    Args:
+        kind: The class of the handler.
+        fn: The function.
+        path: Its path, or paths.
+        **options: The handler's options.
+    """
+    if "fn" in inspect.signature(HTTPRouteHandler.__init__).parameters:
+        return kind(path, fn=fn, **options)
+    return kind(path, **options)(fn)
+
+
+def return_dto_above(handler: BaseRouteHandler, field: FieldDefinition) -> type[AbstractDTO[Any]] | None:
+    """Returns the DTO that the layers above a handler, or a plugin, have for what it returns.
+
+    From Litestar 3 a handler that has one of its own does not tell.
+
+    Args:
+        handler: The handler.
+        field: What it returns.
+    """
+    if not hasattr(handler, "ownership_layers"):
+        return None
+    above = [layer.return_dto for layer in handler.ownership_layers[:-1] if layer.return_dto is not Empty]
+    if above:
+        return above[-1]
+    for plugin in handler.app.plugins.serialization:
+        if field.match_predicate_recursively(plugin.supports_type):
+            return plugin.create_dto_for_type(field)
+    return handler.resolve_data_dto()

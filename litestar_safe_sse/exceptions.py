@@ -14,6 +14,7 @@ __all__ = (
     "SourceRefusedError",
     "SourceUnavailableError",
     "StreamClosedError",
+    "UndeclaredEventError",
 )
 
 
@@ -40,6 +41,27 @@ class InvalidFieldError(SSEError, ValueError):
 
 class StreamClosedError(SSEError, RuntimeError):
     """Something was asked of a stream that has ended."""
+
+
+class UndeclaredEventError(SSEError, TypeError):
+    """A handler has yielded something whose type its return annotation does not name.
+
+    Attributes:
+        kind: The type of what was yielded.
+    """
+
+    def __init__(self, kind: type, where: str, declared: Sequence[type]) -> None:
+        super().__init__(kind, where, declared)
+        self.kind = kind
+        self._where = where
+        self._declared = declared
+
+    def __str__(self) -> str:
+        named = ", ".join(kind.__qualname__ for kind in self._declared) or "other types"
+        return (
+            f"{self._where} yielded a {self.kind.__qualname__}, but its return annotation names {named}; yield one of "
+            "them, add the type to the annotation, or switch this off by validate=False"
+        )
 
 
 class CleanupError(SSEError):

@@ -22,6 +22,7 @@ from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.context import StreamContext
 from litestar_safe_sse.dependencies import KEY, check_parameters, provide_stream
 from litestar_safe_sse.exceptions import InvalidFieldError
+from litestar_safe_sse.handlers import describe_stream
 from litestar_safe_sse.response import SafeServerSentEvent
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from litestar import Litestar
     from litestar.config.app import AppConfig
     from litestar.handlers import HTTPRouteHandler
+    from litestar.openapi import OpenAPIConfig
     from litestar.routes import BaseRoute
     from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -52,6 +54,7 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
             raise InvalidFieldError("config", f"{type(config).__name__} is no SafeSSEConfig; give one, or None")
         self.config = config or SafeSSEConfig()
         super().__init__(StreamRegistry(self.config))
+        self._app_config: AppConfig | None = None
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Extends the application's configuration; called by Litestar."""
@@ -67,6 +70,7 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
         app_config.exception_handlers = {**app_config.exception_handlers, ReconnectLater: answer_refusal}
         app_config.after_exception.append(end_stream_of_failed_handler)
         app_config.lifespan.append(self._lifespan)
+        self._app_config = app_config
         app_config.on_shutdown.append(self.streams.stop)  # after the hooks of the application
         return app_config
 
@@ -83,8 +87,13 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
                 if handler.parsed_fn_signature.return_type.is_subclass_of(SafeServerSentEvent):
                     check_cache(handler)
                     handler.status_code = chosen_status(handler.status_code, handler)  # which the schema tells
+                describe_stream(handler, self._openapi_config)
         elif isinstance(route, WebSocketRoute):
             check_parameters(route.route_handler)
+
+    def _openapi_config(self) -> OpenAPIConfig | None:
+        """Returns how the document is made: whatever other plugins have made of it."""
+        return None if self._app_config is None else self._app_config.openapi_config
 
     @asynccontextmanager
     async def _lifespan(self, app: Litestar) -> AsyncGenerator[None, None]:

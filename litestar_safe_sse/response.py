@@ -16,6 +16,7 @@ from litestar_safe_sse._core.encoding import Encoder, encode_comment, make_pream
 from litestar_safe_sse._core.iteration import check_content
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.transport import HTTPTransport
+from litestar_safe_sse._frames import is_made_of_frames
 from litestar_safe_sse._handler import make_encoder, make_headers
 from litestar_safe_sse._litestar import as_called, chosen_status, to_asgi
 from litestar_safe_sse._refusal import answer_refusal
@@ -75,6 +76,9 @@ class SafeServerSentEvent(Response[Any]):
     Raises:
         InvalidFieldError: If a parameter has a value that cannot be sent or used.
     """
+
+    prefetch: float = 0
+    """Seconds that the headers wait for the first event."""
 
     def __init__(
         self,
@@ -171,6 +175,7 @@ class SafeServerSentEvent(Response[Any]):
             return refused(request, refusal, slot)
         return SafeSSEResponse(
             preamble=self._preamble(config),
+            prefetch=self.prefetch,
             stream=stream,
             slot=slot,
             background=self.background or background,
@@ -181,11 +186,16 @@ class SafeServerSentEvent(Response[Any]):
         )
 
     def _encoder(self, handler: Handler, config: SafeSSEConfig, type_encoders: TypeEncodersMap) -> Encoder:
-        if not (self.has_defaults or self.response_type_encoders or "separator" in self.overrides):
+        of_frames = is_made_of_frames(self.content)
+        if not (of_frames or self.has_defaults or self.response_type_encoders or "separator" in self.overrides):
             return handler.encoder(config, type_encoders)
         type_encoders = {**type_encoders, **self.response_type_encoders}
-        defaults = {"event": self.event_type, "id": self.event_id, "retry": self.retry_duration}
-        return make_encoder(config, type_encoders, **defaults)
+        return make_encoder(config, type_encoders, Encoder, of_frames=of_frames, **self.defaults)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The fields of events that have none."""
+        return {"event": self.event_type, "id": self.event_id, "retry": self.retry_duration}
 
     def _preamble(self, config: SafeSSEConfig) -> Preamble:
         retry = config.retry if self.retry_duration is None else None
@@ -195,7 +205,7 @@ class SafeServerSentEvent(Response[Any]):
 class SafeSSEResponse(ASGIResponse):
     """The ASGI side of a ``SafeServerSentEvent``."""
 
-    __slots__ = ("preamble", "slot", "stream")
+    __slots__ = ("preamble", "prefetch", "slot", "stream")
 
     _should_set_content_length = False
 
@@ -203,6 +213,7 @@ class SafeSSEResponse(ASGIResponse):
         self,
         *,
         preamble: Preamble,
+        prefetch: float,
         stream: Stream,
         slot: Slot,
         headers: RawHeaders,
@@ -214,6 +225,7 @@ class SafeSSEResponse(ASGIResponse):
         self.headers = MutableScopeHeaders({"headers": [*headers]})
         self.is_head_response = is_head_response
         self.preamble = preamble
+        self.prefetch = prefetch
         self.slot = slot
         self.stream = stream
 
@@ -236,6 +248,8 @@ class SafeSSEResponse(ASGIResponse):
 
     async def _run_background(self, *, is_cancelled: bool = False) -> None:
         """Runs the background tasks, which a server that cancels the request may cut short after a time only."""
+        if self.prefetch and not (self.stream.has_begun or self.is_head_response):
+            return  # the handler has failed ahead of its first event, and an error is answered
         if self.background is None and self.slot.is_guarded:
             return
         failure = await self.slot.run_background(self.after_response(), self.stream, is_cancelled=is_cancelled)
@@ -254,7 +268,7 @@ class SafeSSEResponse(ASGIResponse):
             runtime=stream.runtime,
             limit=stream.config.buffer_size,
         )
-        return stream.serve(transport, self.preamble)
+        return stream.serve(transport, self.preamble, prefetch=self.prefetch)
 
     async def after_response(self) -> None:
         """Runs the background tasks; called once, when the stream has ended and cleaned up."""

@@ -13,19 +13,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 from msgspec.json import Encoder as JSONEncoder
 
+from litestar_safe_sse._core.frame import Frame
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_separator, check_text, lone_surrogate
 from litestar_safe_sse.exceptions import InvalidFieldError
 
-Converter = Callable[[Any], "SSEMessage | tuple[SSEMessage, str]"]
+Converter = Callable[[Any], "SSEMessage | tuple[SSEMessage, str] | Frame"]
 
-_STRUCTS = 64
-"""Struct types of one stream that are remembered to be JSON."""
+_JSON_TYPES = 64
+"""Types of one stream's items that are remembered to be JSON."""
 
 _KEPT = 65536
 """Bytes of the largest block that is kept for the streams to come."""
@@ -33,6 +34,8 @@ _KEPT = 65536
 _LF, _CR = b"\n\r"
 
 _DATA_LINE = re.compile(rb"(?:\A|[\r\n])data(?:[:\r\n])")
+
+_T = TypeVar("_T")
 
 
 class _Nothing:
@@ -67,7 +70,9 @@ class Encoder:
         retry: The reconnection time sent with events that have none.
         enc_hook: As in ``msgspec.json.Encoder``: turns an object that msgspec does not know into one it does.
         converters: What turns an item of a type, or of a subclass, into a message, alone or with the
-            separator to use for it. The first class in the item's method resolution order that has one wins.
+            separator to use for it, or into a frame. The first class in the item's method resolution order that has
+            one wins.
+        find_converter: Looks for the converter of a type for which there is none among them.
         ping_comment: The text of a heartbeat.
 
     Raises:
@@ -78,6 +83,7 @@ class Encoder:
         "_between",
         "_converters",
         "_defaults",
+        "_find_converter",
         "_head",
         "_id_line",
         "_json",
@@ -103,6 +109,7 @@ class Encoder:
         retry: int | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
         converters: Mapping[type, Converter] = MappingProxyType({}),
+        find_converter: Callable[[type], Converter | None] | None = None,
         ping_comment: str = "ping",
     ) -> None:
         check_separator("separator", separator)
@@ -127,12 +134,14 @@ class Encoder:
         self._latest: tuple[object, bytes] = (_Nothing, b"")
         """A late message, with its block: a handler's streams share the encoder, and often what they send."""
         self._json = JSONEncoder(enc_hook=enc_hook)
-        self.text_type: type = str
+        self.text_type: type = _Nothing if str in converters else str
         """The type of texts that need no look at their type."""
         self.json_types: dict[type, Head] = {}
         """Types whose items are data and nothing else, to be encoded by :attr:`to_json`."""
+        self._find_converter = find_converter
         self._converters: dict[type, Converter] = {
             SSEMessage: _itself,
+            Frame: _itself,
             dict: _from_fields,
             type(None): _refuse_none,
             **converters,
@@ -154,7 +163,21 @@ class Encoder:
         kind = type(item)
         if kind is SSEMessage:
             return self._message(item)  # type: ignore[arg-type]
-        return _encoded(self._event(item) if kind is str else self._other(item))  # type: ignore[arg-type]
+        if kind is Frame:
+            return item.block  # type: ignore[attr-defined, no-any-return]
+        if kind is str and str not in self._converters:
+            return _encoded(self._event(item))  # type: ignore[arg-type]
+        return self._other(item)
+
+    def block(self, text: str, event: str | None) -> bytes:
+        """Returns the block of an event of a type, with a text as its data.
+
+        Raises:
+            InvalidFieldError: The text cannot be sent.
+        """
+        if "\n" in text or "\r" in text:
+            text = _continued("data", text, self._separator)
+        return _encoded(f"{self._head if event is None else self._head_of(event)}{text}{self._tail}")
 
     def head(self, event: str | None) -> Head:
         """Returns what surrounds the JSON of events of a type."""
@@ -217,18 +240,32 @@ class Encoder:
             self._latest = message, encoded  # nothing of it can change
         return encoded
 
-    def _other(self, item: object) -> str:
-        for kind in type(item).__mro__:
-            if kind in self._converters:
-                converted = self._converters[kind](item)
-                if isinstance(converted, SSEMessage):
-                    return self._block(converted, self._separator)
-                message, separator = converted
-                check_separator("sep", separator)
-                return self._block(message, separator)
-        if isinstance(item, Struct) and len(self.json_types) < _STRUCTS:
-            self.json_types[type(item)] = self._json_head  # what was looked up once is not looked up again
-        return self._event(as_text(item, self._json))
+    def _other(self, item: object) -> bytes:
+        kind = type(item)
+        convert = self._converter_of(kind)
+        if convert is not None:
+            return self._converted(convert(item))
+        if not is_text(kind) and len(self.json_types) < _JSON_TYPES:
+            self.json_types[kind] = self._json_head  # what was looked up once is not looked up again
+        return _encoded(self._event(as_text(item, self._json)))
+
+    def _converter_of(self, kind: type) -> Converter | None:
+        for base in kind.__mro__:
+            if base in self._converters:
+                return self._converters[base]
+        convert = None if self._find_converter is None else self._find_converter(kind)
+        if convert is not None:
+            self._converters[kind] = convert
+        return convert
+
+    def _converted(self, converted: SSEMessage | tuple[SSEMessage, str] | Frame) -> bytes:
+        if isinstance(converted, Frame):
+            return converted.block  # type: ignore[return-value]  # as it is once it was checked
+        if isinstance(converted, SSEMessage):
+            return _encoded(self._block(converted, self._separator))
+        message, separator = converted
+        check_separator("sep", separator)
+        return _encoded(self._block(message, separator))
 
     def _block(self, message: SSEMessage, separator: str) -> str:
         data, event, id, retry = message.data, message.event, message.id, message.retry
@@ -255,6 +292,13 @@ class Encoder:
         if retry is not None:
             block += f"retry: {retry}{separator}"
         return block + separator
+
+
+def is_text(kind: type) -> bool:
+    """Returns whether items of a type are sent as text, or need a look each before they are JSON."""
+    return issubclass(kind, (str, bytes, bytearray, memoryview)) or (
+        issubclass(kind, int) and kind not in (int, bool)  # msgspec knows no subclass of int
+    )
 
 
 def as_text(data: object, json: JSONEncoder) -> str:
@@ -354,7 +398,7 @@ def _not_json(data: object, error: Exception) -> InvalidFieldError:
     )
 
 
-def _itself(message: SSEMessage) -> SSEMessage:
+def _itself(message: _T) -> _T:
     return message
 
 

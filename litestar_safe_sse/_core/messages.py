@@ -5,7 +5,7 @@ Field names and their limits are those of https://html.spec.whatwg.org/multipage
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from msgspec import UNSET, Struct
 from msgspec.structs import force_setattr
@@ -13,17 +13,29 @@ from msgspec.structs import force_setattr
 from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError
 
-__all__ = ("SSEMessage",)
+__all__ = ("SSEMessage", "check_event_type")
 
 _FEW_DIGITS = 1 << 64
 """No int below has too many digits to be printed."""
 
 
-class SSEMessage(Struct, frozen=True, repr_omit_defaults=True):
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    DataT = TypeVar("DataT", default=Any)
+else:
+    from typing import TypeVar
+
+    DataT = TypeVar("DataT")
+
+
+class SSEMessage(Struct, Generic[DataT], frozen=True, repr_omit_defaults=True):
     r"""One block of an event stream: an event, or a comment, an id or a retry on its own.
 
     The fields are checked when a message is made, except for ``data``, which is checked when it is encoded.
     Nothing is stripped: that would make one ID of two.
+
+    It is generic over its data, for return annotations: ``AsyncIterator[SSEMessage[Progress]]``.
 
     Args:
         data: What the event carries. Text (``str``, or bytes that hold UTF-8) is sent as it is, on as many
@@ -39,7 +51,7 @@ class SSEMessage(Struct, frozen=True, repr_omit_defaults=True):
         InvalidFieldError: A field cannot carry its value, or every field was left out.
     """
 
-    data: Any = UNSET
+    data: DataT = UNSET  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     event: str | None = None
     id: str | int | None = None
     retry: int | None = None
@@ -59,6 +71,15 @@ class SSEMessage(Struct, frozen=True, repr_omit_defaults=True):
             force_setattr(self, "comment", check_text("comment", self.comment))
         elif self.data is UNSET and self.event is None and self.id is None and self.retry is None:
             raise InvalidFieldError("data", "must be given where event, id, retry and comment are not")
+
+
+def check_event_type(field: str, value: object) -> str:
+    """Returns the type of an event as a plain ``str``.
+
+    Raises:
+        InvalidFieldError: It has more than one line, or cannot be encoded.
+    """
+    return _line(field, value)
 
 
 def _line(field: str, value: object) -> str:

@@ -25,15 +25,19 @@ T = TypeVar("T")
 
 if TYPE_CHECKING:
     from litestar.di import NamedDependency as NamedDependency
+    from litestar.params import FromPath as FromPath
     from litestar.params import FromQuery as FromQuery
+    from litestar.params import JSONBody as JSONBody
     from litestar.params import QueryParameter as QueryParameter
 else:
     try:
         from litestar.di import NamedDependency
-        from litestar.params import FromQuery, QueryParameter
+        from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
     except ImportError:  # before Litestar 2.23
         NamedDependency = Annotated[T, "a dependency"]
+        FromPath = Annotated[T, "a path parameter"]
         FromQuery = Annotated[T, "a query parameter"]
+        JSONBody = Annotated[T, "the body"]
 
         def QueryParameter(name: str) -> Any:  # noqa: N802
             return Parameter(query=name)

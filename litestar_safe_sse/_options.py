@@ -1,0 +1,96 @@
+"""The options of ``@sse``: those of the response, and those of Litestar's handlers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from litestar import Request
+    from litestar.background_tasks import BackgroundTask, BackgroundTasks
+    from litestar.datastructures import CacheControlHeader, ETag
+    from litestar.dto import AbstractDTO
+    from litestar.exceptions import HTTPException
+    from litestar.openapi.datastructures import ResponseSpec
+    from litestar.openapi.spec import Operation, SecurityRequirement
+    from litestar.types import (
+        AfterRequestHookHandler,
+        AfterResponseHookHandler,
+        BeforeRequestHookHandler,
+        Dependencies,
+        EmptyType,
+        ExceptionHandlersMap,
+        Guard,
+        Middleware,
+        ResponseCookies,
+        ResponseHeaders,
+        TypeEncodersMap,
+    )
+    from litestar.types.callable_types import OperationIDCreator
+    from litestar.types.composite_types import TypeDecodersSequence
+    from msgspec import UnsetType
+
+__all__ = ("HandlerOptions", "Options", "ResponseOptions")
+
+
+class ResponseOptions(TypedDict, total=False):
+    """What ``SafeServerSentEvent`` takes and no handler of Litestar's does."""
+
+    cookies: ResponseCookies | None
+    encoding: str
+    headers: ResponseHeaders | None
+    event_type: str | None
+    event_id: int | str | None
+    retry_duration: int | None
+    comment_message: str | None
+    ping_interval: float | UnsetType | None
+    send_timeout: float | UnsetType | None
+    max_lifetime: float | UnsetType | None
+    cleanup_timeout: float | None
+    shutdown_grace: float | None
+    buffer_size: int | None
+    separator: str | None
+
+
+class HandlerOptions(TypedDict, total=False):
+    """What a handler of Litestar's takes and means something to a stream."""
+
+    after_request: AfterRequestHookHandler | None
+    after_response: AfterResponseHookHandler | None
+    background: BackgroundTask | BackgroundTasks | None
+    before_request: BeforeRequestHookHandler | None
+    cache_control: CacheControlHeader | None
+    dependencies: Dependencies | None
+    deprecated: bool
+    description: str | None
+    dto: type[AbstractDTO[Any]] | EmptyType | None
+    etag: ETag | None
+    exception_handlers: ExceptionHandlersMap | None
+    guards: Sequence[Guard] | None
+    include_in_schema: bool | EmptyType
+    middleware: Sequence[Middleware] | None
+    name: str | None
+    operation_class: type[Operation]
+    operation_id: str | OperationIDCreator | None
+    opt: Mapping[str, Any] | None
+    raises: Sequence[type[HTTPException]] | None
+    request_class: type[Request[Any, Any, Any]] | None
+    request_max_body_size: int | EmptyType | None
+    response_cookies: ResponseCookies | None
+    response_description: str | None
+    response_headers: ResponseHeaders | None
+    responses: Mapping[int, ResponseSpec] | None
+    return_dto: type[AbstractDTO[Any]] | EmptyType | None
+    security: Sequence[SecurityRequirement] | None
+    signature_namespace: Mapping[str, Any] | None
+    signature_types: Sequence[Any] | None
+    status_code: int | None
+    summary: str | None
+    tags: Sequence[str] | None
+    type_decoders: TypeDecodersSequence | None
+    type_encoders: TypeEncodersMap | None
+
+
+class Options(ResponseOptions, HandlerOptions, total=False):
+    """What ``@sse`` takes beside its own parameters."""
