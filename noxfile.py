@@ -57,7 +57,7 @@ def test(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def long(session: nox.Session) -> None:
-    """The matrices in full, the storms and the soaks; needs what ``test`` does."""
+    """The storms, the soaks and the variants of servers; needs what ``test`` does."""
     session.run("./scripts/test", "-m", "long", *session.posargs, external=True)
 
 
