@@ -137,7 +137,7 @@ class Feed:
 
     async def events(self, after: str | None) -> AsyncIterator[SSEMessage]:
         yield SSEMessage(Hello(self.worker, now(), self.storage), event="hello", retry=BACK_IN_MS)
-        async with self.log.subscribe(TOPIC, after=after) as subscription:
+        async with self.log.subscribe(TOPIC, after=after, on_reset="oldest") as subscription:
             async for message in subscription:
                 yield message
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from litestar_safe_sse.exceptions import MissingExtraError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._subscription import Overflow, Subscription
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
-from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, Reset
+from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, Reset, Subscribed
 from litestar_safe_sse.sources.memory import MemoryEventLog
 from litestar_safe_sse.sources.redis.group_queue import QueueItem, RedisGroupQueue
 from litestar_safe_sse.sources.redis.log import RedisEventLog
@@ -36,5 +36,6 @@ __all__ = (
     "Reset",
     "SourceRefusedError",
     "SourceUnavailableError",
+    "Subscribed",
     "Subscription",
 )

@@ -24,9 +24,9 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import MAX_TOPICS, Position, cursor, positions, record, tag
 from litestar_safe_sse.sources._fan_out import PAGE, with_id
-from litestar_safe_sse.sources._stored import RESET, check_topic
+from litestar_safe_sse.sources._stored import RESET, SUBSCRIBED, check_topic
 from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
-from litestar_safe_sse.sources.event_log import OnReset, Reset, StartAt
+from litestar_safe_sse.sources.event_log import OnReset, Reset, StartAt, Subscribed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ class SubscribeOptions:
     """What a subscription was asked to do; as in ``EventLog.subscribe``."""
 
     start: StartAt
-    on_reset: OnReset
+    on_reset: OnReset | None
     buffer: int
     overflow: Overflow
     key: Key | None
@@ -50,7 +50,7 @@ class SubscribeOptions:
     def check(self) -> None:
         """Raises ``InvalidFieldError`` for what can't be done."""
         check_start("start", self.start)
-        if not callable(self.on_reset):
+        if self.on_reset is not None and not callable(self.on_reset):
             check_start("on_reset", self.on_reset)
         self.make_mailbox()
 
@@ -58,11 +58,17 @@ class SubscribeOptions:
         """Returns an empty mailbox for live events."""
         return make_mailbox(self.buffer, self.overflow, self.key)
 
-    def resume_at(self, lost: dict[str, Why]) -> StartAt:
-        """Returns where topics go on that can't be resumed."""
+    def resume_at(self, lost: dict[str, Why], *, was_there: bool) -> StartAt:
+        """Returns where topics go on that can't be resumed.
+
+        Args:
+            lost: The topics.
+            was_there: Whether it is known where they were read to, and not only said by the client.
+        """
+        default: StartAt = "oldest" if was_there else self.start
         if not callable(self.on_reset):
-            return self.on_reset
-        return check_start("what on_reset returned", self.on_reset(Reset(lost, "oldest")) or "oldest")
+            return self.on_reset or default
+        return check_start("what on_reset returned", self.on_reset(Reset(lost, default)) or default)
 
 
 class Phase(Protocol):
@@ -107,6 +113,7 @@ class LogSubscription(Subscription):
         options.check()
         self.find_fan_out = find
         self.options = options
+        self.was_there = False
         self._cursor: str | int | None = after or None
 
     @property
@@ -189,13 +196,17 @@ class Seeking:
             return None
         options = subscription.options
         places, lost = _places(wanted, extents, valid=known is not None, start=options.start)
-        resumed = options.resume_at(lost) if lost else options.start
+        resumed = options.resume_at(lost, was_there=subscription.was_there) if lost else options.start
+        subscription.was_there = True
         places.update((topic, extents[topic].at(resumed)) for topic in lost)
-        self._begin(subscription, fan_out, {topic: places[topic] for topic in subscription.tags}, extents)
         place = cursor(record(tag, places[topic]) for topic, tag in subscription.tags.items())
+        opening: SSEMessage | None = None
         if lost:
-            return SSEMessage(Reset(lost, resumed), RESET, place)
-        return None if place == subscription.cursor else SSEMessage(id=place)
+            opening = SSEMessage(Reset(lost, resumed), RESET, place)
+        elif place != subscription.cursor:
+            opening = SSEMessage(Subscribed([*subscription.tags]), SUBSCRIBED, place)
+        places = {topic: places[topic] for topic in subscription.tags}
+        return self._begin(subscription, fan_out, places, extents, opening)
 
     def leave(self) -> None:
         """See :meth:`Phase.leave`; it holds nothing."""
@@ -206,13 +217,18 @@ class Seeking:
         fan_out: FanOut,
         places: dict[str, Position],
         extents: Mapping[str, Extent],
-    ) -> None:
+        opening: SSEMessage | None,
+    ) -> SSEMessage | None:
         held = Held(fan_out, fan_out.hold({topic: extents[topic].newest for topic in subscription.tags}))
         if all(topic.position.is_at(places[topic.name]) for topic in held.topics):
             Live(held, subscription.options.make_mailbox()).begin(subscription)
             # At once, so that the policy for slow subscribers holds from the first message on.
-        else:
-            subscription.enter(Replaying(held, places))
+            return opening
+        if opening is not None and opening.event == RESET:
+            subscription.enter(Replaying(held, places, None))
+            return opening
+        subscription.enter(Replaying(held, places, opening))
+        return None
 
 
 class Held(NamedTuple):
@@ -239,13 +255,15 @@ class Replaying:
     Args:
         held: The topics.
         places: How far the messages go that are ready to be yielded.
+        opening: What to yield if there turns out to be no event.
     """
 
-    __slots__ = ("_goal", "_held", "_live", "_places", "_ready")
+    __slots__ = ("_goal", "_held", "_live", "_opening", "_places", "_ready")
 
-    def __init__(self, held: Held, places: dict[str, Position]) -> None:
+    def __init__(self, held: Held, places: dict[str, Position], opening: SSEMessage | None) -> None:
         self._held = held
         self._places = places
+        self._opening = opening
         self._ready: deque[SSEMessage] = deque()
         self._goal: dict[str, Position] = {}
         """How far they have to go."""
@@ -267,9 +285,10 @@ class Replaying:
             if not self._places[topic.name].is_at(self._goal[topic.name]):
                 await self._fetch(subscription, topic)
                 return None
-        if self._live is not None:
-            self._live.begin(subscription)
-        return None
+        if self._live is None:
+            return None
+        self._live.begin(subscription)
+        return self._opening
 
     def leave(self) -> None:
         """See :meth:`Phase.leave`."""
@@ -309,6 +328,7 @@ class Replaying:
         for event in events:
             if not event.follows(self._places[topic.name]):
                 return False
+            self._opening = None
             self._places[topic.name] = event.position
             records[topic.name] = record(topic.tag, event.position)
             self._ready.append(with_id(event.message, cursor(records.values())))

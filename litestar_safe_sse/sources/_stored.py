@@ -16,10 +16,13 @@ from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import Position
 from litestar_safe_sse.sources._subscription import DROPPED
 
-__all__ = ("RESET", "Extent", "Renderer", "StoredEvent", "Why", "check_topic", "why_lost")
+__all__ = ("RESET", "SUBSCRIBED", "Extent", "Renderer", "StoredEvent", "Why", "check_topic", "why_lost")
 
 RESET = "reset"
 """The type of the event that says that a client can't go on from where it was."""
+
+SUBSCRIBED = "subscribed"
+"""The type of the event that gives a client an ID where there is no other event to carry it."""
 
 _MAX_TOPIC = 256
 
@@ -107,7 +110,7 @@ class Renderer:
         message = _message(item)
         if message.id is not None:
             raise InvalidFieldError("id", "must be left out: the log gives its events their IDs")
-        if message.event in (RESET, DROPPED):
+        if message.event in (RESET, DROPPED, SUBSCRIBED):
             raise InvalidFieldError("event", f"must be another type than {message.event!r}, which the log itself sends")
         data = "" if message.data is UNSET and message.event is not None else message.data
         if data is not UNSET:

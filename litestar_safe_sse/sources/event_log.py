@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from litestar_safe_sse.sources._subscription import Key, Overflow, Subscription
 
-__all__ = ("EventLog", "EventLogStatistics", "OnReset", "Reset", "StartAt")
+__all__ = ("EventLog", "EventLogStatistics", "OnReset", "Reset", "StartAt", "Subscribed")
 
 StartAt = Literal["oldest", "latest"]
 """``"oldest"``: with the oldest event that is stored. ``"latest"``: with the next event."""
@@ -29,6 +29,16 @@ class Reset(Struct, frozen=True):
 
     topics: dict[str, Literal["trimmed", "unknown"]]
     resumed: StartAt
+
+
+class Subscribed(Struct, frozen=True):
+    """What the data of a ``subscribed`` event says, as JSON.
+
+    Args:
+        topics: The topics of the subscription, in the order of their names.
+    """
+
+    topics: list[str]
 
 
 OnReset = StartAt | Callable[[Reset], "StartAt | None"]
@@ -57,11 +67,11 @@ class EventLog(ABC):
     says so in place of (below). *Resume*: each message has an ID, a cursor over all topics of the subscription, so one
     ``Last-Event-ID`` resumes them all. A cursor says nothing but how far a client was: it opens no topic.
 
-    Two events are the log's own. A ``reset`` says that topics can't be resumed, before anything that follows; its data
-    is a :class:`Reset` as JSON, and its ID resumes from the place chosen. A ``dropped`` event
-    says, with ``overflow="drop_oldest"``, how many events are missing: ``{"dropped": 3}``. And where the client has
-    no ID yet that resumes the subscription, the first message is one: ``SSEMessage(id=...)``, which browsers keep and
-    do not dispatch.
+    Three events are the log's own. A ``reset`` says that topics can't be resumed, before anything that follows; its
+    data is a :class:`Reset` as JSON, and its ID resumes from the place chosen. A ``dropped`` event says, with
+    ``overflow="drop_oldest"``, how many events are missing: ``{"dropped": 3}``. A ``subscribed`` event, whose data is a
+    :class:`Subscribed` as JSON, gives an ID that resumes the subscription to a client that has none, if nothing is
+    stored for it that would.
 
     A log is made once, for the life of the application.
     """
@@ -97,7 +107,7 @@ class EventLog(ABC):
         *topics: str,
         after: str | None = None,
         start: StartAt = "latest",
-        on_reset: OnReset = "oldest",
+        on_reset: OnReset | None = None,
         buffer: int = 256,
         overflow: Overflow = "close",
         key: Key | None = None,
@@ -114,7 +124,9 @@ class EventLog(ABC):
             start: Where the topics begin that ``after`` does not hold; all of them, for a new client. (Topics it holds
                 and that are no longer subscribed to are forgotten.)
             on_reset: Where topics go on that can't be resumed: ``"oldest"``, ``"latest"``, or a function that is given
-                the :class:`Reset` and returns one of them.
+                the :class:`Reset` and returns one of them. Unless given, where ``start`` says: clients can send any ID,
+                and one that was made up is not to show more than none. Topics that the subscription itself had been
+                reading, and whose history was lost meanwhile, go on with the oldest.
             buffer: Messages that wait for a subscriber that is slow. What was missed is not buffered: it is fetched
                 as the subscriber takes it.
             overflow: What happens when there are more: ``"close"``, ``"drop_oldest"`` or ``"latest"``.

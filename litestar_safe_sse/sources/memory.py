@@ -82,7 +82,7 @@ class MemoryEventLog(EventLog):
         *topics: str,
         after: str | None = None,
         start: StartAt = "latest",
-        on_reset: OnReset = "oldest",
+        on_reset: OnReset | None = None,
         buffer: int = 256,
         overflow: Overflow = "close",
         key: Key | None = None,

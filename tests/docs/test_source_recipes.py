@@ -151,7 +151,7 @@ def append(server: UvicornProcess, *posts: int, topic: str = "all") -> None:
 
 
 def texts(events: Iterator[ServerSentEvent], count: int) -> list[ServerSentEvent]:
-    found = list(islice((event for event in events if event.data), count))  # the first is an ID only
+    found = list(islice((event for event in events if event.event != "subscribed"), count))
     assert {event.event for event in found} == {"post"}
     return found
 

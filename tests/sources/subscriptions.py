@@ -7,19 +7,18 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
-from msgspec import UNSET
 
 from litestar_safe_sse import SSEMessage
 from tests.bounds import WAIT
 
 
 async def take(source: AsyncIterator[SSEMessage], many: int) -> list[SSEMessage]:
-    """The next messages that have data, as many as asked for; the ones that are only an ID are passed over."""
+    """The next messages, as many as asked for; the one that only gives an ID is passed over."""
     taken: list[SSEMessage] = []
     with anyio.fail_after(WAIT):
         while len(taken) < many:
             message = await source.__anext__()
-            if message.data is not UNSET or message.comment is not None:
+            if message.event != "subscribed":
                 taken.append(message)
     return taken
 
@@ -31,10 +30,10 @@ async def take_all(source: AsyncIterator[SSEMessage]) -> list[SSEMessage]:
 
 
 async def begin(source: AsyncIterator[SSEMessage]) -> SSEMessage:
-    """Starts a subscription; its first message, which is an ID only."""
+    """Starts a subscription that has nothing to be sent yet; its first message, which gives the ID."""
     with anyio.fail_after(WAIT):
         message = await source.__anext__()
-    assert message.data is UNSET
+    assert message.event == "subscribed"
     assert message.id
     return message
 

@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from litestar.response.sse import ServerSentEventMessage
-from msgspec import UNSET, Struct
+from msgspec import Struct
 from redis.asyncio import Redis
 
 from litestar_safe_sse import SSEMessage
@@ -184,6 +184,7 @@ async def test_whatever_a_body_may_yield_can_be_appended(log: EventLog, item: ob
         ("a", {"unknown": 1}),
         ("a", SSEMessage("x", "reset")),
         ("a", SSEMessage("x", "dropped")),
+        ("a", SSEMessage("x", "subscribed")),
         ("a", "é" * 600),
     ],
     ids=lambda value: repr(value).partition(" at 0x")[0],
@@ -316,7 +317,7 @@ async def test_a_trimmed_resume_point_is_told(make_log: MakeLog) -> None:
         start = await begin(subscription)
     await fill(log, "b", 3)
     await fill(log, "a", MANY)
-    async with log.subscribe("a", "b", after=str(start.id)) as subscription:
+    async with log.subscribe("a", "b", after=str(start.id), on_reset="oldest") as subscription:
         (reset,) = await take(subscription, 1)
         assert (reset.event, reset.data) == ("reset", Reset({"a": "trimmed"}, "oldest"))
         rest = await take(subscription, 4)
@@ -355,8 +356,8 @@ async def test_where_to_go_on_from_can_be_chosen(make_log: MakeLog) -> None:
             assert data(await take(subscription, 1)) == [Reset({"a": "trimmed"}, "latest")]
             await log.append("a", "next")
             assert data(await take(subscription, 1)) == ["next"]
-    assert told == [Reset({"a": "trimmed"}, "oldest")]
-    async with log.subscribe("a", after=first, on_reset=lambda reset: None) as subscription:
+    assert told == [Reset({"a": "trimmed"}, "latest")]
+    async with log.subscribe("a", after=first, start="oldest", on_reset=lambda reset: None) as subscription:
         assert data(await take(subscription, 1)) == [Reset({"a": "trimmed"}, "oldest")]
         assert str(data(await take(subscription, 1))[0]).startswith("a")
 
@@ -390,13 +391,13 @@ async def test_an_id_that_was_never_ours_leads_to_a_reset(log: EventLog, bad: st
     """Never to an error, or to events of other topics."""
     await fill(log, "a", 2)
     await fill(log, "secret", 2)
-    async with log.subscribe("a", after=bad) as subscription:
+    async with log.subscribe("a", after=bad, on_reset="oldest") as subscription:
         first = await subscription.__anext__()
         if first.event == "reset":
             assert first.data == Reset({"a": "unknown"}, "oldest")
             assert data(await take(subscription, 2)) == ["a0", "a1"]
         else:  # well-formed, but of no topic here
-            assert first.data is UNSET
+            assert first.event == "subscribed"
         await log.append("a", "live")
         assert data(await take(subscription, 1)) == ["live"]
 
@@ -416,8 +417,48 @@ async def test_an_id_of_another_log_or_from_the_future_leads_to_a_reset(make_log
         place._replace(nonce=place.nonce ^ 1),
     ):
         for after in (other, cursor([record(tag("a"), forged)])):
-            async with log.subscribe("a", after=after) as subscription:
+            async with log.subscribe("a", after=after, start="oldest") as subscription:
                 assert data(await take(subscription, 2)) == [Reset({"a": "unknown"}, "oldest"), "a0"]
+
+
+@pytest.mark.parametrize("start", ["latest", "oldest"])
+async def test_a_made_up_id_shows_no_more_than_none(make_log: MakeLog, start: Any) -> None:
+    """A client that has never been there is sent what ``start`` says: it may know what the IDs of others look like."""
+    from litestar_safe_sse.sources._cursor import cursor, positions, record, tag
+
+    log = make_log(max_events=10)
+    await fill(log, "a", MANY)
+    async with log.subscribe("a") as newcomer:
+        own = str((await begin(newcomer)).id)
+    place = (positions(own) or {})[tag("a")]
+    for forged in (
+        "x",
+        await MemoryEventLog().append("a", "x"),
+        cursor([record(tag("a"), place._replace(seq=1))]),  # trimmed
+        cursor([record(tag("a"), place._replace(seq=MANY - 1))]),  # stored
+        cursor([record(tag("a"), place._replace(seq=0))]),
+        cursor([record(tag("a"), place._replace(seq=0, epoch=place.epoch - 1))]),
+    ):
+        async with log.subscribe("a", after=forged, start=start) as subscription:
+            reset = (await take(subscription, 1 if start == "latest" else 11))[0]
+            assert (reset.event, reset.data.resumed) == ("reset", start)
+            await log.append("a", "live")
+            if start == "latest":
+                assert data(await take(subscription, 1)) == ["live"]
+
+
+async def test_the_log_s_own_events_have_data(log: EventLog) -> None:
+    """No block without data is sent: much-used clients take one for an event."""
+    encoder = Encoder(separator="\n")
+    async with log.subscribe("b", "a") as subscription:
+        subscribed = await subscription.__anext__()
+    lines = encoder.encode(subscribed).decode().splitlines()
+    assert lines == [f"id: {subscribed.id}", "event: subscribed", 'data: {"topics":["a","b"]}', ""]
+    async with log.subscribe("b", "a", after=str(subscribed.id)) as subscription:
+        await log.append("a", "x")
+        assert data([await subscription.__anext__()]) == ["x"]
+    async with log.subscribe("b", "a", start="oldest") as subscription:  # what is stored has the ID
+        assert data([await subscription.__anext__()]) == ["x"]
 
 
 # Slow subscribers
@@ -566,7 +607,7 @@ async def test_a_cancelled_wait_loses_nothing(log: EventLog) -> None:
             scope = anyio.CancelScope(deadline=anyio.current_time() + random.choice([0, 0.001, 0.05]))
             with scope:
                 message = await subscription.__anext__()
-                if message.data is not UNSET:
+                if message.event != "subscribed":
                     got.append(message)
             if scope.cancelled_caught:
                 cancelled += 1
@@ -657,7 +698,7 @@ async def test_joining_while_events_are_appended_has_no_seam(log: EventLog) -> N
                     except StopAsyncIteration:
                         break
                     last = str(message.id)
-                    if message.data is not UNSET:
+                    if message.event != "subscribed":
                         assert message.event is None
                         seen[message.data[0]].append(int(message.data[1:]))
                     if sum(map(len, seen.values())) == total:

@@ -150,11 +150,11 @@ async def test_a_redis_that_came_back_empty_is_told_to_those_who_resume(log: Red
     """Whether the topic is there again or not."""
     appended = [await log.append("a", f"{number}") for number in range(5)]
     await redis.flushall()
-    async with log.subscribe("a", after=appended[2]) as subscription:
+    async with log.subscribe("a", after=appended[2], on_reset="oldest") as subscription:
         assert data(await take(subscription, 1)) == [Reset({"a": "unknown"}, "oldest")]
     for number in range(10):
         await log.append("a", f"new{number}")
-    async with log.subscribe("a", after=appended[2]) as subscription:
+    async with log.subscribe("a", after=appended[2], on_reset="oldest") as subscription:
         assert data(await take(subscription, 2)) == [Reset({"a": "unknown"}, "oldest"), "new0"]
 
 
@@ -183,7 +183,7 @@ async def test_a_lost_tail_is_no_silent_gap(log: RedisEventLog, redis: Redis, mo
     assert reset.data == Reset({"a": "unknown"}, "oldest")
     kept = [f"{number}" for number in range(15)] + [f"new{number}" for number in range(more)]
     assert data(rest) == kept
-    async with log.subscribe("a", after=appended[-1]) as subscription:
+    async with log.subscribe("a", after=appended[-1], on_reset="oldest") as subscription:
         assert data(await take(subscription, 2)) == [Reset({"a": "unknown"}, "oldest"), "0"]
     async with log.subscribe("a", after=before_loss) as subscription:
         assert data(await take(subscription, 4 + more)) == kept[11:]
@@ -239,7 +239,7 @@ async def test_topics_expire_unless_somebody_is_subscribed(plugin: RedisPlugin, 
         assert not await redis.exists("{sse}:log:idle")
         await log.append("used", "still the same history")
         assert data(await take(subscription, 1)) == ["still the same history"]
-    async with log.subscribe("idle", after=idle) as subscription:
+    async with log.subscribe("idle", after=idle, on_reset="oldest") as subscription:
         assert data(await take(subscription, 1)) == [Reset({"idle": "unknown"}, "oldest")]
     for key in await redis.keys("*"):
         assert await redis.pttl(key) > 0 or key == b"{sse}:log.secret"
@@ -356,7 +356,7 @@ async def test_a_history_that_came_and_went_is_no_silent_gap(redis: Redis, plugi
     await log.append("flushed", "lost")
     await redis.flushall()
     await log.append("flushed", "new")
-    async with log.subscribe("flushed", "expired", after=start) as subscription:
+    async with log.subscribe("flushed", "expired", after=start, on_reset="oldest") as subscription:
         (reset,) = await take(subscription, 1)
         assert reset.data == Reset({"flushed": "unknown", "expired": "unknown"}, "oldest")
     async with log.subscribe("expired") as subscription:
@@ -364,7 +364,7 @@ async def test_a_history_that_came_and_went_is_no_silent_gap(redis: Redis, plugi
     await log.append("expired", "lost")
     await eventually(lambda: _is_gone(redis, "{sse}:log:expired"))
     await log.append("expired", "new")
-    async with log.subscribe("expired", after=start) as subscription:
+    async with log.subscribe("expired", after=start, on_reset="oldest") as subscription:
         assert data(await take(subscription, 2)) == [Reset({"expired": "unknown"}, "oldest"), "new"]
 
 

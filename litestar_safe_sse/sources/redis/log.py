@@ -97,7 +97,7 @@ class RedisEventLog(EventLog):
         *topics: str,
         after: str | None = None,
         start: StartAt = "latest",
-        on_reset: OnReset = "oldest",
+        on_reset: OnReset | None = None,
         buffer: int = 256,
         overflow: Overflow = "close",
         key: Key | None = None,
