@@ -22,7 +22,7 @@ from litestar_safe_sse._core.timing import (
     exit_timeout,
     streams_timeout,
 )
-from litestar_safe_sse._runtime.base import Runtime
+from litestar_safe_sse._runtime.base import Runtime, Timer
 from litestar_safe_sse._runtime.current import current_key, current_runtime
 from litestar_safe_sse._runtime.shielding import run_shielded, wait_shielded
 from litestar_safe_sse._servers.connections import Connection, Connections
@@ -69,6 +69,8 @@ class LoopState:
         """What ends the background tasks that are under way, and what these are called."""
         self.draining = False
         self.empty: anyio.Event | None = None
+        self.overdue: Timer | None = None
+        """What ends background tasks when the time of a drain is over."""
         self.connections = Connections(runtime, drop_delay=DROP_DELAY, stall_time=STALL_TIME)
         self.farewells: list[Connection] = []
         """The connections of the streams that a drain has ended."""
@@ -254,7 +256,7 @@ class StreamRegistry:
             stream.bound_end(now + self.config.shutdown_grace, now + streams_timeout(self.config))
             stream.close(CloseReason.SHUTDOWN)
         loop.drop_if_empty()
-        loop.runtime.call_later(drain_timeout(self.config), loop.end_background)
+        loop.overdue = loop.runtime.call_later(drain_timeout(self.config), loop.end_background)
 
     async def drain(self) -> None:
         """Ends every stream of this event loop, and waits until all responses are over, but not without bound."""
@@ -276,6 +278,8 @@ class StreamRegistry:
         """Undoes what :meth:`start` did. Called when the application has shut down."""
         loop = self._loops.pop(current_key(), None)
         if loop is not None:
+            if loop.overdue is not None:
+                loop.overdue.cancel()
             loop.watch.uninstall()
             asyncgens.uninstall()
 

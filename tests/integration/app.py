@@ -21,6 +21,8 @@ from urllib.parse import parse_qs
 
 import anyio
 
+from litestar_safe_sse._servers.connections import ADDRESSES
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +59,7 @@ class HeldOpen:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
-            await self._answer(parse_qs(scope["query_string"].decode()), send)
+            await self._answer(scope, send)
 
     def _install(self) -> anyio.Event:
         if self._notified is None:
@@ -83,9 +85,13 @@ class HeldOpen:
         self._report("stopped", restored=_handlers() == self._handlers)
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _answer(self, query: dict[str, list[str]], send: Any) -> None:
+    async def _answer(self, scope: Any, send: Any) -> None:
+        query = parse_qs(scope["query_string"].decode())
         notified = self._install()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        headers = [(b"content-type", b"text/plain")]
+        if ADDRESSES in scope:
+            headers.append((b"x-client-port", str(scope[ADDRESSES][0][1]).encode()))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         if "hold" in query:
             await send({"type": "http.response.body", "body": b"hello", "more_body": True})
             await self._hold(notified, {name: float(values[0]) for name, values in query.items()})

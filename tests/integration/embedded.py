@@ -49,12 +49,15 @@ class Embedded:
         self.wait_for("opened")
         return connection
 
-    def expect_drain(self, connection: socket.socket) -> None:
+    def expect_drain(self, connection: socket.socket) -> bytes:
+        """Waits for the end of a response, and of the server; returns the response."""
         for event in ("notified", "cleaned"):
             self.wait_for(event)
-        assert b"bye" in read(connection)
+        response = read(connection)
+        assert b"bye" in response
         assert self.wait_for("stopped")["restored"]
         assert self.is_quiet()
+        return response
 
     def uvicorn(self) -> uvicorn.Server:
         return uvicorn.Server(uvicorn.Config(self.app, port=self.port, log_level="error", ws="none"))

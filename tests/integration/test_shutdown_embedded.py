@@ -79,8 +79,8 @@ def test_two_uvicorns_in_one_loop() -> None:
 
 
 def test_granian_embedded() -> None:
-    """An embedded Granian is watched through its shutdown method."""
-    embedded = Embedded()
+    """An embedded Granian is watched through its shutdown method; its scopes keep the addresses it has put there."""
+    embedded, before = Embedded(), vars(granian.server.embed)["_new_cbscheduler"]
     loops: queue.Queue[tuple[asyncio.AbstractEventLoop, granian.server.embed.Server]] = queue.Queue()
 
     async def main() -> None:
@@ -95,7 +95,9 @@ def test_granian_embedded() -> None:
         embedded.wait_for("started")
         connection = embedded.hold()
         loop.call_soon_threadsafe(server.stop)
-        embedded.expect_drain(connection)
+        port = connection.getsockname()[1]
+        assert f"x-client-port: {port}\r\n".encode() in embedded.expect_drain(connection)
+    assert vars(granian.server.embed)["_new_cbscheduler"] is before
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
