@@ -83,6 +83,11 @@ class Body:
         """Tasks that close those it left half-way before that."""
         self._closers_done: Wake | None = None
 
+    @property
+    def content(self) -> object:
+        """What is iterated over."""
+        return self._content
+
     def accept(self, content: object) -> object:
         """Takes over what is to be iterated over, which is closed from now on even if it is never started.
 

@@ -339,7 +339,7 @@ class Stream:
         if self._owner.is_current():  # it would otherwise hit the next `await`, be it in a `finally`
             self.runtime.call_soon(self._interrupt)
         else:
-            self._owner.cancel()
+            self._owner.cancel(self._interrupt, self._body.content)
 
     def _hang_up(self) -> None:
         """Sends nothing more."""

@@ -9,6 +9,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse._runtime.base import Interrupted
+from litestar_safe_sse._runtime.cancellation import Cancellation
 from litestar_safe_sse._runtime.gil import GilYielder
 
 if TYPE_CHECKING:
@@ -119,11 +120,18 @@ class AsyncioEvent:
 
 
 class AsyncioTask:
-    __slots__ = ("_cancelled", "_loop", "_task", "context")
+    """A task that the loop does not list.
+
+    It stands between the loop's task and the work, as what :meth:`capture` awaits, and so sees what becomes of a
+    cancellation.
+    """
+
+    __slots__ = ("_cancellation", "_cancelled", "_task", "_work", "context")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Work, name: str, context: contextvars.Context) -> None:
-        self._loop = loop
+        self._work: Any = None
         self._cancelled = False
+        self._cancellation: Cancellation | None = None
         self.context = context
         # Not by the loop's task factory: an eager one would run the body before the response has begun.
         if sys.version_info >= (3, 11):
@@ -133,23 +141,55 @@ class AsyncioTask:
         # https://docs.python.org/3/library/asyncio-extending.html#task-lifetime-support
         asyncio._unregister_task(self._task)
 
-    def cancel(self) -> None:
+    def cancel(self, again: Callable[[], object] | None = None, body: object = None) -> None:
+        if self._work is None:
+            return
+        earlier = 0 if self._cancellation is None else self._cancellation.requests
+        self._dismiss_cancellation()
         self._cancelled = True
-        if self._task.cancel() and sys.version_info >= (3, 11):
-            # Once delivered, the request is spent: a timeout inside a `finally` must not take it for its own.
-            self._loop.call_soon(self._task.uncancel)
+        self._cancellation = Cancellation(self._task, self.cancel if again is None else again, body, earlier)
 
     def is_current(self) -> bool:
         return asyncio.current_task() is self._task
 
     async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
-        self._cancelled = False
+        self._work, self._cancelled = work, False
         try:
-            await work
+            await self
         except asyncio.CancelledError as exc:
+            self._dismiss_cancellation()  # before the exception is freed
             return Interrupted() if self._cancelled else exc
         except GeneratorExit:  # the loop is gone
             raise
         except BaseException as exc:
             return exc
+        finally:
+            self._dismiss_cancellation()
+            self._work = None
         return None
+
+    def _dismiss_cancellation(self) -> None:
+        if self._cancellation is not None:
+            self._cancellation.dismiss()
+            self._cancellation = None
+
+    # What an await asks of what it awaits (https://docs.python.org/3/reference/datamodel.html#coroutine-objects)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self  # type: ignore[return-value]
+
+    def __next__(self) -> object:
+        if self._cancellation is None:
+            return self._work.send(None)
+        return self._cancellation.send(self._work)
+
+    def throw(self, error: BaseException, *_: object) -> object:
+        try:
+            if self._cancellation is None:
+                return self._work.throw(error)
+            return self._cancellation.throw(self._work, error)
+        finally:
+            del error  # its traceback may hold this frame
+
+    def close(self) -> None:
+        self._work.close()

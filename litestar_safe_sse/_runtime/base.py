@@ -52,8 +52,13 @@ class OwnedTask(Protocol):
         """Its context."""
         ...
 
-    def cancel(self) -> None:
-        """Delivers one cancellation (on trio: cancels the attempt under way, for good)."""
+    def cancel(self, again: Callable[[], object] | None = None, body: object = None) -> None:
+        """Cancels the work under way, if there is any: once, and again if that is forgotten (on trio: for good).
+
+        Args:
+            again: Called in place of the next cancellation, to decide whether there is to be one.
+            body: The iterator that the task advances. What its own frame catches is left to it.
+        """
 
     def is_current(self) -> bool:
         """Whether the caller runs in this task."""

@@ -92,7 +92,7 @@ class TrioTask:
         self.context = context
         self._task = trio.lowlevel.spawn_system_task(work, self, name=name, context=context)
 
-    def cancel(self) -> None:
+    def cancel(self, again: Callable[[], object] | None = None, body: object = None) -> None:
         if self._scope is not None:
             self._scope.cancel()
 

@@ -1,0 +1,183 @@
+"""One cancellation of a task of asyncio's, watched until it has been taken notice of.
+
+asyncio delivers a cancellation once, and whoever catches it may keep it. Libraries do so by mistake: on Python 3.11 and
+older ``asyncio.wait_for`` loses one that comes in the turn in which what it waits for is done, and a timeout whose time
+is up in that turn takes it for its own. The task then waits on, as if nobody had asked it to end.
+
+So the exception is referred to weakly. It lives for as long as it is being handled, or is the cause or context of
+another exception that is. Once it is freed, nobody remembers the cancellation, and a task that waits on is cancelled
+again. Its traceback tells how far up it came: what a body caught itself is left to the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import weakref
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from types import FrameType, TracebackType
+
+__all__ = ("PAUSE", "Cancellation")
+
+PAUSE = 0.05
+"""Seconds from when a cancellation was forgotten until the next. A function that has caught it may end in them."""
+
+
+class _Message(str):
+    """A text for people, and an object that can be referred to weakly."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Cancellation:
+    """Cancels a task once, and notices if that is forgotten.
+
+    A body that catches the cancellation in a frame of its own may await behind its ``try``. It has forgotten the
+    cancellation only once it is back at the ``await`` that was cancelled. What it calls has no such freedom, since a
+    function that tidies up cannot be told from one that has lost the cancellation.
+
+    Args:
+        task: The task.
+        again: Called if the cancellation is forgotten, to have another.
+        body: The iterator that the task advances, if there is one.
+        earlier: How many requests for a cancellation count already, of one that has not arrived.
+    """
+
+    __slots__ = ("_again", "_body", "_held", "_is_bodys", "_loop", "_place", "_task", "_timer", "requests")
+
+    def __init__(self, task: asyncio.Task[Any], again: Callable[[], object], body: object, earlier: int) -> None:
+        self._task = task
+        self._loop = task.get_loop()
+        self._again: Callable[[], object] | None = again
+        self._body = body
+        self._place = _place_in(_frame_of(body))
+        self.requests = earlier + 1
+        """How many count with the task until the step in which the cancellation arrives has been done: so long, that no
+        timeout takes it for its own whose time is up as well, and no longer, so that one in a ``finally`` works."""
+        self._held: weakref.ref[BaseException | _Message] | None = None
+        """The exception, or until it arrives the message that it will have: what keeps the cancellation in mind."""
+        self._is_bodys = False
+        """Whether it has come up to the body's own frame."""
+        self._timer: asyncio.Handle | None = None
+        message, waiter = _Message("cancelled by its owner"), getattr(task, "_fut_waiter", None)
+        task.cancel(message)
+        if waiter is not None and not waiter.done():  # another task, or several, which may forget it themselves
+            self._held = weakref.ref(message, self._on_freed)
+            self._loop.call_soon(_let_go_of_messages, waiter)
+
+    def dismiss(self) -> None:
+        """Stops watching."""
+        self._again = self._held = self._body = None
+        self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def send(self, work: Coroutine[Any, Any, object]) -> object:
+        """Lets the work go on with a result."""
+        requests = self._arrive(None)
+        try:
+            return work.send(None)
+        finally:
+            self._after_step(requests)
+
+    def throw(self, work: Coroutine[Any, Any, object], error: BaseException) -> object:
+        """Lets the work go on with an exception."""
+        requests = self._arrive(error)
+        try:
+            return work.throw(error)
+        finally:
+            del error  # its traceback may hold this frame
+            self._after_step(requests)
+
+    def _arrive(self, outcome: BaseException | None) -> int:
+        requests, self.requests = self.requests, 0
+        if requests:
+            self._stop_waiting()
+            self._watch(outcome)
+        return requests
+
+    def _after_step(self, requests: int) -> None:
+        if sys.version_info >= (3, 11):
+            for _ in range(requests):
+                self._task.uncancel()
+        if not self._is_bodys and self._held is not None:
+            self._is_bodys = _has_passed(self._held(), _frame_of(self._body))
+
+    def _watch(self, outcome: BaseException | None) -> None:
+        error = outcome
+        while error is not None and not isinstance(error, asyncio.CancelledError):
+            error = error.__cause__ or error.__context__
+        if error is not None:
+            self._held = weakref.ref(error, self._on_freed)
+        else:
+            # What it waited for has swallowed the cancellation; or has turned it into another exception, and nobody
+            # knows for how long that is handled.
+            self._held = None
+            self._is_bodys = outcome is not None
+            self._wait()
+
+    def _on_freed(self, held: weakref.ref[Any]) -> None:
+        """Called where it was let go, or by a garbage collection in any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is gone
+            self._loop.call_soon_threadsafe(self._forget, held)
+
+    def _forget(self, held: weakref.ref[Any]) -> None:
+        if held is self._held:
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._again is not None:
+            self._timer = self._loop.call_later(PAUSE, self._look)
+
+    def _look(self) -> None:
+        if not self._is_bodys or (self._place is not None and _place_in(_frame_of(self._body)) == self._place):
+            self._have_another()
+        elif self._place is not None:
+            self._wait()
+
+    def _have_another(self) -> None:
+        again, self._again = self._again, None
+        if again is not None:
+            again()
+
+
+def _let_go_of_messages(waiter: Any) -> None:
+    """Lets the message go that a task keeps, and those that it waits for, if it was about to run when cancelled."""
+    waiters = [waiter]
+    while waiters:
+        waiter = waiters.pop()
+        if isinstance(getattr(waiter, "_cancel_message", None), _Message):
+            waiter._cancel_message = None
+        waiters += getattr(waiter, "_children", ())  # of a gather()
+        if (inner := getattr(waiter, "_fut_waiter", None)) is not None:
+            waiters.append(inner)
+
+
+def _frame_of(body: object) -> FrameType | None:
+    frame: FrameType | None = getattr(body, "ag_frame", None)
+    return frame
+
+
+def _place_in(frame: FrameType | None) -> object:
+    """Returns where in its source a frame stands."""
+    if frame is None:
+        return None
+    if sys.version_info >= (3, 11):  # there may be several waits in a line
+        return next(islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), None)
+    return frame.f_lineno
+
+
+def _has_passed(error: object, frame: FrameType | None) -> bool:
+    """Whether an exception has come up to a frame."""
+    traceback: TracebackType | None = getattr(error, "__traceback__", None)
+    while traceback is not None and traceback.tb_frame is not frame:
+        traceback = traceback.tb_next
+    return traceback is not None
