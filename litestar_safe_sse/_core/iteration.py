@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from litestar_safe_sse._runtime.base import Runtime
 
@@ -58,7 +58,9 @@ async def aiterate(content: object, runtime: Runtime, name: str) -> AsyncIterato
             content = await content
         check_content(content)
     if isinstance(content, AsyncIterable):
-        return content.__aiter__()
+        iterator = content.__aiter__()
+        # Some iterators, as of clients of language models, make another of themselves.
+        return iterator if iterator is content or not _is_iterator(content) else _OwningIterator(iterator, content)
     if hasattr(content, "__anext__"):
         return content  # type: ignore[return-value]
     if is_record(content):
@@ -80,16 +82,54 @@ def is_record(content: object) -> bool:
     return any(name in vars(base) for base in kind.__mro__ for name in _FIELDS)  # pydantic 2 warns of __fields__
 
 
-async def aclose(body: object) -> None:
-    """Closes an iterator, or a body that was never started, if it can be closed."""
-    close: Callable[[], Any] | None = getattr(body, "aclose", None)
-    if close is None and isinstance(body, Iterator):
-        close = getattr(body, "close", None)
-    if close is None:
-        return
-    result = close()
+async def aclose(content: object) -> None:
+    """Closes an iterator, if it can be closed, be it one that was never advanced; leaves anything else alone."""
+    result = _close(content) if _is_iterator(content) else None
     if inspect.isawaitable(result):
         await result
+
+
+def _is_iterator(content: object) -> bool:
+    return hasattr(content, "__anext__") or hasattr(content, "__next__")
+
+
+def _close(iterator: object) -> object:
+    """Calls ``aclose()`` of an async iterator, ``close()`` of a sync one, or whichever of them there is."""
+    names = ("aclose", "close") if hasattr(iterator, "__anext__") else ("close", "aclose")
+    close: Callable[[], object] | None = next(filter(None, (getattr(iterator, name, None) for name in names)), None)
+    return None if close is None else close()
+
+
+class _OwningIterator:
+    """An iterator that content has made which is an iterator itself, so that both are to be closed."""
+
+    __slots__ = ("_content", "_iterator")
+
+    def __init__(self, iterator: AsyncIterator[object], content: object) -> None:
+        self._iterator = iterator
+        self._content = content
+
+    def __aiter__(self) -> _OwningIterator:
+        return self
+
+    def __anext__(self) -> Awaitable[object]:
+        return self._iterator.__anext__()
+
+    @property
+    def ag_frame(self) -> object:
+        """Where it stands, if it is a generator."""
+        return getattr(self._iterator, "ag_frame", None)
+
+    @property
+    def athrow(self) -> Any:
+        """That of the iterator, if it has one."""
+        return self._iterator.athrow  # type: ignore[attr-defined]
+
+    async def aclose(self) -> None:
+        try:
+            await aclose(self._iterator)
+        finally:
+            await aclose(self._content)
 
 
 class _InMemoryIterator:
@@ -208,22 +248,23 @@ class ThreadedIterator:
             self._changed.notify()
 
     def _work(self) -> None:
-        iterator: object = self._iterable
-        self._iterable = None
+        iterable: Any = self._iterable
+        iterator, self._iterable = iterable, None
         error: BaseException | None = None
         try:
             if not self._closing:
-                iterator = iter(iterator)  # type: ignore[call-overload]
-                for item in iterator:  # type: ignore[attr-defined]
+                iterator = iter(iterable)
+                for item in iterator:
                     if not self._hand_over(item):
                         break
         except BaseException as exc:
             error = exc
-        try:
-            if isinstance(iterator, Iterator) and (close := getattr(iterator, "close", None)) is not None:
-                close()
-        except BaseException as exc:
-            error = error or exc
+        for each in (iterator,) if iterator is iterable else (iterator, iterable):
+            try:
+                if hasattr(each, "__next__") and (close := getattr(each, "close", None)) is not None:
+                    close()
+            except BaseException as exc:
+                error = error or exc
         with self._changed:
             self._error = error
             self._ended = True

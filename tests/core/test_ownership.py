@@ -1,0 +1,168 @@
+"""Content that is an iterator is closed by itself; of content that makes iterators only the one that it made is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from litestar_safe_sse import StreamContext
+from litestar_safe_sse._runtime.current import current_runtime
+from tests.core.apps import Probe, Server, leave
+from tests.core.clients import Connection
+
+pytestmark = pytest.mark.anyio
+
+
+class Async:
+    """An async iterator whose ``__aiter__`` is a generator function, as those of clients of language models are."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+
+    async def __anext__(self) -> str:
+        await anyio.lowlevel.checkpoint()
+        return "one"
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield await self.__anext__()
+        finally:
+            self.probe.note("generator closed")
+
+    async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.001)
+        self.probe.note("closed")
+
+
+class AsyncWithClose(Async):
+    """One that is closed by a coroutine function of another name."""
+
+    aclose = None  # type: ignore[assignment]
+
+    async def close(self) -> None:
+        await super().aclose()
+
+
+class Broken(Async):
+    """One whose generator cannot be closed."""
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            yield "one"
+            await anyio.sleep_forever()
+        finally:
+            self.probe.note("generator closed")
+            raise LookupError
+
+
+class Sync:
+    """The same, to be iterated over in a thread."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.note = probe.note
+        self.in_loop = current_runtime().call_threadsafe
+
+    def __next__(self) -> str:
+        return "one"
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            while True:
+                yield self.__next__()
+        finally:
+            self.in_loop(lambda: self.note("generator closed"))
+
+    def close(self) -> None:
+        self.in_loop(lambda: self.note("closed"))
+
+
+def plain(make: Callable[[Probe], Any]) -> Callable[[Probe, StreamContext], Any]:
+    return lambda probe, stream: make(probe)
+
+
+def made_by_a_callable(make: Callable[[Probe], Any]) -> Callable[[Probe, StreamContext], Any]:
+    return lambda probe, stream: lambda: make(probe)
+
+
+def iterated(make: Callable[[Probe], Any]) -> Callable[[Probe, StreamContext], Any]:
+    return lambda probe, stream: stream.iterate(make(probe))
+
+
+GIVEN = pytest.mark.parametrize("given", [plain, made_by_a_callable, iterated])
+
+
+@GIVEN
+@pytest.mark.parametrize("kind", [Async, AsyncWithClose, Broken, Sync])
+async def test_an_iterator_is_closed_by_itself(given: Any, kind: Any) -> None:
+    """Once, after what its ``__aiter__`` or ``__iter__`` returned, and ahead of the cleanups."""
+    server = Server(given(kind))
+    await leave(server)
+    assert server.probe.events == ["generator closed", "closed", "cleanup"]
+
+
+@pytest.mark.parametrize("kind", [Async, AsyncWithClose, Sync])
+async def test_an_iterator_that_was_never_advanced_is_closed_by_itself(kind: Any) -> None:
+    """No generator was made of it."""
+    server, connection = Server(plain(kind)), Connection()
+    connection.leave()
+    await server.run(connection)
+    assert server.probe.events == ["closed", "cleanup"]
+
+
+class AsyncMaker:
+    """An iterable that others iterate over too."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "one"
+        finally:
+            self.probe.note("iterator closed")
+
+    async def aclose(self) -> None:
+        self.probe.note("closed")
+
+
+class Maker:
+    """The same, to be iterated over in a thread."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.note = probe.note
+        self.in_loop = current_runtime().call_threadsafe
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            while True:
+                yield "one"
+        finally:
+            self.in_loop(lambda: self.note("iterator closed"))
+
+    def close(self) -> None:
+        self.in_loop(lambda: self.note("closed"))
+
+
+@GIVEN
+@pytest.mark.parametrize("kind", [AsyncMaker, Maker])
+async def test_of_an_iterable_only_the_iterator_is_closed(given: Any, kind: Any) -> None:
+    """It is not for one stream to close what other streams may be made of."""
+    server = Server(given(kind))
+    await leave(server)
+    assert server.probe.events == ["iterator closed", "cleanup"]
+
+
+@pytest.mark.parametrize("kind", [AsyncMaker, Maker])
+async def test_an_iterable_that_was_never_iterated_over_is_left_alone(kind: Any) -> None:
+    """Nothing was made of it."""
+    server, connection = Server(plain(kind)), Connection()
+    connection.leave()
+    await server.run(connection)
+    assert server.probe.events == ["cleanup"]
