@@ -288,7 +288,7 @@ async def test_what_is_run_shielded_ends_in_time_though_its_library_swallows() -
         finally:
             ended = True
 
-    outcome = await run_shielded(work(), current_runtime(), limit=PAUSE, name="work", running={})
+    outcome = await run_shielded(work(), current_runtime(), limit=PAUSE, name="work", running={}, is_cancelled=True)
     assert isinstance(outcome, Interrupted)
     assert ended
 
