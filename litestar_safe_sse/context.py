@@ -137,6 +137,9 @@ class StreamContext(Injected, metaclass=_AsAnnotated):
     def enter_context(self, manager: AbstractContextManager[T]) -> T:
         """Enters a context manager for the life of the stream; see :meth:`enter_async_context`.
 
+        It is entered at once, in the calling thread, and left in the event loop's, with the context variables that it
+        was entered with: it may reset one that it has set.
+
         Args:
             manager: The context manager.
 
@@ -146,7 +149,7 @@ class StreamContext(Injected, metaclass=_AsAnnotated):
         Raises:
             StreamClosedError: If the stream has ended already.
         """
-        return self._stream.cleanups.enter_context(manager)
+        return self._stream.enter_context(manager)
 
     def push_async_callback(self, callback: Callable[..., Awaitable[object]], *args: Any, **kwargs: Any) -> None:
         """Registers a coroutine function to be called once, when the stream has ended.

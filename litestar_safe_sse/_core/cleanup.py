@@ -6,9 +6,12 @@ It keeps the ledger and the report. The shield and the deadlines are its caller'
 
 from __future__ import annotations
 
+import contextvars
 import inspect
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from litestar_safe_sse._core.portal import apply_context_changes
 from litestar_safe_sse._runtime.base import Interrupted
 from litestar_safe_sse.exceptions import CleanupError, StreamClosedError
 
@@ -37,12 +40,15 @@ class CleanupRegistry:
     it is left as a cancelled ``async with`` block would be.
     """
 
-    __slots__ = ("_closed", "_failures", "_stack", "running")
+    __slots__ = ("_closed", "_failures", "_in_threads", "_stack", "_thread", "running")
 
     def __init__(self) -> None:
         self._stack: list[Cleanup] = []
         self._failures: list[tuple[str, BaseException]] = []
         self._closed = False
+        self._thread = threading.get_ident()
+        self._in_threads: list[tuple[contextvars.Context, contextvars.Context]] = []
+        """The variables before and after each context that was entered in another thread."""
         self.running: str | None = None
         """The name of the cleanup under way."""
 
@@ -75,6 +81,40 @@ class CleanupRegistry:
 
         self._push(_name(manager), leave)
         return value
+
+    def enter_context_apart(self, manager: AbstractContextManager[T]) -> T:
+        """Enters a context manager elsewhere than in the task that leaves it.
+
+        It is entered and left in one copy of the current context, since a context variable can be reset only where it
+        was set. What it sets is set in the current context too, and what it sets back in that of the cleanups.
+        """
+        self._check_open()
+        context = contextvars.copy_context()
+        before = context.copy()
+        value = context.run(manager.__enter__)
+        apply_context_changes(before, context)
+        if threading.get_ident() != self._thread:
+            self._in_threads.append((before, context.copy()))
+
+        async def leave(error: BaseException | None) -> object:
+            before = context.copy()
+            try:
+                return context.run(manager.__exit__, *_exc_info(error))
+            finally:
+                apply_context_changes(before, context)
+
+        self._push(_name(manager), leave)
+        return value
+
+    def follow_threads(self) -> None:
+        """Sets in the current context what entering contexts in threads has set, whose variables nobody else sees."""
+        while self._in_threads:
+            before, after = self._in_threads.pop(0)
+            current = contextvars.copy_context()
+            for var, value in after.items():
+                was = before.get(var, self)
+                if value is not was and current.get(var, self) is was:
+                    var.set(value)
 
     def push_async_callback(self, callback: Callable[..., Awaitable[object]], *args: Any, **kwargs: Any) -> None:
         """Registers a coroutine function to be called when the stream has ended."""

@@ -30,6 +30,7 @@ the client to leave (``listener.py``). A stop flows from any of them through ``c
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import math
 import secrets
@@ -55,7 +56,7 @@ from litestar_safe_sse.exceptions import SSEError, StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from litestar_safe_sse._core.body import Source
     from litestar_safe_sse._core.buffer import BlockEncoder
@@ -470,6 +471,12 @@ class Stream:
 
     # The owner holds the body, ends it and cleans up
 
+    def enter_context(self, manager: AbstractContextManager[T]) -> T:
+        """Enters a context; it may be called in a thread."""
+        if self._owner is not None and self._owner.is_current():
+            return self.cleanups.enter_context(manager)
+        return self.cleanups.enter_context_apart(manager)
+
     async def enter_async_context(self, manager: AbstractAsyncContextManager[T]) -> T:
         """Enters a context in the task that will leave it, where that can be."""
         entering = self.cleanups.enter_async_context(manager)
@@ -477,7 +484,7 @@ class Stream:
             return await entering
         if self._portal is None:
             self._portal = Portal(self.runtime)
-            self._spawn_owner(self._own)
+            self._spawn_owner(self._own, contextvars.Context())  # which the portal fills
         return await self._portal.enter(entering)
 
     def attach(self, source: Source, notify: Callable[[], None]) -> None:
@@ -505,9 +512,10 @@ class Stream:
         else:
             self._spawn_owner(self._own)
 
-    def _spawn_owner(self, work: Work) -> None:
+    def _spawn_owner(self, work: Work, context: contextvars.Context | None = None) -> None:
         asyncgens.install()
-        context = None if self._owner is None else self._owner.context  # a successor's is its predecessor's
+        if self._owner is not None:
+            context = self._owner.context  # a successor's is its predecessor's
         self._owner = self.runtime.spawn(work, self.names.body_task, context)
 
     async def _own(self, task: OwnedTask) -> None:
@@ -515,6 +523,7 @@ class Stream:
         if self._portal is not None:
             await self._portal.serve(task, task.capture)
             self._portal = None
+        self.cleanups.follow_threads()
         if not self._life.is_ending:
             outcome = await task.capture(self._body.run(self.handler))
             if self._owner is not task:  # it was left behind, and a successor has taken over

@@ -150,7 +150,10 @@ class AsyncioTask:
         self._cancellation = Cancellation(self._task, self.cancel if again is None else again, body, earlier)
 
     def is_current(self) -> bool:
-        return asyncio.current_task() is self._task
+        try:
+            return asyncio.current_task() is self._task
+        except RuntimeError:  # in a thread
+            return False
 
     async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
         self._work, self._cancelled = work, False

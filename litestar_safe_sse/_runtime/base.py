@@ -47,10 +47,8 @@ class Timer(Protocol):
 class OwnedTask(Protocol):
     """A task that only its creator cancels."""
 
-    @property
-    def context(self) -> contextvars.Context:
-        """Its context."""
-        ...
+    context: contextvars.Context
+    """Its context, or one like it."""
 
     def cancel(self, again: Callable[[], object] | None = None, body: object = None) -> None:
         """Cancels the work under way, if there is any: once, and again if that is forgotten (on trio: for good).

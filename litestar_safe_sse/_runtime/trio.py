@@ -97,7 +97,10 @@ class TrioTask:
             self._scope.cancel()
 
     def is_current(self) -> bool:
-        return trio.lowlevel.current_task() is self._task
+        try:
+            return trio.lowlevel.current_task() is self._task
+        except RuntimeError:  # in a thread
+            return False
 
     async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
         try:
