@@ -17,11 +17,14 @@ __all__ = ("Event", "Interrupted", "OwnedTask", "Runtime", "Timer", "Wake", "Wor
 
 
 class Interrupted(BaseException):
-    """Tells that an attempt ended because its task was cancelled by its owner."""
+    """The outcome of work that ended because its task was cancelled by whoever owns it.
+
+    It is returned by :meth:`OwnedTask.capture` in the place of the ``CancelledError``, and never raised.
+    """
 
 
 class Wake(Protocol):
-    """A wake-up for one waiter. What it waits for is checked by the waiter, before and after."""
+    """Wakes one waiter, which looks before and after whether what it waits for has come."""
 
     def set(self) -> None: ...
 
@@ -63,10 +66,16 @@ class OwnedTask(Protocol):
         ...
 
     async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
-        """Runs a coroutine in this task.
+        """Runs some work in this task, and captures its outcome: nothing that it raises gets through.
+
+        Args:
+            work: The work. :meth:`cancel` reaches it, and nothing that is done before or after.
 
         Returns:
-            ``None`` if it finished, ``Interrupted`` if it ended by :meth:`cancel`, or else what it raised.
+            ``None`` if it finished, :class:`Interrupted` if it ended by :meth:`cancel`, or else what it raised.
+
+        Raises:
+            GeneratorExit: If the loop is gone, so that nothing can be awaited any more.
         """
 
 
@@ -75,7 +84,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """What the library calls itself: ``asyncio`` or ``trio``."""
+        """The name of the library: ``asyncio`` or ``trio``."""
         ...
 
     @property
@@ -83,7 +92,7 @@ class Runtime(Protocol):
 
     @property
     def can_hold_contexts(self) -> bool:
-        """Whether a context entered in one attempt of a task may be left in another."""
+        """Whether a context that was entered in one captured work of a task may be left in another."""
         ...
 
     @property
@@ -100,7 +109,12 @@ class Runtime(Protocol):
     def event(self) -> Event: ...
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
-        """Calls back in a context of nobody's, which holds on to no request."""
+        """Calls back later, in an empty context, which holds on to no request.
+
+        Args:
+            delay: Seconds until then.
+            callback: What is called.
+        """
         ...
 
     def call_soon(self, callback: Callable[[], object]) -> None: ...
@@ -124,9 +138,9 @@ class Runtime(Protocol):
         """Lets go of the GIL for long enough that a thread which waits for it gets it."""
 
     def stray_cancellation(self) -> BaseException:
-        """What a context manager is left with whose block was cancelled."""
+        """Returns the exception with which a context manager is left whose block was cancelled."""
         ...
 
 
 Work = Callable[[OwnedTask], Coroutine[Any, Any, None]]
-"""What a task does, which is given itself."""
+"""What a task does; it is given the task."""

@@ -16,7 +16,7 @@ __all__ = ("current_key", "current_runtime")
 
 
 def current_key() -> Hashable:
-    """What tells the event loop that is running from others: the ``key`` of its runtime."""
+    """Returns what tells the event loop that is running from others: the ``key`` of its runtime."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -24,7 +24,7 @@ def current_key() -> Hashable:
 
 
 def current_runtime() -> Runtime:
-    """The runtime of the event loop that is running."""
+    """Returns the runtime of the event loop that is running."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
