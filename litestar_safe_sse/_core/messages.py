@@ -20,9 +20,10 @@ _FEW_DIGITS = 1 << 64
 
 
 if TYPE_CHECKING:
+    from msgspec import UnsetType
     from typing_extensions import TypeVar
 
-    DataT = TypeVar("DataT", default=Any)
+    DataT = TypeVar("DataT", default=Any, covariant=True)
 else:
     from typing import TypeVar
 
@@ -56,6 +57,17 @@ class SSEMessage(Struct, Generic[DataT], frozen=True, repr_omit_defaults=True):
     id: str | int | None = None
     retry: int | None = None
     comment: str | None = None
+
+    if TYPE_CHECKING:  # for whom a message without data is one of any data
+
+        def __init__(
+            self,
+            data: DataT | UnsetType = ...,
+            event: str | None = ...,
+            id: str | int | None = ...,
+            retry: int | None = ...,
+            comment: str | None = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         event, id = self.event, self.id

@@ -101,7 +101,8 @@ def returning(annotation: Any, *items: object, **options: Any) -> Any:
             yield item
 
     feed.__annotations__["return"] = AsyncIterator[annotation]
-    return sse("/", **{"validate": True, **options})(feed)
+    options.setdefault("validate", True)
+    return sse("/", **options)(feed)
 
 
 async def body_of(handler: Any, **options: Any) -> str:
