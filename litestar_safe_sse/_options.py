@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from litestar import Request
     from litestar.background_tasks import BackgroundTask, BackgroundTasks
@@ -50,6 +50,7 @@ class ResponseOptions(TypedDict, total=False):
     cleanup_timeout: float | None
     shutdown_grace: float | None
     buffer_size: int | None
+    on_error: Callable[[Exception], object] | UnsetType | None
     separator: str | None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ("SafeSSEConfig",)
 
@@ -123,6 +123,12 @@ def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
         raise _refusal(field, value, f"{', '.join(others)} or {last}")
 
 
+def check_function(field: str, value: object) -> None:
+    """Raises ``InvalidFieldError`` unless ``value`` is a function, or ``None``; a coroutine function is none."""
+    if value is not None and (not callable(value) or inspect.iscoroutinefunction(value)):
+        raise _refusal(field, value, "a function, no coroutine function", optional=True)
+
+
 def _refusal(field: str, value: object, allowed: str, optional: bool = False) -> InvalidFieldError:
     try:
         shown = f"{type(value).__name__} {value!r:.40}"
@@ -179,6 +185,9 @@ class SafeSSEConfig:
         max_last_event_id: Bytes that an incoming ``Last-Event-ID`` may have.
         last_event_id_query: The name of a query parameter that stands for ``Last-Event-ID`` where a request has no
             such header: ``EventSource`` can set none on its first request. ``None`` for no such parameter.
+        on_error: Is called with what a body raised, and returns a last event, of which the client can tell that others
+            are missing; then the response is properly ended. ``None``, instead of it or returned by it, has the
+            response cut.
         separator: What ends a line: ``"\r\n"``, as in Litestar, or ``"\n"``, or ``"\r"``, with which some clients
             hold each event back until something follows.
         ping_comment: The text of a heartbeat.
@@ -200,6 +209,7 @@ class SafeSSEConfig:
     on_refusal: Literal["unavailable", "reconnect"] = "unavailable"
     max_last_event_id: int = 1024
     last_event_id_query: str | None = None
+    on_error: Callable[[Exception], object] | None = None
     separator: str = "\r\n"
     ping_comment: str = "ping"
 
@@ -218,5 +228,6 @@ class SafeSSEConfig:
         check_integer("max_last_event_id", self.max_last_event_id, minimum=1)
         if self.last_event_id_query is not None:
             check_name("last_event_id_query", self.last_event_id_query)
+        check_function("on_error", self.on_error)
         check_separator("separator", self.separator)
         check_text("ping_comment", self.ping_comment)

@@ -25,7 +25,7 @@ from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from litestar import Request
     from litestar.app import Litestar
@@ -68,6 +68,7 @@ class SafeServerSentEvent(Response[Any]):
         cleanup_timeout: Seconds that the body, and each cleanup, may take to end.
         shutdown_grace: Seconds that a body which asked for it may go on when the server shuts down.
         buffer_size: Bytes that the body may run ahead of the socket.
+        on_error: Makes a last event of what the body raised, which is sent before a proper end; ``None`` for a cut.
         separator: The line separator.
         type_encoders: Types mapped to functions that make something of them that msgspec encodes.
 
@@ -99,6 +100,7 @@ class SafeServerSentEvent(Response[Any]):
         cleanup_timeout: float | None = None,
         shutdown_grace: float | None = None,
         buffer_size: int | None = None,
+        on_error: Callable[[Exception], object] | UnsetType | None = UNSET,
         separator: str | None = None,
         type_encoders: TypeEncodersMap | None = None,
     ) -> None:
@@ -117,6 +119,7 @@ class SafeServerSentEvent(Response[Any]):
             "cleanup_timeout": UNSET if cleanup_timeout is None else cleanup_timeout,
             "shutdown_grace": UNSET if shutdown_grace is None else shutdown_grace,
             "buffer_size": UNSET if buffer_size is None else buffer_size,
+            "on_error": on_error,
             "separator": UNSET if separator is None else separator,
         }
         self.overrides = {name: value for name, value in overrides.items() if value is not UNSET}

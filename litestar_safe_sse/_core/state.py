@@ -124,13 +124,20 @@ _BEFORE_THE_END = frozenset({StreamState.NEW, StreamState.OPEN, StreamState.CLOS
 class Lifecycle:
     """The state of one stream and the reason it ends for."""
 
-    __slots__ = ("error", "reason", "state")
+    __slots__ = ("error", "is_told", "reason", "state")
 
     def __init__(self) -> None:
         self.state = StreamState.NEW
         self.reason: CloseReason | None = None
         self.error: BaseException | None = None
         """What the body, or the connection, raised."""
+        self.is_told = False
+        """Whether the client is told of it by a last event."""
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether events are missing of which the client is told by nothing but the missing end of the response."""
+        return self.error is not None and not self.is_told
 
     @property
     def is_ending(self) -> bool:

@@ -540,10 +540,22 @@ class Stream:
         if failure is None:
             self._decide(CloseReason.COMPLETED)
         elif self._decide(CloseReason.ERROR):
-            self._life.error = _as_error(failure)
+            self._life.error = error = _as_error(failure)
+            if self.config.on_error is not None and self._has_begun and isinstance(error, Exception):
+                self._tell(error, self.config.on_error)
         elif not isinstance(failure, Interrupted) or self._insisted:
             self._report_body(failure)
         self._act(Cause.BODY_ENDED)
+
+    def _tell(self, error: Exception, on_error: Callable[[Exception], object]) -> None:
+        """Tells the client of an error by a last event, and what keeps it from that by the report."""
+        try:
+            event = on_error(error)
+            if event is not None:
+                self._buffer.put(event)
+                self._life.is_told = True
+        except Exception as exc:
+            self.cleanups.fail("on_error", exc)
 
     def _report_body(self, failure: BaseException) -> None:
         if not _is_closed(failure):

@@ -117,7 +117,7 @@ class Writer:
         if buffer.state is not BufferState.DROPPED:
             self._sent_at, self._sending = monotonic(), True
             draining = self._life.reason is CloseReason.SHUTDOWN
-            await transport.end(failed=self._life.error is not None, draining=draining)
+            await transport.end(failed=self._life.is_cut_short, draining=draining)
             self._sending = False
 
     async def write_on(self) -> None:

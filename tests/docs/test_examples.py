@@ -122,6 +122,26 @@ def test_job_goes_on_without_its_client_and_is_resumed(server: UvicornProcess, a
     assert httpx.get(f"{server.url}/jobs/unknown").status_code == 404
 
 
+@example("whole_answer")
+def test_whole_answer_says_so(server: UvicornProcess) -> None:
+    """An answer that is whole ends by the event that says so."""
+    with stream(server, "/ingredients/bread") as (_, events):
+        assert [event.event for event in events] == ["ingredient"] * 3 + ["done"]
+
+
+@example("whole_answer")
+def test_broken_answer_says_so(server: UvicornProcess) -> None:
+    """An answer that breaks off ends by the event that tells of it, and properly, and the server logs the error."""
+    with stream(server, "/ingredients/soup") as (_, events):
+        assert [(event.event, event.data) for event in events] == [
+            ("ingredient", "water"),
+            ("problem", '{"title":"The answer broke off."}'),
+        ]
+    server.wait_for_line("LookupError: the salt is gone")
+    server.close()
+    server.lines.clear()  # its traceback is no accident
+
+
 @aborts
 @example("notifications")
 def test_notification_reaches_every_page_that_is_open(server: UvicornProcess, abort: Abort) -> None:

@@ -140,7 +140,7 @@ async def visit(
 
 
 @get("/broken")
-async def broken(stream: StreamContext, key: str, gate: str) -> Response[Any]:
+async def broken(stream: StreamContext, key: str, gate: str, told: bool = False) -> Response[Any]:
     """A body that fails, and a cleanup that lasts until the gate is opened."""
 
     async def clean() -> None:
@@ -156,7 +156,7 @@ async def broken(stream: StreamContext, key: str, gate: str) -> Response[Any]:
         raise RuntimeError("on purpose, in a body")
 
     stream.push_async_callback(clean)
-    return SafeServerSentEvent(body(), cleanup_timeout=600.0)
+    return SafeServerSentEvent(body(), cleanup_timeout=600.0, on_error=str if told else None)
 
 
 @post("/gate/{name:str}")

@@ -30,3 +30,20 @@ def test_a_failed_stream_is_cut_before_its_cleanups(server: RunningServer) -> No
             assert await server.records.until_each(["k"], "cleaned", within=WAIT)
 
     asyncio.run(visit())
+
+
+@pytest.mark.parametrize("server", kinds(), indirect=True, ids=lambda kind: kind.name)
+def test_a_failed_stream_that_is_told_of_has_a_proper_end(server: RunningServer) -> None:
+    """With ``on_error`` the client has the last event and the end while the cleanups are still under way."""
+
+    async def visit() -> None:
+        async with await crowd(server, ["/broken?key=told&gate=told&told=true"]) as clients:
+            (client,) = clients.streams
+            assert await client.events(3) == ["one", "two", "on purpose, in a body"]
+            assert await client.end() is Ending.COMPLETE
+            assert await server.records.until_each(["told"], "cleaning", within=WAIT)
+            assert server.records.story("told") == ["cleaning"]
+            await ask(server, "/gate/told", method="POST")
+            assert await server.records.until_each(["told"], "cleaned", within=WAIT)
+
+    asyncio.run(visit())

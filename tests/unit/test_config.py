@@ -54,6 +54,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "on_refusal": "unavailable",
         "max_last_event_id": 1024,
         "last_event_id_query": None,
+        "on_error": None,
         "separator": "\r\n",
         "ping_comment": "ping",
     }
