@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
 
+from litestar_safe_sse._core.asyncgens import LeftGenerators
 from litestar_safe_sse._core.buffer import BufferState
-from litestar_safe_sse._core.iteration import ThreadedIterator, aclose, aiterate
+from litestar_safe_sse._core.iteration import ThreadedIterator, aclose, aclose_generator, aiterate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from types import AsyncGeneratorType
 
     from litestar_safe_sse._core.buffer import Buffer
     from litestar_safe_sse._core.cleanup import CleanupRegistry
@@ -25,10 +27,6 @@ if TYPE_CHECKING:
     from litestar_safe_sse._runtime.base import OwnedTask, Runtime, Wake
 
 __all__ = ("Body", "Position", "Source")
-
-
-_LAST_YIELDS = 64
-"""How often a body may yield on its way out before it is given up."""
 
 
 class Source(Protocol):
@@ -57,16 +55,17 @@ class Body:
     """
 
     __slots__ = (
-        "_abandoned",
         "_buffer",
         "_cleanups",
         "_closers",
         "_closers_done",
         "_content",
+        "_left",
         "_life",
         "_runtime",
         "_sources",
         "position",
+        "task",
     )
 
     def __init__(self, buffer: Buffer, life: Lifecycle, cleanups: CleanupRegistry, runtime: Runtime) -> None:
@@ -77,10 +76,11 @@ class Body:
         self._runtime = runtime
         self._content: object = None
         self._sources: dict[Source, Callable[[], None]] = {}
-        self._abandoned: list[AsyncGenerator[Any, Any]] = []
-        """Async generators that it left half-way while it ended."""
+        self.task: OwnedTask | None = None
+        """The stream's owner, which advances it."""
+        self._left = LeftGenerators()
         self._closers: dict[OwnedTask, None] = {}
-        """Tasks that close those it left half-way before that."""
+        """Tasks that close generators which it left half-way and went on."""
         self._closers_done: Wake | None = None
 
     @property
@@ -129,6 +129,8 @@ class Body:
                 if self._life.is_ending:
                     break
                 return True
+            if not hasattr(iterator, "athrow"):  # it can be told by nothing but its end
+                raise cancelled
             try:
                 item = await cast("AsyncGenerator[object, None]", iterator).athrow(cancelled)
             except StopAsyncIteration:
@@ -142,21 +144,11 @@ class Body:
         return False
 
     async def _close(self, iterator: object) -> None:
-        """Closes an iterator where it is parked.
-
-        A generator may yield on its way out. ``aclose()`` would leave it there, and nothing behind would run; so it is
-        closed at that ``yield`` again, until it has ended. What it yields is sent, as when it was waiting.
-        """
-        if isasyncgen(iterator) and iterator.ag_frame is not None:
-            for _ in range(_LAST_YIELDS):
-                try:
-                    item = await iterator.athrow(GeneratorExit())
-                except (GeneratorExit, StopAsyncIteration):
-                    return
-                self._put_last(item)
-                await self._runtime.turn()
-            raise RuntimeError(f"the body yielded {_LAST_YIELDS} times when it was closed, and was left behind")
-        await aclose(iterator)
+        """Closes an iterator where it is parked; what it yields on its way out is sent, as when it was waiting."""
+        if isasyncgen(iterator):
+            await aclose_generator(iterator, self._runtime, self._put_last)
+        else:
+            await aclose(iterator)
 
     def _put_last(self, item: object) -> None:
         try:
@@ -179,21 +171,36 @@ class Body:
             self.position = Position.WAITING
         return None
 
-    async def aclose(self) -> None:
-        """Closes it, its sources, and the generators that it left half-way."""
+    def take_closing(self) -> Coroutine[Any, Any, None] | None:
+        """Takes the next thing that is to be closed: the body, its sources, and the generators that it left half-way.
+
+        What is taken is not taken again, so that one that hangs keeps none of the others from being closed.
+
+        Returns:
+            What closes it, or ``None`` if there is nothing left.
+        """
         self.position = Position.OVER
         content, self._content = self._content, None
-        try:
-            await self._close(content)
-        finally:
-            del content  # so that the generators it holds are let go, and adopted
-            for source in tuple(self._sources):
-                await source.aclose()
-            while self._abandoned:
-                await self._abandoned.pop().aclose()
-            while self._closers:
-                self._closers_done = self._runtime.wake()
-                await self._closers_done.wait()
+        if content is not None and not (isasyncgen(content) and content.ag_frame is None):
+            return self._close(content)
+        del content  # so that the generators it holds are let go, and kept
+        if self._sources:
+            return self._sources.popitem()[0].aclose()
+        generator = self._left.take()
+        if generator is not None:
+            return aclose_generator(generator, self._runtime, _ignore)
+        return self._wait_for_closers() if self._closers else None
+
+    async def _wait_for_closers(self) -> None:
+        while self._closers:
+            self._closers_done = self._runtime.wake()
+            await self._closers_done.wait()
+
+    def leave_behind(self) -> None:
+        """Gives it up: it is still being advanced, or closed, and can be neither any more."""
+        self.position = Position.OVER
+        self._content = None
+        self._closers.clear()
 
     def attach(self, source: Source, notify: Callable[[], None]) -> None:
         """Has a source closed with the body, and notified when the stream begins to close."""
@@ -208,23 +215,45 @@ class Body:
         for notify in self._sources.values():
             notify()
 
-    def adopt(self, generator: AsyncGenerator[Any, Any], name: str) -> None:
-        """Closes an async generator that the body left half-way: with the body, or at once if the body goes on.
+    def begin(self, generator: AsyncGeneratorType[Any, Any]) -> None:
+        """A generator takes its first step: if it is of this body, it is closed with it at the latest."""
+        if self.position is Position.WAITING and generator is not self._content and self._is_ours():
+            self._left.begin(generator)
 
-        Args:
-            generator: The generator.
-            name: The name of the task that closes it.
-        """
-        if self._life.is_ending:
-            self._abandoned.append(generator)
-            return
+    def keep(self, generator: AsyncGeneratorType[Any, Any]) -> bool:
+        """Has a generator closed that was left half-way: with the body, or at once if the body goes on."""
+        if not self._is_ours():
+            return False
+        if self.position is Position.OVER or self._life.is_ending:
+            self._left.add(generator)
+        else:
+            self._close_beside(generator)
+        return True
 
+    def _is_ours(self) -> bool:
+        return self.task is not None and not self.task.is_others_turn()
+
+    def _close_beside(self, generator: AsyncGeneratorType[Any, Any]) -> None:
         async def close(task: OwnedTask) -> None:
-            failure = await task.capture(generator.aclose())
-            if failure is not None:
-                self._cleanups.fail("a generator of the body", failure)
-            del self._closers[task]
+            failure = await task.capture(aclose_generator(generator, self._runtime, _ignore))
+            self.report("a generator of the body", failure)
+            self._closers.pop(task, None)
             if self._closers_done is not None:
                 self._closers_done.set()
 
-        self._closers[self._runtime.spawn(close, name)] = None
+        self._closers[self._runtime.spawn(close, "SSE generator")] = None
+
+    def report(self, name: str, failure: BaseException | None) -> None:
+        """Reports that something could not be closed, unless that is only how it took its ``GeneratorExit``."""
+        if failure is not None and not _is_closed(failure):
+            self._cleanups.fail(name, failure)
+
+
+def _ignore(item: object) -> None:
+    """Takes what a generator yields for which nobody asks any more."""
+
+
+def _is_closed(failure: BaseException) -> bool:
+    """Whether a failure is just the ``GeneratorExit`` of a closed body, as a task group around its yield wraps it."""
+    inner: tuple[BaseException, ...] = getattr(failure, "exceptions", ())
+    return isinstance(failure, GeneratorExit) or (bool(inner) and all(map(_is_closed, inner)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from litestar_safe_sse._core.portal import apply_context_changes
 from litestar_safe_sse._runtime.base import Interrupted
+from litestar_safe_sse._runtime.shielding import shielded_from_scopes
 from litestar_safe_sse.exceptions import CleanupError, StreamClosedError
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class CleanupRegistry:
         self._check_open()
 
         async def call(_: BaseException | None) -> None:
-            await callback(*args, **kwargs)
+            with shielded_from_scopes():  # of a task group that was entered for the stream
+                await callback(*args, **kwargs)
 
         self._push(_name(callback), call)
 
@@ -132,7 +134,8 @@ class CleanupRegistry:
         async def call(_: BaseException | None) -> None:
             result = callback(*args, **kwargs)
             if inspect.isawaitable(result):  # a coroutine function here would else never run
-                await result
+                with shielded_from_scopes():
+                    await result
 
         self._push(_name(callback), call)
 

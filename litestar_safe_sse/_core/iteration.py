@@ -9,14 +9,15 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse.exceptions import InvalidFieldError
+from litestar_safe_sse.exceptions import InvalidFieldError, SSEError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from types import AsyncGeneratorType
 
     from litestar_safe_sse._runtime.base import Runtime
 
-__all__ = ("ThreadedIterator", "aclose", "aiterate", "check_content")
+__all__ = ("ThreadedIterator", "aclose", "aclose_generator", "aiterate", "check_content")
 
 # One event each, although some of them can be iterated over.
 _SINGLE = (str, bytes, bytearray, memoryview, Mapping)
@@ -26,8 +27,11 @@ _IN_MEMORY = (list, tuple, set, frozenset, deque, range)
 _FIELDS = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__", "__pydantic_core_schema__", "__fields__")
 """What tells that a class is one of records: of msgspec, the standard library, attrs, and pydantic 2 and 1."""
 
-_AHEAD = 64
+AHEAD = 64
 """Items that a sync body may be ahead of the stream."""
+
+_LAST_YIELDS = 64
+"""How often a generator may yield on its way out before it is given up."""
 
 
 def check_content(content: object) -> None:
@@ -41,13 +45,14 @@ def check_content(content: object) -> None:
         raise InvalidFieldError("content", f"must be an instance of {content.__qualname__}, not the class")
 
 
-async def aiterate(content: object, runtime: Runtime, name: str) -> AsyncIterator[object]:
+async def aiterate(content: object, runtime: Runtime, name: str, *, ahead: int = AHEAD) -> AsyncIterator[object]:
     """Makes an async iterator of a body.
 
     Args:
         content: An async or sync iterable or iterator, a callable that returns one, or a single item.
         runtime: The running event loop.
         name: What the body is called in a thread's name.
+        ahead: Items that a sync body may be ahead of who asks for them.
 
     Returns:
         An iterator that one task has to advance and to give to :func:`aclose`.
@@ -68,7 +73,7 @@ async def aiterate(content: object, runtime: Runtime, name: str) -> AsyncIterato
     if isinstance(content, _IN_MEMORY):
         return _InMemoryIterator(iter(content))
     if isinstance(content, Iterable) and not isinstance(content, _SINGLE):
-        return ThreadedIterator(content, runtime, name)
+        return ThreadedIterator(content, runtime, name, ahead)
     return _InMemoryIterator(iter((content,)))
 
 
@@ -151,25 +156,32 @@ class ThreadedIterator:
     """A sync iterable that is iterated over, and closed, by one thread of its own.
 
     One thread for its whole life, since drivers such as sqlite3 want to be closed where they were opened. A daemon
-    thread, since one that is blocked for good must not keep the process from exiting. It runs ahead by at most 64
-    items, so that it need not wake the event loop for each.
+    thread, since one that is blocked for good must not keep the process from exiting. It may run ahead, so that it need
+    not wake the event loop for each item; one that may not takes a step only while an item is asked for.
+
+    Args:
+        iterable: What is iterated over.
+        runtime: The running event loop.
+        name: What it is called in the thread's name.
+        ahead: Items that the thread may be ahead.
     """
 
     __slots__ = (
         "_ahead",
+        "_asked",
         "_changed",
         "_closing",
         "_ended",
         "_error",
+        "_held",
         "_items",
         "_iterable",
-        "_loop_waits",
         "_runtime",
         "_thread",
         "_wake",
     )
 
-    def __init__(self, iterable: Iterable[object], runtime: Runtime, name: str) -> None:
+    def __init__(self, iterable: Iterable[object], runtime: Runtime, name: str, ahead: int = AHEAD) -> None:
         self._iterable: Iterable[object] | None = iterable
         self._runtime = runtime
         self._wake = runtime.wake()
@@ -177,8 +189,10 @@ class ThreadedIterator:
         self._error: BaseException | None = None
         self._closing = False
         self._ended = False
-        self._loop_waits = False
-        self._ahead = _AHEAD
+        self._asked = False
+        """Whether the loop waits for an item, or for the end."""
+        self._held = False
+        self._ahead = ahead
         # Guards everything above; held for a few instructions only, by either side.
         self._changed = threading.Condition(threading.Lock())
         context = contextvars.copy_context()
@@ -188,7 +202,7 @@ class ThreadedIterator:
 
     def hold(self) -> None:
         """Has the thread wait behind the first item until the second is asked for; called before either is."""
-        self._ahead = 0
+        self._held = True
 
     def __aiter__(self) -> ThreadedIterator:
         return self
@@ -196,18 +210,20 @@ class ThreadedIterator:
     async def __anext__(self) -> object:
         if self._thread is not None:
             self._start()
-        elif not self._ahead:
-            self._run_ahead()
+        elif self._held:
+            self._release()
         while True:
             with self._changed:
                 if self._items:
                     item = self._items.popleft()
-                    if len(self._items) == _AHEAD - 1:
+                    if len(self._items) == self._ahead - 1:
                         self._changed.notify()
                     return item
                 if self._ended:
                     break
-                self._loop_waits = True
+                self._asked = True
+                if not self._ahead:
+                    self._changed.notify()
             await self._wake.wait()
         if self._error is not None:
             error, self._error = self._error, None
@@ -228,7 +244,7 @@ class ThreadedIterator:
             with self._changed:
                 if self._ended:
                     break
-                self._loop_waits = True
+                self._asked = True
             try:
                 await self._wake.wait()
             except BaseException as exc:
@@ -239,12 +255,21 @@ class ThreadedIterator:
 
     def _start(self) -> None:
         thread, self._thread = self._thread, None
-        if thread is not None:
+        if thread is None:
+            return
+        try:
             thread.start()
+        except RuntimeError as error:
+            self._ended = True
+            _close_in_thread(self._iterable)  # it has not been started, so any thread will do
+            raise SSEError(
+                f"a sync body needs a thread of its own, and none could be started ({error}): max_streams must be "
+                "lower, or the body async"
+            ) from error
 
-    def _run_ahead(self) -> None:
+    def _release(self) -> None:
         with self._changed:
-            self._ahead = _AHEAD
+            self._held = False
             self._changed.notify()
 
     def _work(self) -> None:
@@ -261,8 +286,7 @@ class ThreadedIterator:
             error = exc
         for each in (iterator,) if iterator is iterable else (iterator, iterable):
             try:
-                if hasattr(each, "__next__") and (close := getattr(each, "close", None)) is not None:
-                    close()
+                _close_in_thread(each)
             except BaseException as exc:
                 error = error or exc
         with self._changed:
@@ -272,23 +296,18 @@ class ThreadedIterator:
 
     def _hand_over(self, item: object) -> bool:
         with self._changed:
-            if not self._closing:
-                self._items.append(item)
-                wake = self._loop_waits
-                self._loop_waits = False
-                if not wake:
-                    self._changed.wait_for(lambda: self._closing or len(self._items) < _AHEAD)
-            else:
-                wake = False
-            going_on = not self._closing
-        if wake:
+            if self._closing:
+                return False
+            self._items.append(item)
+            asked, self._asked = self._asked, False
+        if asked:
             self._wake_loop()
-        return going_on if self._ahead else self._wait_until_asked()
-
-    def _wait_until_asked(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._ahead)
+            self._changed.wait_for(self._may_go_on)
             return not self._closing
+
+    def _may_go_on(self) -> bool:
+        return self._closing or (not self._held and (self._asked or len(self._items) < self._ahead))
 
     def _wake_loop(self) -> None:
         try:
@@ -296,3 +315,43 @@ class ThreadedIterator:
         except RuntimeError:
             # The loop is gone, and with it everyone who could wait for this thread.
             self._closing = True
+
+
+def _close_in_thread(iterator: object) -> None:
+    """Closes a sync iterator; a generator that yields on its way out is closed at that ``yield`` again."""
+    close: Callable[[], object] | None = getattr(iterator, "close", None)
+    if close is None or not hasattr(iterator, "__next__"):
+        return
+    if inspect.isgenerator(iterator) and inspect.getgeneratorstate(iterator) == inspect.GEN_SUSPENDED:
+        for _ in range(_LAST_YIELDS):
+            try:
+                iterator.throw(GeneratorExit())
+            except (GeneratorExit, StopIteration):
+                return
+        raise RuntimeError(f"the body yielded {_LAST_YIELDS} times when it was closed, and was left behind")
+    close()
+
+
+async def aclose_generator(
+    generator: AsyncGeneratorType[Any, Any], runtime: Runtime, put: Callable[[Any], object]
+) -> None:
+    """Closes an async generator where it is parked.
+
+    A generator may yield on its way out. ``aclose()`` would leave it there, and nothing behind would run; so it is
+    closed at that ``yield`` again, until it has ended.
+
+    Args:
+        generator: The generator.
+        runtime: The running event loop.
+        put: Called with what it yields.
+    """
+    if generator.ag_frame is None:  # it has ended
+        return
+    for _ in range(_LAST_YIELDS):
+        try:
+            item = await generator.athrow(GeneratorExit())
+        except (GeneratorExit, StopAsyncIteration):
+            return
+        put(item)
+        await runtime.turn()
+    raise RuntimeError(f"it yielded {_LAST_YIELDS} times when it was closed, and was left behind")

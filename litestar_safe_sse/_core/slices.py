@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+import contextlib
+from inspect import isasyncgen
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import anyio
 
-from litestar_safe_sse._core.iteration import aclose, aiterate, check_content
+from litestar_safe_sse._core import asyncgens
+from litestar_safe_sse._core.asyncgens import LeftGenerators
+from litestar_safe_sse._core.iteration import aclose, aclose_generator, aiterate, check_content
 from litestar_safe_sse._runtime.base import Interrupted
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import AsyncGeneratorType, TracebackType
 
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse._runtime.base import OwnedTask
@@ -25,28 +29,86 @@ class SlicedIterator(Generic[T]):
 
     A slice that runs out leaves the source alone: cancelling its step would finish an async generator and lose the
     item that a queue has just given it. It only makes the one who waits look at the stream again. When the stream is
-    closing, the source gets its one cancellation (or is closed, where it is parked) and the iteration is over.
+    closing, the source gets its one cancellation (or is closed, where it is parked) and the iteration is over. A loop
+    that is left by ``break`` or ``return`` lets go of this, upon which the source is closed too.
     """
+
+    __slots__ = ("_source",)
 
     def __init__(self, source: object, stream: Stream, slice_timeout: float) -> None:
         check_content(source)
-        self._source = source
-        self._stream = stream
-        self._slice_timeout = slice_timeout
-        self._task: OwnedTask | None = None
-        self._ready = stream.runtime.wake()
-        self._want = stream.runtime.wake()
-        self._wanted = False
-        self._waits_in_source = False
-        self._item: tuple[T] | None = None
-        self._failure: BaseException | None = None
-        self._ending = False
-        self._ended = anyio.Event()
+        self._source: SlicedSource = SlicedSource(source, stream, slice_timeout)
 
     def __aiter__(self) -> SlicedIterator[T]:
         return self
 
     async def __anext__(self) -> T:
+        return cast("T", await self._source.next())
+
+    async def aclose(self) -> None:
+        """Ends the source, and waits until it has."""
+        await self._source.aclose()
+
+    async def __aenter__(self) -> SlicedIterator[T]:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        source = getattr(self, "_source", None)  # there is none if the arguments were refused
+        if source is not None:
+            source.let_go()
+
+
+class SlicedSource:
+    """The source of one :class:`SlicedIterator`, and the task that advances and closes it.
+
+    The stream knows this and not the iterator, so that an iterator can be let go.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_ending",
+        "_failure",
+        "_item",
+        "_left",
+        "_ready",
+        "_slice_timeout",
+        "_source",
+        "_stream",
+        "_task",
+        "_waits_in_source",
+        "_want",
+        "_wanted",
+    )
+
+    def __init__(self, source: object, stream: Stream, slice_timeout: float) -> None:
+        self._source = source
+        self._stream = stream
+        self._slice_timeout = slice_timeout
+        self._task: OwnedTask | None = None
+        self._left = LeftGenerators()
+        self._ready = stream.runtime.wake()
+        self._want = stream.runtime.wake()
+        self._wanted = False
+        self._waits_in_source = False
+        self._item: tuple[object] | None = None
+        self._failure: BaseException | None = None
+        self._ending = False
+        self._ended = anyio.Event()
+
+    async def next(self) -> object:
+        """Waits for the next item.
+
+        Raises:
+            StopAsyncIteration: The source has ended, or the stream is closing.
+        """
         self._start()
         self._wanted = True
         self._want.set()
@@ -74,16 +136,11 @@ class SlicedIterator(Generic[T]):
         self._stop()
         await self._ended.wait()
 
-    async def __aenter__(self) -> SlicedIterator[T]:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+    def let_go(self) -> None:
+        """Ends the source soon, if there is something to end; may be called from any thread."""
+        if self._task is not None and not self._ended.is_set():
+            with contextlib.suppress(RuntimeError):  # the loop is gone
+                self._stream.runtime.call_threadsafe(self._stop)
 
     def _start(self) -> None:
         if self._task is None:
@@ -100,22 +157,34 @@ class SlicedIterator(Generic[T]):
             self._want.set()
 
     async def _own(self, task: OwnedTask) -> None:
+        asyncgens.keep_in_this_context(self)
         failure = await task.capture(self._advance())
-        closing = await task.capture(aclose(self._source))
-        self._source = None
+        await self._stream.runtime.turn()  # until then the loop may hold what ended it, and so all that it has left
+        source, self._source = self._source, None
+        closing = await task.capture(self._close(source))
+        del source  # so that the generators it holds are let go, and kept
+        while (generator := self._left.take()) is not None:
+            closing = await task.capture(self._close(generator)) or closing
         failure = failure if failure is not None and not isinstance(failure, Interrupted) else closing
         if not self._ending:
             self._failure = failure
-        elif failure is not None:
-            self._stream.cleanups.fail("the source", failure)
+        else:
+            self._stream.report("the source", failure)
         self._stream.detach(self)
         self._ended.set()
         self._ready.set()
 
+    async def _close(self, source: object) -> None:
+        if isasyncgen(source):
+            await aclose_generator(source, self._stream.runtime, lambda item: None)
+        else:
+            await aclose(source)
+
     async def _advance(self) -> None:
         if self._ending:
             return
-        self._source = source = await aiterate(self._source, self._stream.runtime, self._stream.handler)
+        runtime, name = self._stream.runtime, self._stream.handler
+        self._source = source = await aiterate(self._source, runtime, name, ahead=0)
         while True:
             while not self._wanted and not self._ending:
                 await self._want.wait()
@@ -129,5 +198,20 @@ class SlicedIterator(Generic[T]):
                 return
             finally:
                 self._waits_in_source = False
-            self._item = (cast("T", item),)
+            self._item = (item,)
             self._ready.set()
+
+    def begin(self, generator: AsyncGeneratorType[Any, Any]) -> None:
+        """A generator takes its first step: if it is of this source, it is closed with it at the latest."""
+        if self._waits_in_source and generator is not self._source and self._is_ours():
+            self._left.begin(generator)
+
+    def keep(self, generator: AsyncGeneratorType[Any, Any]) -> bool:
+        """Has a generator closed with the source that was left half-way."""
+        if not self._is_ours():
+            return False
+        self._left.add(generator)
+        return True
+
+    def _is_ours(self) -> bool:
+        return self._task is not None and not self._task.is_others_turn()

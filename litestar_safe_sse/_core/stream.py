@@ -23,8 +23,8 @@ done, whatever cancellations reach it. The *owner* holds the body (``body.py``) 
 the client to leave (``listener.py``). A stop flows from any of them through ``close()``::
 
     cause ──> reason ──> action ──> body ended ──> cleanups ──> done
-              decide     ACTIONS    _interrupt     _clean       _finish
-                         (state.py) or aclose
+              decide     ACTIONS    _interrupt     _wind_up     _finish
+                         (state.py) or closed
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import contextvars
 import logging
 import math
 import secrets
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -55,7 +56,7 @@ from litestar_safe_sse._runtime.shielding import wait_shielded
 from litestar_safe_sse.exceptions import SSEError, StreamClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from litestar_safe_sse._core.body import Source
@@ -496,12 +497,9 @@ class Stream:
         """Forgets a source that has ended."""
         self._body.detach(source)
 
-    def adopt(self, generator: AsyncGenerator[Any, Any]) -> bool:
-        """Has an async generator closed that the body left half-way, if this is the task that did so."""
-        if self._owner is None or not self._owner.is_current():
-            return False
-        self._body.adopt(generator, self.names.body_task)
-        return True
+    def report(self, name: str, failure: BaseException | None) -> None:
+        """Reports a failure of what ends with the body, if it is one."""
+        self._body.report(name, failure)
 
     def _start_owner(self) -> None:
         if self._started:
@@ -516,25 +514,53 @@ class Stream:
         asyncgens.install()
         if self._owner is not None:
             context = self._owner.context  # a successor's is its predecessor's
-        self._owner = self.runtime.spawn(work, self.names.body_task, context)
+        self._owner = self._body.task = self.runtime.spawn(work, self.names.body_task, context)
 
     async def _own(self, task: OwnedTask) -> None:
-        asyncgens.adopt_in_this_context(self)
+        asyncgens.keep_in_this_context(self._body)
         if self._portal is not None:
             await self._portal.serve(task, task.capture)
             self._portal = None
         self.cleanups.follow_threads()
-        if not self._life.is_ending:
-            outcome = await task.capture(self._body.run(self.handler))
-            if self._owner is not task:  # it was left behind, and a successor has taken over
-                return
-            self._body_done(outcome)
-        outcome = await task.capture(self._body.aclose())
-        if self._owner is not task:
-            return
-        if outcome is not None:
-            self._report_body(outcome)
-        await self._clean(task)
+        with contextlib.suppress(_LeftBehind):
+            if not self._life.is_ending:
+                failure = await self._capture(task, self._body.run(self.handler))
+                if isinstance(failure, Interrupted):  # the loop holds for this turn what the body has left
+                    await self._capture(task, self._pass_turn())
+                self._body_done(failure)
+            await self._wind_up(task)
+
+    async def _take_over(self, task: OwnedTask) -> None:
+        """Goes on where an owner that does not end was left behind."""
+        asyncgens.keep_in_this_context(self._body)
+        with contextlib.suppress(_LeftBehind):
+            await self._wind_up(task)
+
+    async def _wind_up(self, task: OwnedTask) -> None:
+        """Closes the body, cleans up, and closes what the cleanups have left half-way."""
+        if self._life.state is StreamState.ENDING:
+            await self._close_body(task)
+            self._begin_cleaning()
+        error = self._life.error
+        if error is None and self._life.reason is not CloseReason.COMPLETED:
+            error = self.runtime.stray_cancellation()
+        await self.cleanups.unwind(error, partial(self._capture_in_time, task))
+        await self._close_body(task)
+        self._finish()
+
+    async def _pass_turn(self) -> None:
+        await self.runtime.turn()
+
+    async def _capture(self, task: OwnedTask, work: Coroutine[Any, Any, object]) -> BaseException | None:
+        outcome = await task.capture(work)
+        if self._owner is not task:  # it was left behind, and a successor has taken over
+            raise _LeftBehind
+        return outcome
+
+    async def _capture_in_time(self, task: OwnedTask, work: Coroutine[Any, Any, object]) -> BaseException | None:
+        self._insisted = False
+        self._set_deadline(self.config.cleanup_timeout)
+        return await self._capture(task, work)
 
     def _body_done(self, failure: BaseException | None) -> None:
         if failure is None:
@@ -544,7 +570,7 @@ class Stream:
             if self.config.on_error is not None and self._has_begun and isinstance(error, Exception):
                 self._tell(error, self.config.on_error)
         elif not isinstance(failure, Interrupted) or self._insisted:
-            self._report_body(failure)
+            self._body.report("the body", failure)
         self._act(Cause.BODY_ENDED)
 
     def _tell(self, error: Exception, on_error: Callable[[Exception], object]) -> None:
@@ -557,11 +583,11 @@ class Stream:
         except Exception as exc:
             self.cleanups.fail("on_error", exc)
 
-    def _report_body(self, failure: BaseException) -> None:
-        if not _is_closed(failure):
-            self.cleanups.fail("the body", failure)
+    async def _close_body(self, task: OwnedTask) -> None:
+        while (closing := self._body.take_closing()) is not None:
+            self._body.report("the body", await self._capture_in_time(task, closing))
 
-    async def _clean(self, task: OwnedTask) -> None:
+    def _begin_cleaning(self) -> None:
         self._life.move(StreamState.CLEANING)
         self._buffer.end()
         if self._writer is not None and self._writer.is_open:  # what the body left is still sent, not at any price
@@ -569,38 +595,11 @@ class Stream:
             if self._life.reason is CloseReason.SHUTDOWN:
                 seconds = min(seconds, FINAL_SEND_TIMEOUT)
             self._writer.set_final_timeout(self._within(seconds))
-        await self._unwind(task)
-
-    async def _take_over(self, task: OwnedTask) -> None:
-        """Goes on where an owner that does not end was left behind."""
-        asyncgens.adopt_in_this_context(self)
-        if self._life.state is StreamState.ENDING:
-            await self._clean(task)
-        else:
-            await self._unwind(task)
-
-    async def _unwind(self, task: OwnedTask) -> None:
-        async def capture(work: Coroutine[Any, Any, object]) -> BaseException | None:
-            self._insisted = False
-            self._set_deadline(self.config.cleanup_timeout)
-            outcome = await task.capture(work)
-            if self._owner is not task:
-                raise _LeftBehind
-            return outcome
-
-        error = self._life.error
-        if error is None and self._life.reason is not CloseReason.COMPLETED:
-            error = self.runtime.stray_cancellation()
-        try:
-            await self.cleanups.unwind(error, capture)
-        except _LeftBehind:
-            return
-        self._finish()
 
     def _finish(self) -> None:
         self._life.move(StreamState.CLOSED)
         self._alarm.clear()
-        self._owner = None
+        self._owner = self._body.task = None
         report = self.cleanups.close()
         try:
             with contextlib.suppress(Exception):  # a logger that fails must not hold up those who wait for the end
@@ -654,7 +653,7 @@ class Stream:
             return
         name = self.cleanups.running or "the body"
         self.cleanups.fail(name, TimeoutError("did not end though cancelled twice, and was left behind"))
-        self._body.position = Position.OVER
+        self._body.leave_behind()
         self._spawn_owner(self._take_over)
 
     def _look_at_writer(self, now: float) -> float:
@@ -667,12 +666,6 @@ class Stream:
             self._writer.give_up(self.config.send_timeout or self.config.cleanup_timeout)
             return math.inf
         return again
-
-
-def _is_closed(failure: BaseException) -> bool:
-    """Whether a failure is just the ``GeneratorExit`` of a closed body, as a task group around its yield wraps it."""
-    inner: tuple[BaseException, ...] = getattr(failure, "exceptions", ())
-    return isinstance(failure, GeneratorExit) or (bool(inner) and all(map(_is_closed, inner)))
 
 
 def _as_error(failure: BaseException) -> BaseException:

@@ -155,6 +155,18 @@ class AsyncioTask:
         except RuntimeError:  # in a thread
             return False
 
+    def is_others_turn(self) -> bool:
+        try:
+            return asyncio.current_task() not in (self._task, None)
+        except RuntimeError:  # another thread
+            return True
+
+    def _is_running(self) -> bool:
+        try:
+            return self.is_current()
+        except RuntimeError:  # there is no loop
+            return False
+
     async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
         self._work, self._cancelled = work, False
         try:
@@ -162,8 +174,10 @@ class AsyncioTask:
         except asyncio.CancelledError as exc:
             self._dismiss_cancellation()  # before the exception is freed
             return Interrupted() if self._cancelled else exc
-        except GeneratorExit:  # the loop is gone
-            raise
+        except GeneratorExit as exc:
+            if not self._is_running():  # the loop is gone, and this is closed
+                raise
+            return exc
         except BaseException as exc:
             return exc
         finally:

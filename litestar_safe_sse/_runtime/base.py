@@ -65,6 +65,10 @@ class OwnedTask(Protocol):
         """Whether the caller runs in this task."""
         ...
 
+    def is_others_turn(self) -> bool:
+        """Whether the caller runs in another task: not in this one, nor where the loop lets go of what one has left."""
+        ...
+
     async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
         """Runs some work in this task, and captures its outcome: nothing that it raises gets through.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ from litestar_safe_sse._runtime.base import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from contextlib import AbstractContextManager
 
     from litestar_safe_sse._runtime.base import Event, OwnedTask, Runtime, Timer
 
-__all__ = ("run_shielded", "wait_shielded")
+__all__ = ("run_shielded", "shielded_from_scopes", "wait_shielded")
 
 LEAVING_TIME = 0.1
 """Seconds that something has after its cancellation, before it is left behind."""
@@ -98,3 +100,13 @@ async def run_shielded(
         for timer in timers:
             timer.cancel()
     return outcome[0] if outcome else Interrupted()
+
+
+def shielded_from_scopes() -> AbstractContextManager[object]:
+    """Keeps off the cancellation of scopes of anyio's that the running task is in.
+
+    The task's own cancellation still gets through. On trio it would not, and tasks of ours are in no such scope.
+    """
+    if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
+        return anyio.CancelScope(shield=True)
+    return nullcontext()

@@ -102,13 +102,27 @@ class TrioTask:
         except RuntimeError:  # in a thread
             return False
 
+    def is_others_turn(self) -> bool:
+        try:
+            return not self.is_current()
+        except RuntimeError:  # between two tasks
+            return False
+
+    def _is_running(self) -> bool:
+        try:
+            return self.is_current()
+        except RuntimeError:  # there is no loop
+            return False
+
     async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
         try:
             # The end of trio.run() cancels system tasks; what is owned here still gets its time.
             with trio.CancelScope(shield=True) as self._scope:
                 await work
-        except GeneratorExit:  # the loop is gone
-            raise
+        except GeneratorExit as exc:
+            if not self._is_running():  # the loop is gone, and this is closed
+                raise
+            return exc
         except BaseException as exc:
             return exc
         finally:

@@ -46,6 +46,12 @@ class Probe:
             while event not in self.events:
                 await self._changed.wait()
 
+    async def until_count(self, event: str, count: int) -> None:
+        """Waits until something has been noted so often."""
+        with anyio.fail_after(WAIT):
+            while self.events.count(event) < count:
+                await self._changed.wait()
+
     async def cleanup(self) -> None:
         assert self.stream is not None
         self.reason = self.stream.close_reason
