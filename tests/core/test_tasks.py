@@ -101,12 +101,18 @@ async def test_the_last_events_are_not_waited_for_at_any_price(reason: CloseReas
     if reason is CloseReason.MAX_LIFETIME:
         config = replace(config, cleanup_timeout=SHORT)
     server, connection = Server(last_words, config), Stuck()
+    returned = anyio.Event()
+
+    async def request() -> None:
+        await server.run(connection)
+        returned.set()
+
     async with anyio.create_task_group() as tasks, server.app.lifespan():
-        tasks.start_soon(server.run, connection)
+        tasks.start_soon(request)
         await connection.until(lambda got: b"one" in got.body)
         await anyio.wait_all_tasks_blocked()
         if reason is CloseReason.MAX_LIFETIME:
-            await server.probe.until("cleanup")
+            await returned.wait()
     assert server.probe.reason is reason
     assert b"last" in connection.body
     assert not connection.complete
