@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.bounds import START, WAIT
 from tests.ports import free_port
 
-START_TIMEOUT = 15.0
-STOP_TIMEOUT = 10.0
 ATTEMPTS = 5
 
 
@@ -64,7 +63,7 @@ class RedisServer:
 
     def start_again(self) -> None:
         """Starts it on the port and the data it had."""
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + START
         while not self._started():  # a connection of before may hold the port for a moment
             if time.monotonic() > deadline:
                 raise RuntimeError(f"redis-server did not start again:\n{self.output()}")
@@ -101,7 +100,7 @@ class RedisServer:
         with (self.directory / "redis.log").open("ab") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         self._process = process
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + START
         while time.monotonic() < deadline and process.poll() is None:
             if self._answers():
                 return process.poll() is None
@@ -128,10 +127,10 @@ class RedisServer:
             process.send_signal(signal.SIGCONT)
             process.send_signal(number)
         try:
-            process.wait(timeout=STOP_TIMEOUT)
+            process.wait(timeout=WAIT)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(timeout=STOP_TIMEOUT)
+            process.wait(timeout=WAIT)
 
 
 @contextlib.contextmanager
@@ -156,4 +155,4 @@ def running_sentinel(directory: Path, redis: RedisServer) -> Iterator[int]:
         yield port
     finally:
         process.kill()
-        process.wait(timeout=STOP_TIMEOUT)
+        process.wait(timeout=WAIT)

@@ -14,6 +14,7 @@ import pytest
 
 import litestar_safe_sse
 from litestar_safe_sse import sources
+from tests.bounds import START
 
 PACKAGE = Path(litestar_safe_sse.__file__).parent
 NAME = PACKAGE.name
@@ -108,7 +109,7 @@ loaded = {name.partition(".")[0] for name in sys.modules}
 optional = {"trio", "uvicorn", "granian", "hypercorn", "daphne", "twisted", "redis", "uvloop"}
 assert not loaded & optional, loaded & optional
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=START)
 
 
 def test_the_sources_can_be_imported_without_redis() -> None:
@@ -118,6 +119,8 @@ import sys
 sys.modules["redis"] = None
 from litestar_safe_sse.sources import MemoryEventLog, RedisEventLog
 from litestar_safe_sse.exceptions import MissingExtraError
+
+from tests.bounds import START
 MemoryEventLog()
 try:
     RedisEventLog("redis://localhost")
@@ -126,7 +129,7 @@ except MissingExtraError as error:
 else:
     raise AssertionError
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=START)
 
 
 @pytest.mark.parametrize("package", [litestar_safe_sse, sources])

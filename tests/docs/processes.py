@@ -109,7 +109,7 @@ def stream(
 ) -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
     """A client that is connected for the length of the block; yields the response and its events."""
     headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
-    with httpx.Client(timeout=10) as client, client.stream("GET", server.url + path, headers=headers) as response:
+    with httpx.Client(timeout=WAIT) as client, client.stream("GET", server.url + path, headers=headers) as response:
         yield response, EventSource(response).iter_sse()
 
 

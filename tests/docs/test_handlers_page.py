@@ -7,6 +7,7 @@ import json
 import httpx
 import pytest
 
+from tests.bounds import WAIT
 from tests.docs.processes import UvicornProcess, stream
 from tests.docs.test_examples import example, server  # noqa: F401
 
@@ -24,14 +25,14 @@ def test_progress_is_typed(server: UvicornProcess) -> None:  # noqa: F811
 @example("job_events")
 def test_job_that_is_not_there(server: UvicornProcess) -> None:  # noqa: F811
     """Is answered 404, by the generator."""
-    response = httpx.get(f"{server.url}/jobs/2", timeout=30)
+    response = httpx.get(f"{server.url}/jobs/2", timeout=WAIT)
     assert (response.status_code, response.json()["detail"]) == (404, "There is no job 2.")
 
 
 @example("chat_events")
 def test_answer_to_a_question(server: UvicornProcess) -> None:  # noqa: F811
     """Its tokens are text, its end is JSON, and the model is closed."""
-    response = httpx.post(f"{server.url}/chat", json={"text": "live on"}, timeout=30)
+    response = httpx.post(f"{server.url}/chat", json={"text": "live on"}, timeout=WAIT)
     assert response.status_code == 200
     assert response.text.replace("\r\n", "|") == (
         'event: token|data: evil||event: token|data: no||event: usage|data: {"tokens":2}||'
@@ -43,7 +44,7 @@ def test_answer_to_a_question(server: UvicornProcess) -> None:  # noqa: F811
 @example("chat_events")
 def test_question_that_is_refused(server: UvicornProcess, body: dict[str, str], status: int) -> None:  # noqa: F811
     """By the model, or by the type of the body."""
-    assert httpx.post(f"{server.url}/chat", json=body, timeout=30).status_code == status
+    assert httpx.post(f"{server.url}/chat", json=body, timeout=WAIT).status_code == status
 
 
 @example("called_back")

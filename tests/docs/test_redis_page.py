@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from litestar_safe_sse.sources import RedisEventLog, RedisGroupQueue, RedisPlugin, RedisPubSub, RedisQueue
+from tests.bounds import WAIT
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -101,7 +102,7 @@ async def test_permissions_of_the_page_are_enough(
         admin.execute_command("ACL", "SETUSER", "sse", "on", ">secret", "~{sse}:*", "resetchannels", "&price:*", *rules)
         redis = RedisPlugin(redis_server.url, username="sse", password="secret")
         try:
-            with anyio.fail_after(10):
+            with anyio.fail_after(WAIT):
                 await use(redis)
         finally:
             await redis.aclose()

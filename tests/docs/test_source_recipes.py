@@ -17,6 +17,7 @@ from httpx_sse import ServerSentEvent
 from playwright.sync_api import expect, sync_playwright
 from redis import Redis
 
+from tests.bounds import WAIT
 from tests.docs.processes import UvicornProcess, leave, reset, running, stream
 from tests.redis_server import RedisServer
 
@@ -61,7 +62,7 @@ def on_two_workers(name: str) -> pytest.MarkDecorator:
 
 
 def post(server: UvicornProcess, path: str, data: object, **headers: str) -> httpx.Response:
-    return httpx.post(server.url + path, json=data, headers=headers, timeout=10)
+    return httpx.post(server.url + path, json=data, headers=headers, timeout=WAIT)
 
 
 def numbers(events: Iterator[ServerSentEvent], count: int) -> list[int]:
@@ -253,15 +254,15 @@ def test_browser_shows_the_feed_whatever_happens(server: UvicornProcess, redis: 
         page = browser.new_page()
         page.goto(f"{server.url}/ada")
         items = page.get_by_role("listitem")
-        expect(items).to_have_text(["1"], timeout=10_000)
+        expect(items).to_have_text(["1"], timeout=WAIT * 1000)
         append(server, 2)
-        expect(items).to_have_text(["1", "2"], timeout=10_000)
+        expect(items).to_have_text(["1", "2"], timeout=WAIT * 1000)
         server.start_again()
         append(server, 3)
-        expect(items).to_have_text(["1", "2", "3"], timeout=10_000)
+        expect(items).to_have_text(["1", "2", "3"], timeout=WAIT * 1000)
         redis.flushall()
         append(server, 4)
-        expect(items).to_have_text(["4"], timeout=10_000)
+        expect(items).to_have_text(["4"], timeout=WAIT * 1000)
 
 
 # An acknowledged queue

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import psutil
 from playwright.sync_api import BrowserContext, sync_playwright
 
+from tests.bounds import START, WAIT
 from tests.ports import free_port
 from tests.signals import default_signals
 
@@ -35,8 +36,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 10_000
-PATIENCE = 20.0
+WAIT_MS = WAIT * 1000
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def chromium(directory: Path) -> Iterator[BrowserContext]:
             args=CHROMIUM_ARGUMENTS,
             viewport={"width": 1280, "height": 900},
         )
-        context.set_default_timeout(PATIENCE_MS)
+        context.set_default_timeout(WAIT_MS)
         yield context
         context.close()
 
@@ -71,17 +71,17 @@ def launched(server: str = "uvicorn", *, workers: int = 1, redis_url: str = "") 
     ):
         try:
             url = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + START
             while not answers(f"{url}/kinds"):
                 assert process.poll() is None, f"{server} ended at its start"
-                assert time.monotonic() < deadline, f"{server} did not answer within 30 s"
+                assert time.monotonic() < deadline, f"{server} did not answer within {START} s"
                 time.sleep(0.05)
             yield url
         finally:
             everyone = [*psutil.Process(process.pid).children(recursive=True), process]
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(WAIT)
             finally:
                 for one in everyone:
                     with contextlib.suppress(psutil.NoSuchProcess):
@@ -92,7 +92,7 @@ def launched(server: str = "uvicorn", *, workers: int = 1, redis_url: str = "") 
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(url, timeout=WAIT) as response:
             return bool(response.status == 200)
     except (OSError, HTTPException):
         return False
@@ -100,10 +100,10 @@ def answers(url: str) -> bool:
 
 def _answer(request: urllib.request.Request) -> HTTPResponse:
     """Asks again, as browsers do, when the connection is lost: at Granian it may wait for the worker that is killed."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT
     while True:
         try:
-            response: HTTPResponse = urllib.request.urlopen(request, timeout=5)
+            response: HTTPResponse = urllib.request.urlopen(request, timeout=WAIT)
         except ConnectionError:
             if time.monotonic() > deadline:
                 raise

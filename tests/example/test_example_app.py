@@ -17,6 +17,7 @@ from example_app import ledger as ledger_module
 from example_app.app import create_app
 from example_app.bodies import KINDS, Event, Kind, Mailbox
 from example_app.ledger import Held, Ledger, Resource
+from tests.bounds import WAIT
 
 STATIC = Path(example_app.__file__).parent / "static"
 
@@ -107,14 +108,14 @@ def test_blocking_bodies_release_from_a_thread() -> None:
     def hold() -> None:
         with resource:
             opened.set()
-            finish.wait(5)
+            finish.wait(WAIT)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert opened.wait(5)
+    assert opened.wait(WAIT)
     assert len(ledger) == 1
     finish.set()
-    thread.join(5)
+    thread.join(WAIT)
     assert len(ledger) == 0
 
 

@@ -24,7 +24,7 @@ from example_app.feed import Feed, Hello, Published, Worker
 from litestar_safe_sse import SSEMessage
 from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources import MemoryEventLog, Reset
-from tests.bounds import WAIT
+from tests.bounds import START, WAIT
 
 ROOT = Path(__file__).parents[2]
 
@@ -266,7 +266,7 @@ def test_app_runs_without_redis_py() -> None:
         "try: create_app('redis://localhost')\n"
         "except MissingExtraError as error: print(error)\n"
     )
-    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=START)
     assert found.returncode == 0, found.stderr
     assert "pip install" in found.stdout
 
@@ -297,6 +297,6 @@ def test_workers_that_cannot_start_are_given_up() -> None:
         "import sys; from example_app.workers import keep_workers\n"
         "keep_workers(lambda socket: [sys.executable, '-c', ''], '127.0.0.1', 0, 2)\n"
     )
-    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=START)
     assert found.returncode == 1
     assert "as soon as it was started" in found.stderr

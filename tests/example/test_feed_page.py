@@ -13,7 +13,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect
 from redis import Redis
 
 from example_app.feed import TOPIC
-from tests.example.processes import CHROMIUM, PATIENCE_MS, launched, read_feed
+from tests.example.processes import CHROMIUM, WAIT_MS, launched, read_feed
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
@@ -51,7 +51,7 @@ def page(browser: BrowserContext) -> Iterator[Page]:
 
 def visit(page: Page, url: str) -> None:
     page.goto(f"{url}/resume.html")
-    expect(page.locator("#link")).to_have_text("live", timeout=PATIENCE_MS)
+    expect(page.locator("#link")).to_have_text("live", timeout=WAIT_MS)
 
 
 def received(page: Page, many: int) -> None:
@@ -79,14 +79,14 @@ def test_one_worker_with_its_log_in_memory_resumes_too(page: Page, alone: str) -
     expect(page.locator("#advice")).to_contain_text("EXAMPLE_REDIS_URL")
     expect(page.locator("#kill")).to_be_disabled()
     page.get_by_role("button", name="Publish a note").click()
-    expect(page.locator("#arrived tr[data-kind=note]")).to_have_count(1, timeout=PATIENCE_MS)
+    expect(page.locator("#arrived tr[data-kind=note]")).to_have_count(1, timeout=WAIT_MS)
     page.get_by_role("button", name="Hang up").click()
     for event in read_feed(alone):  # until something has been missed
         if event.type == "published":
             break
     page.get_by_role("button", name="Come back").click()
     verdict = page.locator(".chapter .verdict")
-    expect(verdict).to_have_attribute("data-tone", "good", timeout=PATIENCE_MS)
+    expect(verdict).to_have_attribute("data-tone", "good", timeout=WAIT_MS)
     assert re.search(r"[1-9]\d* events? replayed, 0.missing, 0.doubled", verdict.inner_text())
     keys = shown(page)
     assert [int(key.partition("·")[2]) for key in keys] == [
@@ -99,19 +99,19 @@ def test_feed_outlives_the_worker_that_the_page_kills(page: Page, shared: str, r
     """The page kills the worker it is connected to, resumes from the other one, and has every event once, in order."""
     visit(page, shared)
     kill = page.locator("#kill")
-    expect(kill).to_be_enabled(timeout=PATIENCE_MS)
+    expect(kill).to_be_enabled(timeout=WAIT_MS)
     pid = kill.inner_text().rpartition(" ")[2]
     kill.click()
 
     chapter = page.locator(".chapter")
-    expect(chapter.get_by_role("heading")).to_have_text(f"Worker {pid} was killed", timeout=PATIENCE_MS)
+    expect(chapter.get_by_role("heading")).to_have_text(f"Worker {pid} was killed", timeout=WAIT_MS)
     expect(chapter.locator("[data-how]")).to_contain_text("back on another worker")
     verdict = chapter.locator(".verdict")
-    expect(verdict).to_have_attribute("data-tone", "good", timeout=PATIENCE_MS)
+    expect(verdict).to_have_attribute("data-tone", "good", timeout=WAIT_MS)
     assert re.search(r"Resumed after #\d+·\d+: [1-9]\d* events? replayed, 0.missing, 0.doubled", verdict.inner_text())
     expect(page.locator(".worker[data-state=killed]")).to_contain_text(pid)
     expect(page.locator(".worker[data-delivers]")).not_to_contain_text(pid)
-    expect(page.locator("#storage")).to_contain_text("2 workers", timeout=PATIENCE_MS)  # a new one has come
+    expect(page.locator("#storage")).to_contain_text("2 workers", timeout=WAIT_MS)  # a new one has come
     for name in ("missing", "doubled"):
         expect(page.locator(f"#{name}")).to_have_text("0")
 
@@ -127,9 +127,9 @@ def test_feed_outlives_the_worker_that_the_page_kills(page: Page, shared: str, r
 
     with Redis.from_url(redis.url) as client:
         client.flushall()
-    expect(page.locator(".chapter .verdict").first).to_contain_text("Reset:", timeout=PATIENCE_MS)
+    expect(page.locator(".chapter .verdict").first).to_contain_text("Reset:", timeout=WAIT_MS)
     before = int(page.locator("#received").inner_text())
     received(page, before + 2)  # it goes on
 
     page.goto(shared)
-    expect(page.locator("#many")).to_contain_text("2 workers answer here", timeout=PATIENCE_MS)
+    expect(page.locator("#many")).to_contain_text("2 workers answer here", timeout=WAIT_MS)

@@ -11,7 +11,8 @@ from contextlib import closing
 
 import pytest
 
-from tests.example.processes import PATIENCE, Event, answers, launched, read_feed
+from tests.bounds import WAIT
+from tests.example.processes import Event, answers, launched, read_feed
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 def test_feed_goes_on_when_its_worker_is_killed(server: str, redis: RedisServer) -> None:
     """A client whose worker is killed resumes by its Last-Event-ID from another, and a new worker takes its place."""
     with launched(server, workers=2, redis_url=f"{redis.url.rpartition('/')[0]}/{len(server)}") as url:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT
         before: list[Event] = []
         for event in read_feed(url):
             before.append(event)

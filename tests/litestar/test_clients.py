@@ -19,6 +19,7 @@ import pytest
 from litestar import get
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SSEMessage
+from tests.bounds import START
 from tests.litestar.apps import serving
 from tests.litestar.clients import Connection, connect
 from tests.node import install_node_packages
@@ -36,7 +37,9 @@ def httpx_events(response: Connection) -> list[str]:
 def node_events(stream: bytes) -> dict[str, list[str]]:
     install_node_packages()
     script = Path(__file__).with_name("clients.mjs")
-    output = subprocess.run(["node", str(script)], input=stream, stdout=subprocess.PIPE, check=True, timeout=60).stdout
+    output = subprocess.run(
+        ["node", str(script)], input=stream, stdout=subprocess.PIPE, check=True, timeout=START
+    ).stdout
     seen: dict[str, list[str]] = json.loads(output)
     return seen
 

@@ -15,6 +15,7 @@ from litestar.di import Provide
 from litestar.exceptions import ImproperlyConfiguredException, NotAuthorizedException
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamClosedError, StreamContext
+from tests.bounds import WAIT
 from tests.litestar.apps import FromQuery, NamedDependency, Pool, cleaned, closed, endless_and_brief, serving
 from tests.litestar.bodies import BRIEF, ENDLESS, Trace, brief, endless
 from tests.litestar.clients import connect
@@ -247,7 +248,7 @@ async def test_context_entered_beside_a_handler_that_returns(trace: Trace) -> No
             await connection.until(lambda: len(connection.sent) > 1)
             go_on.set()
             await connection.finished()
-        done, pending = await asyncio.wait(tasks, timeout=1)
+        done, pending = await asyncio.wait(tasks, timeout=WAIT)
         for task in pending:
             task.cancel()
         assert not pending

@@ -25,6 +25,7 @@ from litestar_safe_sse import (
     StreamContext,
 )
 from litestar_safe_sse.testing import StreamEndedError, open_stream, open_stream_sync
+from tests.bounds import SHORT
 
 pytestmark = pytest.mark.anyio
 
@@ -145,9 +146,9 @@ async def test_a_posted_body_is_answered_with_typed_events_and_sessions_are_kept
 async def test_no_wait_is_without_a_bound() -> None:
     """A time-out says what was waited for, and how the stream fares."""
     story = Story()
-    async with open_stream(story.app, "GET", "/endless", timeout=0.05) as stream:
+    async with open_stream(story.app, "GET", "/endless", timeout=SHORT) as stream:
         await stream.next()
-        with pytest.raises(TimeoutError, match=r"the next event has not come within 0\.05 s; GET /endless: Stream"):
+        with pytest.raises(TimeoutError, match=r"the next event has not come within 0\.3 s; GET /endless: Stream"):
             await stream.next()
         with pytest.raises(TimeoutError, match="the end of the stream"):
             await stream.wait_closed()

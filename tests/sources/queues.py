@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.queue import RedisQueue
+from tests.bounds import START
 
 Queue = Any
 
@@ -44,7 +45,7 @@ async def serving(queue: Queue, plugin: RedisPlugin, **config: Any) -> AsyncIter
         return SafeServerSentEvent(body())
 
     app = Litestar([items, body, slow], plugins=[SafeSSEPlugin(SafeSSEConfig(**config)), plugin])
-    with anyio.fail_after(60):
+    with anyio.fail_after(START):
         async with app.lifespan():
             yield app
 

@@ -22,6 +22,7 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
+from tests.bounds import WAIT
 from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.signals import default_signals
@@ -62,14 +63,14 @@ class Workers:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=WAIT)
 
     def reap(self) -> None:
         children = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         for process in (self.process, *children):
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 process.kill()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=WAIT)
 
 
 @contextlib.contextmanager
@@ -161,7 +162,7 @@ async def test_every_item_is_delivered_whole_or_still_in_redis(
     with workers(kind, redis_server, tmp_path / "log") as server, anyio.fail_after(DEADLINE * 1.5):
         clients = Clients(server.port, random.Random(f"{kind}{kills}"))
         visitors = [asyncio.ensure_future(clients.go_on()) for _ in range(CLIENTS)]
-        await eventually(lambda: len(clients.pids) == 2, within=20)
+        await eventually(lambda: len(clients.pids) == 2, within=WAIT)
         for start in range(0, ITEMS, 100):
             await push(redis, kind, ordered[start : start + 100])
             await asyncio.sleep(0.02)  # the pace of a producer: clients come and go meanwhile

@@ -196,7 +196,7 @@ async def test_two_thousand_streams_share_two_connections(kind: Any, plugin: Red
         dispenser = queue._popper if kind is RedisQueue else queue._reader
         await eventually(lambda: dispenser()._wanted() >= 1999)
         await queue.push(*map(str, range(1999)))
-        await eventually(lambda: sum(len(visit.data) for visit in visits) == 2000, within=30)
+        await eventually(lambda: sum(len(visit.data) for visit in visits) == 2000)
         for visit in visits:
             visit.leave()
         before = len(await redis.client_list())

@@ -24,7 +24,7 @@ from litestar_safe_sse.sources.redis.group_queue import RedisGroupQueue
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
 from litestar_safe_sse.sources.redis.queue import RedisQueue
-from tests.bounds import WAIT
+from tests.bounds import NEVER, START, WAIT
 from tests.redis_server import RedisServer, running_redis, running_sentinel
 from tests.sources.clients import Visit, eventually
 
@@ -153,12 +153,13 @@ async def test_closing_does_not_wait_for_a_redis_that_hangs(away: str, own_redis
     """The application's shutdown is bounded, and what waited is told."""
     before = asyncio.all_tasks()
     plugin = RedisPlugin(own_redis.url)
+    plugin.reply_timeout = NEVER
     waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(anext(RedisQueue(plugin, "jobs").items(None)))]
     waits.append(asyncio.ensure_future(RedisPubSub(plugin).subscribe("a").__anext__()))
     await eventually(lambda: len(plugin.loop_state().shared) == 2)
     await plugin.execute("PING")
     (own_redis.pause if away == "paused" else own_redis.kill)()
-    with anyio.fail_after(4):
+    with anyio.fail_after(WAIT):
         await plugin.aclose()
         await asyncio.wait(waits)
     assert isinstance(waits[0].exception(), SourceUnavailableError)
@@ -276,7 +277,7 @@ for make in (RedisPlugin, RedisEventLog, RedisQueue, RedisGroupQueue, RedisPubSu
         raise AssertionError(make)
 assert "redis" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=START)
 
 
 def test_a_plugin_serves_several_loops(shared_redis: RedisServer) -> None:

@@ -19,6 +19,7 @@ import pytest
 from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
+from tests.bounds import WAIT
 from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.signals import default_signals
@@ -71,7 +72,7 @@ class Worker:
     def end(self, number: signal.Signals = signal.SIGKILL) -> int:
         assert self._process is not None
         self._process.send_signal(number)
-        return self._process.wait(timeout=15)
+        return self._process.wait(timeout=WAIT)
 
     def output(self) -> str:
         return self._log.read_text(errors="replace")

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from litestar_safe_sse.sources._tasks import Backoff
-from tests.bounds import WAIT
+from tests.bounds import NEVER, WAIT
 
 pytestmark = pytest.mark.anyio
 
@@ -21,5 +21,5 @@ async def test_pauses_grow_and_end_early() -> None:
             await backoff.wait()
     event = asyncio.Event()
     event.set()
-    with anyio.fail_after(1):
-        await Backoff(first=60, longest=60).wait(event)
+    with anyio.fail_after(WAIT):
+        await Backoff(first=NEVER, longest=NEVER).wait(event)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from litestar_safe_sse._core.cleanup import CleanupRegistry
 from litestar_safe_sse._runtime.base import Interrupted
 from litestar_safe_sse.exceptions import StreamClosedError
+from tests.bounds import WAIT
 
 
 async def attempt(work: Coroutine[Any, Any, object]) -> BaseException | None:
@@ -125,7 +126,7 @@ def test_what_gets_stuck_is_not_run_again(outcomes: list[bool], data: st.DataObj
             else:
                 registry.callback(log.append, number)
         first = asyncio.ensure_future(registry.unwind(None, attempt_uncaught))
-        await asyncio.wait_for(reached.wait(), 5)
+        await asyncio.wait_for(reached.wait(), WAIT)
         assert registry.running is not None
         await registry.unwind(None, attempt)
         assert log == list(range(len(outcomes) - 1, -1, -1))
