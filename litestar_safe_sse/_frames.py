@@ -1,11 +1,12 @@
 """Blocks that other libraries have encoded, recognised by their types.
 
-None of the libraries is imported: what they made is looked up in what has been imported already.
+None of the libraries is imported for it: who yields an event of a library has imported it.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import CodeType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ VERCEL_SDK = 5
 
 
 def _ag_ui_frame(event: Any) -> Frame:
-    return Frame(sys.modules["ag_ui.encoder"].EventEncoder().encode(event))
+    return Frame(import_module("ag_ui.encoder").EventEncoder().encode(event))
 
 
 def _vercel_frame(chunk: Any) -> Frame:

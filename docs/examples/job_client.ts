@@ -1,7 +1,10 @@
-import { progress } from "./client/sdk.gen";
+import { jobsProgress } from "./client/sdk.gen";
 
-const { stream } = await progress({ baseUrl, path: { job: 1 } });
-for await (const event of stream) {
-  if (event.type === "progress") console.log(event.percent);
-  else console.log(event.result);
+export async function follow(baseUrl: string, job: number): Promise<string> {
+  const { stream } = await jobsProgress({ baseUrl, path: { job } });
+  for await (const event of stream) {
+    if (event.type === "done") return event.result;
+    console.log(`${event.percent} %`);
+  }
+  throw new Error("the stream was cut");
 }

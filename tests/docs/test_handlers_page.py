@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.bounds import WAIT
-from tests.docs.processes import UvicornProcess, stream
-from tests.docs.test_examples import example, server  # noqa: F401
+from tests.bounds import START, WAIT
+from tests.docs.processes import UvicornProcess, running, stream
+from tests.docs.test_examples import EXAMPLES, example, server  # noqa: F401
 
 
 @example("job_events")
@@ -55,3 +58,43 @@ def test_readings_that_are_called_back(server: UvicornProcess) -> None:  # noqa:
         assert [json.loads(next(events).data)["celsius"] for _ in range(3)] == [20.0, 20.1, 20.2]
         response.close()
     server.wait_for_line("sensor closed")
+
+
+# Clients of other authors
+
+NODE_MODULES = Path(__file__).parents[1] / "node_modules"
+CLIENTS = Path(__file__).parent / "clients"
+
+
+def node(*command: str, cwd: Path) -> str:
+    """What a program prints that Node.js runs."""
+    done = subprocess.run(["node", *command], cwd=cwd, capture_output=True, text=True, timeout=START, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@example("job_events")
+def test_generated_client_knows_the_types_of_events(server: UvicornProcess, tmp_path: Path) -> None:  # noqa: F811
+    """Made from the document that the server shows, it is checked by TypeScript, and reads the stream."""
+    (tmp_path / "node_modules").symlink_to(NODE_MODULES)
+    (tmp_path / "openapi.json").write_text(httpx.get(f"{server.url}/schema/openapi.json", timeout=30).text)
+    shutil.copy(EXAMPLES / "job_client.ts", tmp_path)
+    shutil.copy(CLIENTS / "main.ts", tmp_path)
+    generator = str(NODE_MODULES / "@hey-api/openapi-ts/bin/run.js")
+    node(generator, "-i", "openapi.json", "-o", "client", "-p", "@hey-api/client-fetch", cwd=tmp_path)
+    compiler = str(NODE_MODULES / "typescript/bin/tsc")
+    libraries = "es2022,dom,dom.iterable,dom.asynciterable"
+    options = ("--strict", "--skipLibCheck", "--target", "es2022", "--module", "commonjs", "--lib", libraries)
+    node(compiler, *options, "--moduleResolution", "node10", "--outDir", "out", "main.ts", cwd=tmp_path)
+    assert node("out/main.js", server.url, cwd=tmp_path).split("\n") == ["0 %", "25 %", "50 %", "75 %", "finished", ""]
+
+
+@pytest.mark.parametrize(
+    ("client", "text"), [("vercel.mjs", "hello from a model"), ("ag_ui.mjs", "hello from an agent")]
+)
+def test_clients_of_agents_read_their_frames(client: str, text: str, tmp_path: Path) -> None:
+    """npm's ``ai`` a stream of pydantic-ai, and ``@ag-ui/client`` one of AG-UI's events."""
+    (tmp_path / "node_modules").symlink_to(NODE_MODULES)
+    shutil.copy(CLIENTS / client, tmp_path)
+    with running("agents_app:app", Path(__file__).parent) as server:  # noqa: F811
+        assert node(client, server.url, cwd=tmp_path).strip() == text
