@@ -163,7 +163,7 @@ class EventStream(SafeServerSentEvent):
         if self.transforms:  # they are made for the request
             return make(type_encoders=type_encoders, validate=self.validate, **self.defaults)
         known = self.stream.encoder
-        key = type_encoders, self.validate, config.separator, self.defaults
+        key = {**type_encoders}, self.validate, config.separator, self.defaults
         if known is None or known[0] != key:
             made = make(type_encoders=type_encoders, validate=self.validate, **self.defaults)
             known = self.stream.encoder = key, made

@@ -45,10 +45,14 @@ else:
 
 CONFIG = SafeSSEConfig(ping_interval=None, cleanup_timeout=1, shutdown_grace=0.2)
 
-PLAIN: dict[str, Any] = {"openapi_config": None}
-"""What an application of the tests is made with. From Litestar 3 it configures no logging."""
-if "logging_config" in inspect.signature(Litestar).parameters:
-    PLAIN["logging_config"] = None
+CONFIGURES_LOGGING = "logging_config" in inspect.signature(Litestar).parameters
+"""Whether applications configure logging: until Litestar 3."""
+
+UNLOGGED: dict[str, Any] = {"logging_config": None} if CONFIGURES_LOGGING else {}
+"""What an application is made with that configures no logging."""
+
+PLAIN: dict[str, Any] = {"openapi_config": None, **UNLOGGED}
+"""What an application of the tests is made with."""
 
 
 def make_app(*handlers: Any, config: SafeSSEConfig = CONFIG, **options: Any) -> tuple[Litestar, StreamRegistry]:

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import structlog
 
+from tests.litestar.apps import CONFIGURES_LOGGING
 from tests.litestar.logs import Records
+
+collect_ignore = [] if CONFIGURES_LOGGING else ["test_log_lines.py", "test_log_warnings.py", "test_loggers.py"]
 
 
 @pytest.fixture(params=["asyncio", "trio"])

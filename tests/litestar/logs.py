@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 from litestar import Litestar, get
-from litestar.logging import LoggingConfig, StructLoggingConfig
 from structlog.testing import LogCapture
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin
+from tests.litestar.apps import CONFIGURES_LOGGING
 from tests.litestar.clients import lifespan
 
 if TYPE_CHECKING:
+    from litestar.logging import LoggingConfig, StructLoggingConfig
+
     from litestar_safe_sse import StreamContext
     from litestar_safe_sse._core.registry import StreamRegistry
 
@@ -41,6 +43,8 @@ class Records(logging.Handler):
 
 def standard(records: Records, level: str = "DEBUG") -> LoggingConfig:
     """Litestar's configuration of the standard library's logging."""
+    from litestar.logging import LoggingConfig
+
     return LoggingConfig(
         root={"level": "WARNING", "handlers": []},
         handlers={"queue_listener": {"()": lambda: records}},
@@ -56,7 +60,7 @@ async def serving(
     app = Litestar(
         [handler],
         plugins=[plugin],
-        logging_config=logging_config,
+        **({"logging_config": logging_config} if CONFIGURES_LOGGING else {}),
         openapi_config=None,
         debug=True,  # without it, Litestar sets its logger's level to INFO
     )
@@ -86,6 +90,8 @@ def fail() -> None:
 
 
 def structured(wrapper_class: Any) -> tuple[StructLoggingConfig, LogCapture]:
+    from litestar.logging import StructLoggingConfig
+
     capture = LogCapture()
     config = StructLoggingConfig(
         processors=[capture],

@@ -19,7 +19,7 @@ from litestar.types import Receive, Scope, Send
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin
 from tests.bounds import WAIT
-from tests.litestar.apps import endless_and_brief, make_app, serving, serving_defaults
+from tests.litestar.apps import PLAIN, endless_and_brief, make_app, serving, serving_defaults
 from tests.litestar.bodies import ENDLESS, Trace, endless
 from tests.litestar.clients import connect, lifespan
 from tests.litestar.clients import get as request
@@ -74,7 +74,7 @@ async def test_mounted_application_without_a_plugin(trace: Trace, copy_scope: di
     async def handler() -> SafeServerSentEvent:
         return SafeServerSentEvent(endless(trace))
 
-    inner = Litestar([handler], logging_config=None, openapi_config=None)
+    inner = Litestar([handler], **PLAIN)
 
     @asgi("/inner", is_mount=True, **copy_scope)
     async def mount(scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,6 +19,7 @@ from litestar.testing import AsyncTestClient
 from litestar.types import SSEData
 
 from litestar_safe_sse import InvalidFieldError, SafeServerSentEvent, SafeSSEPlugin, SSEMessage
+from tests.litestar.apps import PLAIN
 from tests.litestar.clients import Connection, connect
 from tests.litestar.clients import get as request
 
@@ -60,7 +61,7 @@ def make_app(response_class: Any, make_response: Callable[[], Any], **options: A
     async def handler() -> Any:
         return make_response()
 
-    options = {"logging_config": None, "openapi_config": None, **options}
+    options = {**PLAIN, **options}
     return Litestar([get("/")(returning(response_class, handler))], plugins=[SafeSSEPlugin()], **options)
 
 
@@ -225,7 +226,7 @@ async def test_sync_handler(response_class: Any) -> None:
 
     handler = get("/count", sync_to_thread=False)(returning(response_class, function))
 
-    app = Litestar([handler], plugins=[SafeSSEPlugin()], logging_config=None, openapi_config=None)
+    app = Litestar([handler], plugins=[SafeSSEPlugin()], **PLAIN)
     assert len(decode(await request(app, "/count"))) == 50
 
 
@@ -241,7 +242,7 @@ async def test_example_with_a_topic_in_the_path(response_class: Any) -> None:
         return response_class(notifications(topic), event_type="Notifier")
 
     handler = get("/notify/{topic:str}")(returning(response_class, function))
-    app = Litestar([handler], plugins=[SafeSSEPlugin()], logging_config=None, openapi_config=None)
+    app = Litestar([handler], plugins=[SafeSSEPlugin()], **PLAIN)
     assert decode(await request(app, "/notify/cats")) == [Event("Notifier", "cats", "", None)] * 2
 
 

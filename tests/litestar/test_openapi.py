@@ -8,7 +8,7 @@ import pytest
 from litestar import Litestar, get
 
 from litestar_safe_sse import RegistryStatistics, SafeServerSentEvent, SafeSSEPlugin, StreamContext, StreamStatistics
-from tests.litestar.apps import FromQuery
+from tests.litestar.apps import UNLOGGED, FromQuery
 from tests.litestar.clients import get as request
 from tests.litestar.clients import lifespan
 
@@ -27,7 +27,7 @@ async def test_openapi_schema(injected: bool) -> None:
     async def without(number: FromQuery[int]) -> SafeServerSentEvent:
         return SafeServerSentEvent([number])
 
-    app = Litestar([with_context if injected else without], plugins=[SafeSSEPlugin()], logging_config=None)
+    app = Litestar([with_context if injected else without], plugins=[SafeSSEPlugin()], **UNLOGGED)
     async with lifespan(app):
         response = await request(app, "/schema/openapi.json")
         assert response.status == 200
@@ -48,7 +48,7 @@ async def test_statistics_as_a_response() -> None:
     async def of_each(stream: StreamContext) -> list[StreamStatistics]:
         return [stream.statistics() for stream in plugin.streams]
 
-    app = Litestar([of_all, of_each], plugins=[plugin], logging_config=None)
+    app = Litestar([of_all, of_each], plugins=[plugin], **UNLOGGED)
     async with lifespan(app):
         (each,) = json.loads((await request(app, "/each")).body)
         assert (each["state"], each["close_reason"], each["events"]) == ("new", None, 0)
