@@ -14,7 +14,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamClosedError, StreamContext, StreamState
 from tests.bounds import WAIT
-from tests.litestar.apps import cleaned, closed, serving
+from tests.litestar.apps import cleaned, closed, serving, to_asgi
 from tests.litestar.bodies import BRIEF, Closeable, Trace, brief, endless
 from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
@@ -125,7 +125,7 @@ async def test_asgi_response_called_twice(trace: Trace) -> None:
 
     @get("/")
     async def handler(request: Request[Any, Any, Any]) -> ASGIApp:
-        made = SafeServerSentEvent(brief(trace)).to_asgi_response(None, request)
+        made = to_asgi(SafeServerSentEvent(brief(trace)), request)
 
         async def twice(scope: Scope, receive: Receive, send: Send) -> None:
             await made(scope, receive, send)
@@ -147,7 +147,7 @@ async def test_asgi_response_that_is_never_called(trace: Trace) -> None:
     @get("/")
     async def handler(request: Request[Any, Any, Any], stream: StreamContext) -> str:
         cleaned(trace, stream)
-        SafeServerSentEvent(Closeable(trace)).to_asgi_response(None, request)
+        to_asgi(SafeServerSentEvent(Closeable(trace)), request)
         return "something else"
 
     async with serving(handler) as (app, streams):

@@ -285,7 +285,9 @@ def test_parameters_are_a_superset() -> None:
     theirs = inspect.signature(ServerSentEvent).parameters
     ours = inspect.signature(SafeServerSentEvent).parameters
     for name, parameter in theirs.items():
-        assert (ours[name].kind, ours[name].default) == (parameter.kind, parameter.default)
+        assert ours[name].kind == parameter.kind
+        if name != "ping_interval":  # which Litestar 3 has as well; ours defaults to the plugin's
+            assert ours[name].default == parameter.default
 
 
 # Heartbeats
