@@ -318,6 +318,7 @@ class _ChannelSubscribers:
     async def _pass_all_on(self) -> None:
         try:
             while self._burst:
+                name = ""
                 for _ in range(min(TURN, len(self._burst))):
                     name, item = self._burst.popleft()
                     self._pass_on(name, item)

@@ -224,7 +224,7 @@ async def test_a_source_is_closed_when_its_loop_is_left(how: str) -> None:
             if how == "raise":
                 raise LookupError
             break
-        return row
+        return "left"
 
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         for number in range(3):
