@@ -44,6 +44,7 @@ class EventParser:
     size: int = 0
     raw: bytearray = field(default_factory=bytearray)
     _pending: bytes = b""
+    _lines: list[bytes] = field(default_factory=list)
 
     def feed(self, body: bytes) -> None:
         self.size += len(body)
@@ -54,14 +55,19 @@ class EventParser:
         text = self._pending + body
         cut = len(text) - 1 if text.endswith(b"\r") else len(text)
         text, held = text[:cut].replace(b"\r\n", b"\n"), text[cut:]
-        *blocks, rest = text.split(b"\n\n")
+        *lines, rest = text.split(b"\n")
         self._pending = rest + held
-        for block in blocks:
-            lines = block.lstrip(b"\n").split(b"\n")
-            data = [line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:")]
-            if data:
-                self.data.append(b"\n".join(data).decode())
-            self.comments += sum(line.startswith(b":") for line in lines)
+        for line in lines:
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        if line.startswith(b":"):  # between two blocks as well
+            self.comments += 1
+        elif line.startswith(b"data:"):
+            self._lines.append(line[5:].removeprefix(b" "))
+        elif not line and self._lines:
+            self.data.append(b"\n".join(self._lines).decode())
+            self._lines.clear()
 
 
 class ChunkParser:
