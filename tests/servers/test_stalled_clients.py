@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import anyio
 import pytest
 
 from tests.bounds import NEVER, SHORT, WAIT
@@ -178,9 +179,10 @@ def test_client_that_is_given_up_loses_its_connection(place: Place, tmp_path: Pa
             # What the kernels of both sides hold still comes.
             assert {await stream.end() for stream in crowd.streams} <= {Ending.CUT, Ending.RESET}
         seen = ticking.parser.comments
-        while ticking.parser.comments < seen + 3:
-            assert ticking.ending is None
-            await ticking._more()
+        with anyio.fail_after(WAIT):
+            while ticking.parser.comments < seen + 3:
+                assert ticking.ending is None
+                await ticking._more()
         await stop(server)
         ticking.wire.close()
 
