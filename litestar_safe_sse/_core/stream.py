@@ -327,6 +327,7 @@ class Stream:
             self._set_deadline(min(self.config.shutdown_grace, self._grace_until - monotonic()))
         elif action is not Action.NOTHING:
             self._end()
+            self._start_owner()  # the headers may be blocked, and must not hold up the end
 
     def _end(self) -> None:
         self._life.move(StreamState.ENDING)
@@ -538,6 +539,8 @@ class Stream:
 
     async def _wind_up(self, task: OwnedTask) -> None:
         """Closes the body, cleans up, and closes what the cleanups have left half-way."""
+        if self._owner is not task:  # it was left behind while it entered a context for the handler
+            raise _LeftBehind
         if self._life.state is StreamState.ENDING:
             await self._close_body(task)
             self._begin_cleaning()
@@ -654,6 +657,8 @@ class Stream:
         name = self.cleanups.running or "the body"
         self.cleanups.fail(name, TimeoutError("did not end though cancelled twice, and was left behind"))
         self._body.leave_behind()
+        if self._owner is not None:
+            self._owner.let_go()
         self._spawn_owner(self._take_over)
 
     def _look_at_writer(self, now: float) -> float:

@@ -149,6 +149,10 @@ class AsyncioTask:
         self._cancelled = True
         self._cancellation = Cancellation(self._task, self.cancel if again is None else again, body, earlier)
 
+    def let_go(self) -> None:
+        """Stops watching for a cancellation that is forgotten."""
+        self._dismiss_cancellation()
+
     def is_current(self) -> bool:
         try:
             return asyncio.current_task() is self._task

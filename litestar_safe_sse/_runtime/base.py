@@ -61,6 +61,9 @@ class OwnedTask(Protocol):
             body: The iterator that the task advances. What its own frame catches is left to it.
         """
 
+    def let_go(self) -> None:
+        """Leaves the work under way to itself: it is cancelled no more."""
+
     def is_current(self) -> bool:
         """Whether the caller runs in this task."""
         ...

@@ -96,6 +96,9 @@ class TrioTask:
         if self._scope is not None:
             self._scope.cancel()
 
+    def let_go(self) -> None:
+        """Does nothing: a cancellation here is that of a scope, and stays."""
+
     def is_current(self) -> bool:
         try:
             return trio.lowlevel.current_task() is self._task

@@ -10,7 +10,7 @@ import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
 from litestar_safe_sse._runtime.current import current_runtime
-from tests.bounds import SHORT
+from tests.bounds import SHORT, WAIT
 from tests.core.apps import Probe, Server, check
 from tests.core.bodies import short, waiting
 from tests.core.clients import Connection
@@ -69,6 +69,30 @@ async def test_headers_that_are_never_taken_end_the_stream() -> None:
     await server.run(connection, send=send)
     assert server.probe.events == ["cleanup"]
     assert server.probe.reason is CloseReason.SEND_TIMEOUT
+
+
+@pytest.mark.parametrize("reason", [CloseReason.SHUTDOWN, CloseReason.CLOSED])
+async def test_blocked_headers_do_not_hold_up_the_end(reason: CloseReason) -> None:
+    """A stream that is told to end before it could begin cleans up at once; nobody waits for its time to be over."""
+    server, connection = Server(waiting), Connection()
+    blocked = anyio.Event()
+
+    async def send(message: Any) -> None:
+        blocked.set()
+        await anyio.sleep_forever()
+
+    async def visit() -> None:
+        await server.run(connection, send=send)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(visit)
+        await blocked.wait()
+        assert server.probe.stream is not None
+        with anyio.fail_after(WAIT):
+            await server.probe.stream.aclose(reason)
+        assert server.probe.events == ["cleanup"]
+        connection.leave()
+    assert server.probe.reason is reason
 
 
 async def test_an_event_that_is_ready_follows_the_headers_at_once() -> None:
