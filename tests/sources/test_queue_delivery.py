@@ -127,9 +127,9 @@ class Clients:
                 self.pids[pid] = self.pids.get(pid, 0) + 1
             elif isinstance(event, h11.Data):
                 *blocks, text = (text + event.data).split(b"\r\n\r\n")
-                for block in blocks:
-                    if block.startswith(b"data: "):
-                        self.received.add(block[6:].decode())
+                for line in b"\r\n".join(blocks).split(b"\r\n"):  # comments stand between the blocks
+                    if line.startswith(b"data: "):
+                        self.received.add(line[6:].decode())
                         self.deliveries += 1
             else:
                 return

@@ -125,7 +125,8 @@ class Client:
                     return
 
     def _dispatch(self, block: bytes) -> None:
-        fields = dict(line.split(b": ", 1) for line in block.split(b"\r\n"))
+        lines = [line for line in block.split(b"\r\n") if not line.startswith(b":")]
+        fields = dict(line.split(b": ", 1) for line in lines)
         self._last_event_id = fields.get(b"id", self._last_event_id)
         if b"event" in fields:
             self.others.append(block)
