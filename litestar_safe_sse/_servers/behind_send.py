@@ -17,11 +17,20 @@ _DEPTH = 32
 def behind(send: object) -> Iterator[Any]:
     """Yields a ``send`` and what it calls in the end, through closures, partials and objects that hold a ``send``."""
     layer = [send]
+    seen = {_identity(send): send}  # wrappers may know each other, and must not be visited again and again
     for _ in range(_DEPTH):
         if not layer:
             return
         yield from layer
-        layer = [inner for outer in layer for inner in _inner(outer)]
+        found = [(_identity(inner), inner) for outer in layer for inner in _inner(outer)]
+        fresh = {identity: inner for identity, inner in found if identity not in seen}
+        seen.update(fresh)
+        layer = list(fresh.values())
+
+
+def _identity(candidate: object) -> tuple[int, int]:
+    """Tells callables apart; a method is made anew whenever it is looked up."""
+    return id(getattr(candidate, "__self__", candidate)), id(getattr(candidate, "__func__", candidate))
 
 
 def _inner(outer: object) -> Iterator[object]:
