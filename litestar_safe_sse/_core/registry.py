@@ -125,8 +125,7 @@ class LoopState:
         if not self.streams and (self.farewells or self.connections):
             # A server waits at its exit for clients that have stopped reading, be it for their last bytes.
             farewells, self.farewells = self.farewells, []
-            delay = FINAL_SEND_TIMEOUT + DROP_DELAY
-            self.runtime.call_later(delay, lambda: self.connections.drop_all(farewells))
+            self.runtime.call_later(FINAL_SEND_TIMEOUT, lambda: self.connections.drop_all(farewells))
 
     def _finish_if_empty(self) -> None:
         if self.empty is not None and not self.streams and not self.responses:

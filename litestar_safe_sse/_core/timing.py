@@ -36,10 +36,11 @@ SECOND_CANCELLATION = 0.1
 FINAL_SEND_TIMEOUT = 0.5
 """Seconds in which a client has to take what is left when the server shuts down; the process waits for it."""
 
-DROP_DELAY = 0.02
-"""Seconds from the cancellation of a ``send()`` until its connection is dropped. A server with threads of its own has
-to take note of the first before the second: Granian's worker deadlocks if a ``send()`` fails after the last connection
-has ended (it logs that, which takes the GIL, while the GIL is held to wait for its threads)."""
+DROP_DELAY = 0.1
+"""Seconds from when a cancelled ``send()`` has ended until its connection is dropped. A server with threads of its own
+has to take note of the first before the second: Granian's worker deadlocks if a ``send()`` fails after the last
+connection has ended (it logs that, which takes the GIL, while the GIL is held to wait for its threads). On a busy
+machine a thread waits that long for its turn."""
 
 STALL_TIME = 1.0
 """Seconds in which a client takes nothing before it is dropped at a shutdown, where its connection is not known to be a

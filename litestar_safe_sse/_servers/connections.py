@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ class Connections:
 
     Args:
         runtime: The event loop.
-        drop_delay: Seconds from when a client is given up until its connection is dropped.
+        drop_delay: Seconds from when a cancelled ``send()`` has ended until its connection is dropped.
         stall_time: Seconds in which a client takes nothing before its connection is dropped at a shutdown, where it is
             not known to be that of a stream.
     """
@@ -124,22 +125,30 @@ class Connections:
         if connection.is_shared:
             self._keep(connection)
             return
-        self._given_up.append((monotonic(), connection))
-        if len(self._given_up) == 1:
-            self._runtime.call_later(self._drop_delay, lambda: self._drop_given_up(patience))
+        # What is cancelled now has ended by then, however long this turn of the loop takes.
+        self._runtime.call_soon(lambda: self._await_drop(connection, patience))
 
     def drop_all(self, connections: Iterable[Connection]) -> None:
-        """Drops connections at a shutdown, shared or not, and all that have been kept until then.
+        """Drops connections at a shutdown in a moment, shared or not, and all that have been kept until then.
 
         Args:
             connections: The connections of the streams that the shutdown has ended.
         """
+        drop = partial(self._drop_all, [*connections])
+        self._runtime.call_soon(lambda: self._runtime.call_later(self._drop_delay, drop))
+
+    def _drop_all(self, connections: list[Connection]) -> None:
         left = _drop([*self._kept, *connections])
         self._kept.clear()
         if self._search is not None:
             self._search.cancel()
         if local := _uncertain(left):
             self._search = StallSearch(self._runtime, local, self._stall_time, rounds=_ROUNDS)
+
+    def _await_drop(self, connection: Connection, patience: float) -> None:
+        self._given_up.append((monotonic(), connection))
+        if len(self._given_up) == 1:
+            self._runtime.call_later(self._drop_delay, lambda: self._drop_given_up(patience))
 
     def _drop_given_up(self, patience: float) -> None:
         latest = monotonic() - self._drop_delay

@@ -197,7 +197,7 @@ async def test_shared_connections_are_kept_for_the_shutdown(listener: Listener) 
     assert len(watched) == 1
     assert not pair.is_shut()
     watched.drop_all([])
-    assert pair.is_shut()
+    await until(pair.is_shut)
     assert len(watched) == 0
 
 
@@ -227,6 +227,28 @@ async def test_many_are_dropped_in_one_go(monkeypatch: pytest.MonkeyPatch) -> No
     await anyio.sleep(0.2)
     assert 1 <= len(passes) <= 3
     assert passes[0] - began >= 0.05
+
+
+@pytest.mark.parametrize("at_shutdown", [False, True])
+async def test_delay_begins_when_the_loop_goes_on(monkeypatch: pytest.MonkeyPatch, at_shutdown: bool) -> None:
+    """A loop that is busy for longer than the delay leaves a server's threads no less time to take note."""
+    passes: list[float] = []
+
+    def shut(is_chosen: object) -> set[Addresses]:
+        passes.append(time.monotonic())
+        return set()
+
+    monkeypatch.setattr(connections, "shut", shut)
+    watched = Connections(current_runtime(), drop_delay=0.05, stall_time=DURATION)
+    connection = Connection.of(send, {ADDRESSES: (("203.0.113.9", 1), ("127.0.0.1", 1))})
+    if at_shutdown:
+        watched.drop_all([connection])
+    else:
+        watched.give_up(connection, DURATION)
+    time.sleep(0.2)  # noqa: ASYNC251 - what is busy does not await
+    went_on = time.monotonic()
+    await until(lambda: bool(passes))
+    assert passes[0] - went_on >= 0.05
 
 
 @pytest.mark.parametrize(
