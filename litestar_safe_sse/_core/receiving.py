@@ -40,12 +40,14 @@ class Receiver:
         limit: Bytes of the request's body to keep while nobody reads it.
     """
 
-    __slots__ = ("_ends", "_kept", "_left", "_limit", "_lost", "_news", "_reading", "_receive", "_size")
+    __slots__ = ("_end", "_ends", "_kept", "_left", "_limit", "_lost", "_news", "_reading", "_receive", "_size")
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
         self._limit = limit
-        self._kept: deque[Any] | None = None  # most requests have nothing to keep
+        self._kept: deque[Any] | None = None  # most requests have nothing to keep but the end
+        self._end: Any = None
+        """The message by which the request's body has ended, until somebody has taken it."""
         self._size = 0
         self._ends = 0
         self._left = False
@@ -73,19 +75,25 @@ class Receiver:
         Raises:
             SSEError: If the body was let go.
         """
-        if not self._kept and not self._left:
+        if not self._has_part() and not self._left:
             if self._lost:
                 raise SSEError(
                     f"the request's body must be read before the stream, or early in it and without long pauses: more "
                     f"than {self._limit} bytes of it have been waiting for {PATIENCE} s, and were let go"
                 )
-            await self._read_until(lambda: bool(self._kept))
+            await self._read_until(self._has_part)
         if self._kept:
             message = self._kept.popleft()
-            self._size -= len(message.get("body", b""))
+            self._size -= _size_of(message)
             self._notify()
             return message
+        if self._end is not None:
+            message, self._end = self._end, None
+            return message
         return {"type": "http.disconnect"}
+
+    def _has_part(self) -> bool:
+        return bool(self._kept) or self._end is not None
 
     def wait_left(self) -> Coroutine[Any, Any, None]:
         """Waits until the client has left."""
@@ -126,15 +134,26 @@ class Receiver:
         if message["type"] == "http.disconnect":
             self._left = True
             return
+        is_end = not message.get("more_body", False)
         if self._ends == 0 and not self._lost:
-            self._kept = self._kept or deque()
-            self._kept.append(message)
-            self._size += len(message.get("body", b""))
-        self._ends += not message.get("more_body", False)
+            self._keep(message, is_end)
+        self._ends += is_end
         if self._ends > _REPEATED_ENDS:
             raise SSEError("receive() keeps repeating that the request's body has ended")
+
+    def _keep(self, message: Any, is_end: bool) -> None:
+        if is_end and not message.get("body"):  # as of every GET
+            self._end = message
+            return
+        self._kept = self._kept or deque()
+        self._kept.append(message)
+        self._size += _size_of(message)
 
     def _notify(self) -> None:
         if self._news is not None:
             self._news.set()
             self._news = None
+
+
+def _size_of(message: Any) -> int:
+    return len(message.get("body", b"")) or 1  # there may be any number of parts that hold nothing

@@ -78,6 +78,20 @@ async def test_each_part_of_the_body_is_the_applications() -> None:
         assert await ends(receiver.receive) == DISCONNECT
 
 
+async def test_parts_that_hold_nothing_are_not_kept_without_bound() -> None:
+    """A server that goes on telling of them is asked no more, until somebody reads on."""
+    server = Server([part(b"")] * 50)
+    receiver = Receiver(server.receive, 10)
+    async with anyio.create_task_group() as group:
+        group.start_soon(receiver.wait_left)
+        await anyio.wait_all_tasks_blocked()
+        assert server.given == 10
+        assert await ends(receiver.receive) == part(b"")
+        await anyio.wait_all_tasks_blocked()
+        assert server.given == 11
+        group.cancel_scope.cancel()
+
+
 async def test_all_who_wait_learn_that_the_client_has_left() -> None:
     """A server that tells once is asked by one at a time, and all who wait learn of it, as often as they ask."""
     server = Server([part(b"", more=False)])
