@@ -156,7 +156,7 @@ class AsyncioTask:
     def is_current(self) -> bool:
         try:
             return asyncio.current_task() is self._task
-        except RuntimeError:  # in a thread
+        except RuntimeError:  # in a thread, or without a loop
             return False
 
     def is_others_turn(self) -> bool:
@@ -164,12 +164,6 @@ class AsyncioTask:
             return asyncio.current_task() not in (self._task, None)
         except RuntimeError:  # another thread
             return True
-
-    def _is_running(self) -> bool:
-        try:
-            return self.is_current()
-        except RuntimeError:  # there is no loop
-            return False
 
     async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
         self._work, self._cancelled = work, False
@@ -179,7 +173,7 @@ class AsyncioTask:
             self._dismiss_cancellation()  # before the exception is freed
             return Interrupted() if self._cancelled else exc
         except GeneratorExit as exc:
-            if not self._is_running():  # the loop is gone, and this is closed
+            if not self.is_current():  # the loop is gone, and this is closed
                 raise
             return exc
         except BaseException as exc:

@@ -102,19 +102,13 @@ class TrioTask:
     def is_current(self) -> bool:
         try:
             return trio.lowlevel.current_task() is self._task
-        except RuntimeError:  # in a thread
+        except RuntimeError:  # in a thread, or without a loop
             return False
 
     def is_others_turn(self) -> bool:
         try:
-            return not self.is_current()
+            return trio.lowlevel.current_task() is not self._task
         except RuntimeError:  # between two tasks
-            return False
-
-    def _is_running(self) -> bool:
-        try:
-            return self.is_current()
-        except RuntimeError:  # there is no loop
             return False
 
     async def capture(self, work: Coroutine[Any, Any, object]) -> BaseException | None:
@@ -123,7 +117,7 @@ class TrioTask:
             with trio.CancelScope(shield=True) as self._scope:
                 await work
         except GeneratorExit as exc:
-            if not self._is_running():  # the loop is gone, and this is closed
+            if not self.is_current():  # the loop is gone, and this is closed
                 raise
             return exc
         except BaseException as exc:

@@ -264,3 +264,25 @@ async def test_a_cleanup_is_not_cancelled_with_a_task_group_of_the_stream() -> N
         await server.run(Connection())
     assert server.probe.events == ["released", "cleanup"]
     assert server.probe.reason is CloseReason.ERROR
+
+
+@pytest.mark.parametrize("anyio_backend", [ASYNCIO, UVLOOP], indirect=True)  # trio holds a task's frames for longer
+async def test_a_generator_in_a_variable_is_closed_by_its_owner() -> None:
+    """Also where the loop lets go of it only when the owner's turn is over."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        async def cursor() -> AsyncIterator[str]:
+            try:
+                yield "one"
+            finally:
+                assert anyio.get_current_task() == owner
+                probe.note("cursor closed")
+
+        owner = anyio.get_current_task()
+        left = cursor()
+        yield await anext(left)
+        await anyio.sleep_forever()
+
+    server = Server(body)
+    await leave(server)
+    assert sorted(server.probe.events) == ["cleanup", "cursor closed"]
