@@ -15,7 +15,7 @@ import anyio
 
 from litestar_safe_sse._core.asyncgens import LeftGenerators
 from litestar_safe_sse._core.buffer import BufferState
-from litestar_safe_sse._core.iteration import ThreadedIterator, aclose, aclose_generator, aiterate
+from litestar_safe_sse._core.iteration import ThreadedIterator, aclose_iterator, aiterate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -143,12 +143,9 @@ class Body:
             await self._close(iterator)
         return False
 
-    async def _close(self, iterator: object) -> None:
+    def _close(self, iterator: object) -> Coroutine[Any, Any, None]:
         """Closes an iterator where it is parked; what it yields on its way out is sent, as when it was waiting."""
-        if isasyncgen(iterator):
-            await aclose_generator(iterator, self._runtime, self._put_last)
-        else:
-            await aclose(iterator)
+        return aclose_iterator(iterator, self._runtime, self._put_last)
 
     def _put_last(self, item: object) -> None:
         try:
@@ -188,7 +185,7 @@ class Body:
             return self._sources.popitem()[0].aclose()
         generator = self._left.take()
         if generator is not None:
-            return aclose_generator(generator, self._runtime, _ignore)
+            return aclose_iterator(generator, self._runtime)
         return self._wait_for_closers() if self._closers else None
 
     async def _wait_for_closers(self) -> None:
@@ -235,7 +232,7 @@ class Body:
 
     def _close_beside(self, generator: AsyncGeneratorType[Any, Any]) -> None:
         async def close(task: OwnedTask) -> None:
-            failure = await task.capture(aclose_generator(generator, self._runtime, _ignore))
+            failure = await task.capture(aclose_iterator(generator, self._runtime))
             self.report("a generator of the body", failure)
             self._closers.pop(task, None)
             if self._closers_done is not None:
@@ -247,10 +244,6 @@ class Body:
         """Reports that something could not be closed, unless that is only how it took its ``GeneratorExit``."""
         if failure is not None and not _is_closed(failure):
             self._cleanups.fail(name, failure)
-
-
-def _ignore(item: object) -> None:
-    """Takes what a generator yields for which nobody asks any more."""
 
 
 def _is_closed(failure: BaseException) -> bool:

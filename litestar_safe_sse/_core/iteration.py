@@ -13,11 +13,10 @@ from litestar_safe_sse.exceptions import InvalidFieldError, SSEError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import AsyncGeneratorType
 
     from litestar_safe_sse._runtime.base import Runtime
 
-__all__ = ("ThreadedIterator", "aclose", "aclose_generator", "aiterate", "check_content")
+__all__ = ("ThreadedIterator", "aclose", "aclose_iterator", "aiterate", "check_content")
 
 # One event each, although some of them can be iterated over.
 _SINGLE = (str, bytes, bytearray, memoryview, Mapping)
@@ -85,6 +84,10 @@ def is_record(content: object) -> bool:
     if isinstance(content, tuple):
         return hasattr(kind, "_fields")
     return any(name in vars(base) for base in kind.__mro__ for name in _FIELDS)  # pydantic 2 warns of __fields__
+
+
+def ignore(item: object) -> None:
+    """Takes what a generator yields for which nobody asks any more."""
 
 
 async def aclose(content: object) -> None:
@@ -332,24 +335,25 @@ def _close_in_thread(iterator: object) -> None:
     close()
 
 
-async def aclose_generator(
-    generator: AsyncGeneratorType[Any, Any], runtime: Runtime, put: Callable[[Any], object]
-) -> None:
-    """Closes an async generator where it is parked.
+async def aclose_iterator(iterator: object, runtime: Runtime, put: Callable[[Any], object] = ignore) -> None:
+    """Closes an iterator where it is parked.
 
     A generator may yield on its way out. ``aclose()`` would leave it there, and nothing behind would run; so it is
     closed at that ``yield`` again, until it has ended.
 
     Args:
-        generator: The generator.
+        iterator: The iterator, of any kind.
         runtime: The running event loop.
-        put: Called with what it yields.
+        put: Called with what a generator yields.
     """
-    if generator.ag_frame is None:  # it has ended
+    if not inspect.isasyncgen(iterator):
+        await aclose(iterator)
+        return
+    if iterator.ag_frame is None:  # it has ended
         return
     for _ in range(_LAST_YIELDS):
         try:
-            item = await generator.athrow(GeneratorExit())
+            item = await iterator.athrow(GeneratorExit())
         except (GeneratorExit, StopAsyncIteration):
             return
         put(item)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from inspect import isasyncgen
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import anyio
 
 from litestar_safe_sse._core import asyncgens
 from litestar_safe_sse._core.asyncgens import LeftGenerators
-from litestar_safe_sse._core.iteration import aclose, aclose_generator, aiterate, check_content
+from litestar_safe_sse._core.iteration import aclose_iterator, aiterate, check_content
 from litestar_safe_sse._runtime.base import Interrupted
 
 if TYPE_CHECKING:
@@ -158,13 +157,14 @@ class SlicedSource:
 
     async def _own(self, task: OwnedTask) -> None:
         asyncgens.keep_in_this_context(self)
+        runtime = self._stream.runtime
         failure = await task.capture(self._advance())
-        await self._stream.runtime.turn()  # until then the loop may hold what ended it, and so all that it has left
+        await runtime.turn()  # until then the loop may hold what ended it, and so all that it has left
         source, self._source = self._source, None
-        closing = await task.capture(self._close(source))
+        closing = await task.capture(aclose_iterator(source, runtime))
         del source  # so that the generators it holds are let go, and kept
         while (generator := self._left.take()) is not None:
-            closing = await task.capture(self._close(generator)) or closing
+            closing = await task.capture(aclose_iterator(generator, runtime)) or closing
         failure = failure if failure is not None and not isinstance(failure, Interrupted) else closing
         if not self._ending:
             self._failure = failure
@@ -173,12 +173,6 @@ class SlicedSource:
         self._stream.detach(self)
         self._ended.set()
         self._ready.set()
-
-    async def _close(self, source: object) -> None:
-        if isasyncgen(source):
-            await aclose_generator(source, self._stream.runtime, lambda item: None)
-        else:
-            await aclose(source)
 
     async def _advance(self) -> None:
         if self._ending:

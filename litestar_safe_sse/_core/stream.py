@@ -115,7 +115,6 @@ class Stream:
         "_connections",
         "_deadline",
         "_grace_until",
-        "_has_begun",
         "_insisted",
         "_latest",
         "_life",
@@ -124,16 +123,16 @@ class Stream:
         "_made",
         "_observers",
         "_on_closed",
-        "_owner",
         "_portal",
         "_started",
-        "_transport",
         "_writer",
         "cleanups",
         "config",
+        "has_begun",
         "id",
         "names",
         "runtime",
+        "transport",
     )
 
     def __init__(
@@ -166,10 +165,11 @@ class Stream:
         self._buffer = Buffer(runtime)
         self._body = Body(self._buffer, self._life, self.cleanups, runtime)
         self._portal: Portal | None = None
-        self._owner: OwnedTask | None = None
         self._started = False
-        self._has_begun = False
-        self._transport: Transport | None = None
+        self.has_begun = False
+        """Whether the headers have been sent."""
+        self.transport: Transport | None = None
+        """The way to the client, while the stream is being served."""
         self._writer: Writer | None = None
         self._listener: Listener | None = None
         # The alarm: heartbeats, and the one deadline that each state has
@@ -180,6 +180,10 @@ class Stream:
         self._insisted = False
 
     # What goes on
+
+    @property
+    def _owner(self) -> OwnedTask | None:
+        return self._body.task
 
     @property
     def handler(self) -> str:
@@ -193,16 +197,6 @@ class Stream:
     @property
     def close_reason(self) -> CloseReason | None:
         return self._life.reason
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the headers have been sent."""
-        return self._has_begun
-
-    @property
-    def transport(self) -> Transport | None:
-        """The way to the client, while the stream is being served."""
-        return self._transport
 
     def statistics(self) -> StreamStatistics:
         return StreamStatistics(
@@ -370,7 +364,7 @@ class Stream:
             raise StreamClosedError("the stream has been answered with already; make a response for each request")
         if preamble is not None:
             self._buffer.begin(preamble)
-        self._transport = transport
+        self.transport = transport
         writer = Writer(
             transport,
             buffer=self._buffer,
@@ -416,7 +410,7 @@ class Stream:
         if prefetch and not await self._prefetch(prefetch):
             return False
         await writer.start()
-        self._has_begun = True
+        self.has_begun = True
         self._start_owner()
         if prefetch:
             self._buffer.release(self.config.buffer_size)
@@ -448,7 +442,7 @@ class Stream:
 
     async def _write_on(self, writer: Writer) -> None:
         try:
-            if self._has_begun:
+            if self.has_begun:
                 await writer.write_on()
         except OSError:
             writer.hang_up()
@@ -466,7 +460,7 @@ class Stream:
         try:
             await wait_shielded(self._closed)
         finally:
-            self._writer = self._transport = None
+            self._writer = self.transport = None
             listener, self._listener = self._listener, None
             if listener is not None:
                 await listener.stop()
@@ -515,7 +509,7 @@ class Stream:
         asyncgens.install()
         if self._owner is not None:
             context = self._owner.context  # a successor's is its predecessor's
-        self._owner = self._body.task = self.runtime.spawn(work, self.names.body_task, context)
+        self._body.task = self.runtime.spawn(work, self.names.body_task, context)
 
     async def _own(self, task: OwnedTask) -> None:
         asyncgens.keep_in_this_context(self._body)
@@ -525,9 +519,11 @@ class Stream:
         self.cleanups.follow_threads()
         with contextlib.suppress(_LeftBehind):
             if not self._life.is_ending:
-                failure = await self._capture(task, self._body.run(self.handler))
+                failure = await task.capture(self._body.run(self.handler))
+                self._check_owner(task)
                 if isinstance(failure, Interrupted):  # the loop holds for this turn what the body has left
-                    await self._capture(task, self._pass_turn())
+                    await task.capture(self._pass_turn())
+                    self._check_owner(task)
                 self._body_done(failure)
             await self._wind_up(task)
 
@@ -539,8 +535,7 @@ class Stream:
 
     async def _wind_up(self, task: OwnedTask) -> None:
         """Closes the body, cleans up, and closes what the cleanups have left half-way."""
-        if self._owner is not task:  # it was left behind while it entered a context for the handler
-            raise _LeftBehind
+        self._check_owner(task)  # it may have entered a context for the handler until now
         if self._life.state is StreamState.ENDING:
             await self._close_body(task)
             self._begin_cleaning()
@@ -554,23 +549,23 @@ class Stream:
     async def _pass_turn(self) -> None:
         await self.runtime.turn()
 
-    async def _capture(self, task: OwnedTask, work: Coroutine[Any, Any, object]) -> BaseException | None:
-        outcome = await task.capture(work)
+    def _check_owner(self, task: OwnedTask) -> None:
         if self._owner is not task:  # it was left behind, and a successor has taken over
             raise _LeftBehind
-        return outcome
 
     async def _capture_in_time(self, task: OwnedTask, work: Coroutine[Any, Any, object]) -> BaseException | None:
         self._insisted = False
         self._set_deadline(self.config.cleanup_timeout)
-        return await self._capture(task, work)
+        outcome = await task.capture(work)
+        self._check_owner(task)
+        return outcome
 
     def _body_done(self, failure: BaseException | None) -> None:
         if failure is None:
             self._decide(CloseReason.COMPLETED)
         elif self._decide(CloseReason.ERROR):
             self._life.error = error = _as_error(failure)
-            if self.config.on_error is not None and self._has_begun and isinstance(error, Exception):
+            if self.config.on_error is not None and self.has_begun and isinstance(error, Exception):
                 self._tell(error, self.config.on_error)
         elif not isinstance(failure, Interrupted) or self._insisted:
             self._body.report("the body", failure)
@@ -602,7 +597,7 @@ class Stream:
     def _finish(self) -> None:
         self._life.move(StreamState.CLOSED)
         self._alarm.clear()
-        self._owner = self._body.task = None
+        self._body.task = None
         report = self.cleanups.close()
         try:
             with contextlib.suppress(Exception):  # a logger that fails must not hold up those who wait for the end
