@@ -21,6 +21,7 @@ from tests.ports import free_port
 from tests.servers.kinds import ROOT, Address, ServerKind, certificate_files
 from tests.servers.records import Records
 from tests.signals import default_signals
+from tests.unix_sockets import unix_socket_path
 
 FLAVOUR = os.environ.get("SAFE_SSE_FLAVOUR", "safe")
 
@@ -28,10 +29,10 @@ FLAVOUR = os.environ.get("SAFE_SSE_FLAVOUR", "safe")
 class RunningServer:
     """A server process in a process group of its own."""
 
-    def __init__(self, kind: ServerKind, directory: Path, *, on_unix_socket: bool = False) -> None:
+    def __init__(self, kind: ServerKind, directory: Path, address: Address) -> None:
         self.kind = kind
         self.directory = directory
-        self.address: Address = str(directory / "socket") if on_unix_socket else ("127.0.0.1", free_port())
+        self.address = address
         self.records = Records(directory / "records.jsonl")
         self.log = directory / "server.log"
         self.tls = certificate_files().client if kind.tls else None
@@ -155,13 +156,14 @@ def running(
     Args:
         kind: The server.
         directory: Where it keeps its log and its records.
-        on_unix_socket: Whether it listens at a Unix socket in that directory.
+        on_unix_socket: Whether it listens at a Unix socket.
         options: What it is started with: ``workers``, ``reload``, ``extra``, ``app``, ``environment``.
     """
-    server = RunningServer(kind, directory, on_unix_socket=on_unix_socket)
-    try:
-        server.start(**options)
-        yield server
-    finally:
-        if hasattr(server, "process"):
-            server.reap()
+    with unix_socket_path() if on_unix_socket else contextlib.nullcontext(("127.0.0.1", free_port())) as address:
+        server = RunningServer(kind, directory, address)
+        try:
+            server.start(**options)
+            yield server
+        finally:
+            if hasattr(server, "process"):
+                server.reap()

@@ -20,6 +20,7 @@ import pytest
 
 from tests.bounds import START, WAIT
 from tests.example.processes import CHROMIUM, chromium
+from tests.ports import free_port
 from tests.servers.kinds import ServerKind, kinds
 from tests.servers.processes import RunningServer
 
@@ -121,7 +122,7 @@ def shut_down(server: RunningServer) -> None:
 @pytest.mark.parametrize("kind", HTTP1, ids=lambda kind: kind.name)
 def test_a_client_comes_back_to_the_next_process(kind: ServerKind, open_client: Any, tmp_path: Path) -> None:
     """A client whose stream ends at a shutdown, and that asks again meanwhile, has events of the next process."""
-    server = RunningServer(kind, tmp_path)
+    server = RunningServer(kind, tmp_path, ("127.0.0.1", free_port()))
     try:
         server.start()
         host, port = address_of(server)

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import anyio
@@ -22,6 +21,7 @@ from litestar_safe_sse._servers.sockets import Addresses
 from litestar_safe_sse._servers.stalls import StallSearch
 from tests.bounds import WAIT
 from tests.loops import ASYNCIO, TRIO
+from tests.unix_sockets import unix_socket_path
 
 DURATION = 0.1
 
@@ -77,11 +77,12 @@ class Listener:
 
 
 @pytest.fixture(params=["unix", "tcp"])
-def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listener]:
-    is_unix = request.param == "unix"
+def listener(request: pytest.FixtureRequest) -> Iterator[Listener]:
     with ExitStack() as stack:
-        family = socket.AF_UNIX if is_unix else socket.AF_INET
-        yield Listener(stack, family, str(tmp_path / "socket") if is_unix else ("127.0.0.1", 0))
+        if request.param == "unix":
+            yield Listener(stack, socket.AF_UNIX, stack.enter_context(unix_socket_path()))
+        else:
+            yield Listener(stack, socket.AF_INET, ("127.0.0.1", 0))
 
 
 async def until(is_so: Callable[[], bool]) -> None:
