@@ -57,12 +57,16 @@ def find_converter(kind: type) -> Converter | None:
 def is_made_of_frames(content: object) -> bool:
     """Returns whether a generator is one of another library's that yields its frames as text."""
     code = getattr(content, "ag_code", None)
-    return code is not None and any(code in _codes_of(*source) for source in _SOURCES)
+    if code is not None:
+        for source in _SOURCES:
+            if source[0] in sys.modules and code in _codes_of(*source):
+                return True
+    return False
 
 
 def _codes_of(module: str, name: str, method: str) -> tuple[CodeType, ...]:
     """Returns the code of a function, and of those that it defines."""
-    function: Any = getattr(sys.modules.get(module), name, None)
+    function: Any = getattr(sys.modules[module], name, None)
     if method:
         function = getattr(function, method, None)
     code: CodeType | None = getattr(function, "__code__", None)

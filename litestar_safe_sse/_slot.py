@@ -85,7 +85,7 @@ class Slot:
         self.stream: Stream | None = None
         self._loop: LoopState | None = None
         """Who waits at a shutdown until the response is over, if somebody tells."""
-        self._unused: list[object] = []
+        self._unused: tuple[object, ...] = ()
         """Bodies of responses that were refused or replaced, which are closed all the same."""
 
     @staticmethod
@@ -144,14 +144,16 @@ class Slot:
         Raises:
             HTTPException: If it is refused.
         """
-        self._unused.append(content)
-        stream = self.admit(scope)
-        if stream.close_reason is CloseReason.SHUTDOWN:
-            raise self._refuse(scope, "the server is shutting down", is_shutdown=True)
-        self._unused.pop()
+        try:
+            stream = self.admit(scope)
+            if stream.close_reason is CloseReason.SHUTDOWN:
+                raise self._refuse(scope, "the server is shutting down", is_shutdown=True)
+        except BaseException:
+            self._unused += (content,)
+            raise
         replaced = stream.accept(content, encoder, config)
         if replaced is not None:
-            self._unused.append(replaced)
+            self._unused += (replaced,)
         return stream
 
     async def end(self, reason: CloseReason, failure: Exception | None = None) -> None:
@@ -163,7 +165,9 @@ class Slot:
         """
         try:
             while self._unused:
-                await self._close(self._unused.pop())
+                *others, unused = self._unused
+                self._unused = tuple(others)
+                await self._close(unused)
         finally:
             if self.stream is not None and self.stream.state is not StreamState.CLOSED:
                 await self.stream.discard(reason, failure)

@@ -41,6 +41,15 @@ if TYPE_CHECKING:
 
 __all__ = ("SafeServerSentEvent",)
 
+OVERRIDES = (
+    *("ping_interval", "send_timeout", "max_lifetime", "on_error"),  # of which ``None`` is a value
+    *("cleanup_timeout", "shutdown_grace", "buffer_size", "separator"),
+)
+"""The settings that a response may have of its own."""
+
+UNGIVEN = (UNSET,) * 4 + (None,) * 4
+"""What stands for each of them where a response leaves it to the plugin's configuration."""
+
 
 class SafeServerSentEvent(Response[Any]):
     """A Server-Sent Events response that can be cancelled and always cleans up.
@@ -112,18 +121,14 @@ class SafeServerSentEvent(Response[Any]):
             Encoder(event=event_type, id=event_id, retry=retry_duration)
         if status_code is not None and (status_code < 200 or status_code in (204, 304)):
             raise InvalidFieldError("status_code", f"{status_code} allows no body (RFC 9110, section 6.4.1); give 200")
-        overrides: dict[str, Any] = {
-            "ping_interval": ping_interval,
-            "send_timeout": send_timeout,
-            "max_lifetime": max_lifetime,
-            "cleanup_timeout": UNSET if cleanup_timeout is None else cleanup_timeout,
-            "shutdown_grace": UNSET if shutdown_grace is None else shutdown_grace,
-            "buffer_size": UNSET if buffer_size is None else buffer_size,
-            "on_error": on_error,
-            "separator": UNSET if separator is None else separator,
-        }
-        self.overrides = {name: value for name, value in overrides.items() if value is not UNSET}
-        if self.overrides:
+        self.overrides: dict[str, Any] = {}
+        given = (
+            *(ping_interval, send_timeout, max_lifetime, on_error),
+            *(cleanup_timeout, shutdown_grace, buffer_size, separator),
+        )
+        if given != UNGIVEN:
+            pairs = zip(OVERRIDES, given, UNGIVEN, strict=True)
+            self.overrides = {name: value for name, value, ungiven in pairs if value is not ungiven}
             SafeSSEConfig(**self.overrides)
         self.event_type = event_type
         self.event_id = event_id

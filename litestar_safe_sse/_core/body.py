@@ -75,11 +75,12 @@ class Body:
         self._cleanups = cleanups
         self._runtime = runtime
         self._content: object = None
-        self._sources: dict[Source, Callable[[], None]] = {}
+        # Most bodies have none of these, and there may be thousands of bodies.
+        self._sources: dict[Source, Callable[[], None]] | None = None
         self.task: OwnedTask | None = None
         """The stream's owner, which advances it."""
-        self._left = LeftGenerators()
-        self._closers: dict[OwnedTask, None] = {}
+        self._left: LeftGenerators | None = None
+        self._closers: dict[OwnedTask, None] | None = None
         """Tasks that close generators which it left half-way and went on."""
         self._closers_done: Wake | None = None
 
@@ -183,8 +184,7 @@ class Body:
         del content  # so that the generators it holds are let go, and kept
         if self._sources:
             return self._sources.popitem()[0].aclose()
-        generator = self._left.take()
-        if generator is not None:
+        if self._left is not None and (generator := self._left.take()) is not None:
             return aclose_iterator(generator, self._runtime)
         return self._wait_for_closers() if self._closers else None
 
@@ -197,24 +197,27 @@ class Body:
         """Gives it up: it is still being advanced, or closed, and can be neither any more."""
         self.position = Position.OVER
         self._content = None
-        self._closers.clear()
+        self._closers = None
 
     def attach(self, source: Source, notify: Callable[[], None]) -> None:
         """Has a source closed with the body, and notified when the stream begins to close."""
+        self._sources = self._sources or {}
         self._sources[source] = notify
 
     def detach(self, source: Source) -> None:
         """Forgets a source that has been closed."""
-        self._sources.pop(source, None)
+        if self._sources:
+            self._sources.pop(source, None)
 
     def notify_sources(self) -> None:
         """Notifies the sources that the stream has begun to close."""
-        for notify in self._sources.values():
+        for notify in (self._sources or {}).values():
             notify()
 
     def begin(self, generator: AsyncGeneratorType[Any, Any]) -> None:
         """A generator takes its first step: if it is of this body, it is closed with it at the latest."""
         if self.position is Position.WAITING and generator is not self._content and self._is_ours():
+            self._left = self._left or LeftGenerators()
             self._left.begin(generator)
 
     def keep(self, generator: AsyncGeneratorType[Any, Any]) -> bool:
@@ -222,6 +225,7 @@ class Body:
         if not self._is_ours():
             return False
         if self.position is Position.OVER or self._life.is_ending:
+            self._left = self._left or LeftGenerators()
             self._left.add(generator)
         else:
             self._close_beside(generator)
@@ -234,10 +238,12 @@ class Body:
         async def close(task: OwnedTask) -> None:
             failure = await task.capture(aclose_iterator(generator, self._runtime))
             self.report("a generator of the body", failure)
-            self._closers.pop(task, None)
+            if self._closers:
+                self._closers.pop(task, None)
             if self._closers_done is not None:
                 self._closers_done.set()
 
+        self._closers = self._closers or {}
         self._closers[self._runtime.spawn(close, "SSE generator")] = None
 
     def report(self, name: str, failure: BaseException | None) -> None:

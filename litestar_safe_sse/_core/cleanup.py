@@ -45,10 +45,10 @@ class CleanupRegistry:
 
     def __init__(self) -> None:
         self._stack: list[Cleanup] = []
-        self._failures: list[tuple[str, BaseException]] = []
+        self._failures: tuple[tuple[str, BaseException], ...] = ()
         self._closed = False
         self._thread = threading.get_ident()
-        self._in_threads: list[tuple[contextvars.Context, contextvars.Context]] = []
+        self._in_threads: tuple[tuple[contextvars.Context, contextvars.Context], ...] = ()
         """The variables before and after each context that was entered in another thread."""
         self.running: str | None = None
         """The name of the cleanup under way."""
@@ -57,7 +57,7 @@ class CleanupRegistry:
         return len(self._stack)
 
     @property
-    def failures(self) -> list[tuple[str, BaseException]]:
+    def failures(self) -> tuple[tuple[str, BaseException], ...]:
         """The cleanups that have failed so far, by name."""
         return self._failures
 
@@ -95,7 +95,7 @@ class CleanupRegistry:
         value = context.run(manager.__enter__)
         apply_context_changes(before, context)
         if threading.get_ident() != self._thread:
-            self._in_threads.append((before, context.copy()))
+            self._in_threads += ((before, context.copy()),)
 
         async def leave(error: BaseException | None) -> object:
             before = context.copy()
@@ -109,8 +109,8 @@ class CleanupRegistry:
 
     def follow_threads(self) -> None:
         """Sets in the current context what entering contexts in threads has set, whose variables nobody else sees."""
-        while self._in_threads:
-            before, after = self._in_threads.pop(0)
+        in_threads, self._in_threads = self._in_threads, ()
+        for before, after in in_threads:
             current = contextvars.copy_context()
             for var, value in after.items():
                 was = before.get(var, self)
@@ -159,7 +159,7 @@ class CleanupRegistry:
         """Adds a failure to the report."""
         if isinstance(failure, Interrupted):
             failure = TimeoutError("was not done in time and was cancelled")
-        self._failures.append((name, failure))
+        self._failures += ((name, failure),)
 
     def close(self) -> CleanupError | None:
         """Ends the registry.

@@ -55,8 +55,10 @@ class Listener:
         """Cancels the task, but does not wait for a ``receive()`` that refuses."""
         if self._done.is_set():
             return
-        self._task.cancel()
+        self._task.cancel_unwatched()
         await self._runtime.turn()  # in which almost every one ends
         if not self._done.is_set():
             with anyio.move_on_after(SECOND_CANCELLATION, shield=True):
                 await self._done.wait()
+                return
+            self._task.cancel()

@@ -81,7 +81,7 @@ class Receiver:
                     f"the request's body must be read before the stream, or early in it and without long pauses: more "
                     f"than {self._limit} bytes of it have been waiting for {PATIENCE} s, and were let go"
                 )
-            await self._read_until(self._has_part)
+            await self._read(for_part=True)
         if self._kept:
             message = self._kept.popleft()
             self._size -= _size_of(message)
@@ -97,11 +97,12 @@ class Receiver:
 
     def wait_left(self) -> Coroutine[Any, Any, None]:
         """Waits until the client has left."""
-        return self._read_until(lambda: False)
+        return self._read(for_part=False)
 
-    async def _read_until(self, done: Callable[[], bool]) -> None:
+    async def _read(self, *, for_part: bool) -> None:
+        """Reads on until the client has left, or there is a part of the request's body to be had."""
         reads = 0
-        while not self._left and not done():
+        while not self._left and not (for_part and self._has_part()):
             if self._reading:
                 await self._wait_for_news()
                 continue

@@ -173,7 +173,7 @@ class Stream:
         self._writer: Writer | None = None
         self._listener: Listener | None = None
         # The alarm: heartbeats, and the one deadline that each state has
-        self._alarm = Alarm(wheel, self._on_time)
+        self._alarm = Alarm(wheel, self)
         self._deadline = math.inf
         self._latest = math.inf
         self._grace_until = math.inf
@@ -626,7 +626,8 @@ class Stream:
         self._deadline = monotonic() + (self._within(seconds) if self._life.is_ending else seconds)
         self._alarm.set(self._deadline)
 
-    def _on_time(self) -> None:
+    def on_time(self) -> None:
+        """Does what is due; called by the alarm."""
         now = monotonic() + EARLY
         if now >= self._deadline:
             self._deadline = math.inf

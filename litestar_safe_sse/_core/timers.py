@@ -13,8 +13,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from litestar_safe_sse._runtime.base import Runtime, Timer
 
 __all__ = ("EARLY", "LATENESS", "Alarm", "TimerWheel")
@@ -126,14 +124,14 @@ class Alarm:
 
     Args:
         wheel: The timer of its event loop.
-        callback: What is called. The alarm may be set again from there.
+        timed: What is called. It may set the alarm again.
     """
 
-    __slots__ = ("_at", "_callback", "_slot", "_wheel")
+    __slots__ = ("_at", "_slot", "_timed", "_wheel")
 
-    def __init__(self, wheel: TimerWheel, callback: Callable[[], object]) -> None:
+    def __init__(self, wheel: TimerWheel, timed: Timed) -> None:
         self._wheel = wheel
-        self._callback = callback
+        self._timed = timed
         self._at = math.inf
         self._slot = 0
 
@@ -153,4 +151,4 @@ class Alarm:
     def on_time(self) -> None:
         """Calls back; called by the wheel."""
         self._at = math.inf
-        self._callback()
+        self._timed.on_time()

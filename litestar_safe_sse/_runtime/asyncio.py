@@ -149,6 +149,11 @@ class AsyncioTask:
         self._cancelled = True
         self._cancellation = Cancellation(self._task, self.cancel if again is None else again, body, earlier)
 
+    def cancel_unwatched(self) -> None:
+        if self._work is not None:
+            self._cancelled = True
+            self._task.cancel()
+
     def let_go(self) -> None:
         """Stops watching for a cancellation that is forgotten."""
         self._dismiss_cancellation()

@@ -61,6 +61,9 @@ class OwnedTask(Protocol):
             body: The iterator that the task advances. What its own frame catches is left to it.
         """
 
+    def cancel_unwatched(self) -> None:
+        """Cancels the work under way, if there is any, for who does not depend on it: at little cost, and once."""
+
     def let_go(self) -> None:
         """Leaves the work under way to itself: it is cancelled no more."""
 

@@ -96,6 +96,9 @@ class TrioTask:
         if self._scope is not None:
             self._scope.cancel()
 
+    def cancel_unwatched(self) -> None:
+        self.cancel()
+
     def let_go(self) -> None:
         """Does nothing: a cancellation here is that of a scope, and stays."""
 
