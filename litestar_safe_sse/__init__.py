@@ -11,11 +11,13 @@ from litestar_safe_sse._core.statistics import RegistryStatistics, StreamStatist
 from litestar_safe_sse._events import Event
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.context import StreamContext
+from litestar_safe_sse.dependencies import StreamProvide
 from litestar_safe_sse.exceptions import (
     CleanupError,
     InvalidFieldError,
     MissingPluginError,
     OutsideRequestError,
+    ShortLivedDependencyWarning,
     SSEError,
     StreamClosedError,
     UndeclaredEventError,
@@ -50,8 +52,10 @@ __all__ = (
     "SafeSSEConfig",
     "SafeSSEPlugin",
     "SafeServerSentEvent",
+    "ShortLivedDependencyWarning",
     "StreamClosedError",
     "StreamContext",
+    "StreamProvide",
     "StreamState",
     "StreamStatistics",
     "UndeclaredEventError",

@@ -1,28 +1,44 @@
-"""What is injected into handlers: the context of the request's stream."""
+"""What is injected into handlers: the context of the request's stream, and dependencies that live as long as it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+import warnings
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl
 
 from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.exceptions import ClientException, ImproperlyConfiguredException
+from litestar.utils.signature import ParsedSignature
 
 from litestar_safe_sse._core.encoding import decode_last_event_id
 from litestar_safe_sse._litestar import dependencies_of, request_class_of
 from litestar_safe_sse._slot import Slot
 from litestar_safe_sse.context import Injected, StreamContext
-from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError, OutsideRequestError
+from litestar_safe_sse.exceptions import (
+    InvalidFieldError,
+    MissingPluginError,
+    OutsideRequestError,
+    ShortLivedDependencyWarning,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+
     from litestar.handlers import BaseRouteHandler
     from litestar.types import Scope
     from litestar.typing import FieldDefinition
 
     from litestar_safe_sse.config import SafeSSEConfig
 
-__all__ = ("KEY", "check_parameters", "provide_stream")
+    Manager = AbstractAsyncContextManager[Any] | AbstractContextManager[Any]
+
+__all__ = ("KEY", "StreamProvide", "check_parameters", "provide_stream", "warn_of_short_lives")
 
 KEY = "stream"
 """The name of the parameter that a stream's context is injected as."""
@@ -42,6 +58,117 @@ def provide_stream(scope: Scope) -> StreamContext:
     last_event_id = last_event_id_of(scope, slot.registry.config)
     request_class = request_class_of(scope)
     return StreamContext(slot.admit(scope), request_class(scope, slot.receiver.receive, slot.send), last_event_id)
+
+
+class StreamProvide(Provide):
+    """Provides a dependency that lives as long as the stream of its request, in the place of Litestar's ``Provide``.
+
+    Litestar closes a generator dependency when the handler has returned, which is before its stream begins. This one is
+    opened by the task that will run the body, and closed after the body has ended, as what is entered by
+    ``stream.enter_async_context`` is. It may depend on others, and on the ``stream``.
+
+    Args:
+        dependency: A generator function, async or sync, that yields once; or one that has been made a function by
+            ``contextlib.asynccontextmanager`` or ``contextlib.contextmanager``.
+
+    Raises:
+        InvalidFieldError: If it is something else.
+    """
+
+    __slots__ = ("_open", "_signature")
+
+    _signature: ParsedSignature
+
+    def __init__(self, dependency: Callable[..., Any]) -> None:
+        self._open = opener_of(dependency)
+        super().__init__(_not_called)  # of a generator function, Litestar would close what it has made
+        self.dependency = dependency
+
+    def __deepcopy__(self, memo: object) -> StreamProvide:
+        """Copies with a controller's handlers, but not what a method that it calls belongs to, as an engine."""
+        return type(self)(self.dependency)
+
+    @property
+    def parsed_fn_signature(self) -> ParsedSignature:
+        """What the dependency depends on, as Litestar has found out: the stream is always among it."""
+        return self._signature
+
+    @parsed_fn_signature.setter
+    def parsed_fn_signature(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, signature: ParsedSignature
+    ) -> None:
+        self._signature = replace(signature, parameters={**_stream_parameter(), **signature.parameters})
+
+    async def __call__(self, **kwargs: Any) -> Any:
+        """Opens the dependency for a stream; called by Litestar."""
+        stream: StreamContext = kwargs[KEY]
+        if KEY not in self._signature.original_signature.parameters:
+            del kwargs[KEY]
+        return await stream.enter_async_context(Opened(self._open(**kwargs), f"dependency {name_of(self.dependency)}"))
+
+
+def name_of(dependency: object) -> str:
+    """Returns what a dependency is called in messages."""
+    return str(getattr(dependency, "__name__", type(dependency).__name__))
+
+
+def opener_of(dependency: Any) -> Callable[..., Manager]:
+    """Returns the function that makes a dependency's context manager.
+
+    Raises:
+        InvalidFieldError: If it is not made of a generator function.
+    """
+    for called in (dependency, getattr(type(dependency), "__call__", None)):  # noqa: B004
+        if inspect.isasyncgenfunction(called):
+            return asynccontextmanager(dependency)
+        if inspect.isgeneratorfunction(called):
+            return contextmanager(dependency)
+    decorated = dependency.func if isinstance(dependency, partial) else dependency
+    if callable(decorated) and is_generator_function(inspect.unwrap(decorated)):
+        return cast("Callable[..., Manager]", dependency)
+    raise InvalidFieldError(
+        "dependency",
+        "must be a generator function, or one decorated by contextlib.asynccontextmanager or "
+        f"contextlib.contextmanager, not {dependency!r}; for what need not be closed, use Provide",
+    )
+
+
+def is_generator_function(function: object) -> bool:
+    """Returns whether a function is a generator function, async or sync."""
+    return inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
+
+
+async def _not_called() -> None: ...
+
+
+class Opened(AbstractAsyncContextManager[Any]):
+    """A context manager of either kind as an async one: both are entered, and left, by the owner of the stream.
+
+    Args:
+        manager: The context manager.
+        name: What it is called where it fails.
+    """
+
+    def __init__(self, manager: Manager, name: str) -> None:
+        self._manager = manager
+        self.__qualname__ = name
+
+    async def __aenter__(self) -> Any:
+        if isinstance(self._manager, AbstractAsyncContextManager):
+            return await self._manager.__aenter__()
+        return self._manager.__enter__()
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        if isinstance(self._manager, AbstractAsyncContextManager):
+            return await self._manager.__aexit__(*error)
+        return self._manager.__exit__(*error)
+
+
+def _stream_parameter() -> Mapping[str, FieldDefinition]:
+    def ask(stream: Any) -> None: ...
+
+    ask.__annotations__ = {KEY: StreamContext}
+    return ParsedSignature.from_fn(ask, {}).parameters
 
 
 def last_event_id_of(scope: Scope, config: SafeSSEConfig) -> str | None:
@@ -108,6 +235,46 @@ def check_parameters(handler: BaseRouteHandler) -> None:
                     f"the parameter {name!r} of {handler}, or of a dependency of it, must be called {KEY!r}, the name "
                     "under which SafeSSEPlugin provides a StreamContext"
                 )
+
+
+def warn_of_short_lives(handler: BaseRouteHandler) -> None:
+    """Warns of each dependency of a streaming handler that is closed before the stream begins."""
+    providers = dependencies_of(handler)
+    for name in reached_from(handler, providers):
+        remedy = remedy_for(providers[name])
+        if remedy is not None:
+            warnings.warn(
+                f"the dependency {name!r} of {handler} is closed before its stream begins; for one that lives as long "
+                f"as the stream, give {name!r}: {remedy} to the `dependencies` of the handler, or of a layer, or open "
+                "it in the body",
+                ShortLivedDependencyWarning,
+                stacklevel=2,
+            )
+
+
+def reached_from(handler: BaseRouteHandler, providers: Mapping[str, Provide]) -> Iterator[str]:
+    """Yields the names of all dependencies of a handler, those of its dependencies among them."""
+    found: dict[str, None] = {}
+    waiting = [handler.parsed_fn_signature]
+    while waiting:
+        for name in waiting.pop().parameters:
+            if name in providers and name not in found:
+                found[name] = None
+                waiting.append(providers[name].parsed_fn_signature)
+    yield from found
+
+
+def remedy_for(provider: Provide) -> str | None:
+    """Returns what is to be written in the place of a provider, or ``None`` if what it provides may live on."""
+    dependency = provider.dependency
+    name = name_of(dependency)
+    if provider.has_async_generator_dependency or provider.has_sync_generator_dependency:
+        return f"StreamProvide({name})"
+    # advanced-alchemy's is no generator, and its plugin closes it when the headers are sent.
+    owner = type(getattr(dependency, "__self__", None))
+    if name == "provide_session" and owner.__module__.partition(".")[0] == "advanced_alchemy":
+        return "StreamProvide(config.get_session)"
+    return None
 
 
 def admits_context(field: FieldDefinition) -> bool:

@@ -1,4 +1,4 @@
-"""The errors this package raises; every one is an ``SSEError``."""
+"""The errors this package raises, every one an ``SSEError``, and its warnings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ __all__ = (
     "MissingPluginError",
     "OutsideRequestError",
     "SSEError",
+    "ShortLivedDependencyWarning",
     "SourceRefusedError",
     "SourceUnavailableError",
     "StreamClosedError",
@@ -93,6 +94,10 @@ class MissingPluginError(SSEError, RuntimeError):
 
 class OutsideRequestError(SSEError, RuntimeError):
     """Something that belongs to a request was asked for where there is none."""
+
+
+class ShortLivedDependencyWarning(UserWarning):
+    """A handler that streams has a dependency that is closed before its stream begins."""
 
 
 class SourceRefusedError(SSEError):

@@ -20,9 +20,9 @@ from litestar_safe_sse._refusal import ReconnectLater, answer_refusal
 from litestar_safe_sse._slot import SLOT, Slot, SlotSource
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.context import StreamContext
-from litestar_safe_sse.dependencies import KEY, check_parameters, provide_stream
+from litestar_safe_sse.dependencies import KEY, check_parameters, provide_stream, warn_of_short_lives
 from litestar_safe_sse.exceptions import InvalidFieldError
-from litestar_safe_sse.handlers import describe_stream
+from litestar_safe_sse.handlers import SSERouteHandler, describe_stream
 from litestar_safe_sse.response import SafeServerSentEvent
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
         Raises:
             ImproperlyConfiguredException: If a parameter ``stream`` is something else, or a stream is to be cached.
             MissingPluginError: If a parameter that is to be a ``StreamContext`` has another name.
+
+        Warns:
+            ShortLivedDependencyWarning: If a dependency of a handler that streams is closed before its stream begins.
         """
         if isinstance(route, HTTPRoute):
             for handler in route.route_handlers:
@@ -88,6 +91,8 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
                     check_cache(handler)
                     handler.status_code = chosen_status(handler.status_code, handler)  # which the schema tells
                 describe_stream(handler, self._openapi_config)
+                if streams(handler):
+                    warn_of_short_lives(handler)
         elif isinstance(route, WebSocketRoute):
             check_parameters(route.route_handler)
 
@@ -150,6 +155,16 @@ class StreamGuard:
             await slot.end(CloseReason.COMPLETED)
         finally:
             slot.end_response()
+
+
+def streams(handler: HTTPRouteHandler) -> bool:
+    """Returns whether a handler tells that it streams: by what it returns, what it is, or what it asks for."""
+    signature = handler.parsed_fn_signature
+    return (
+        isinstance(handler, SSERouteHandler)
+        or signature.return_type.is_subclass_of(SafeServerSentEvent)
+        or KEY in signature.parameters
+    )
 
 
 def check_cache(handler: HTTPRouteHandler) -> None:

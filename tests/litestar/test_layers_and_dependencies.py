@@ -23,6 +23,8 @@ from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
 
+short_lived = pytest.mark.filterwarnings("ignore::litestar_safe_sse.ShortLivedDependencyWarning")
+
 only_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
 
@@ -123,6 +125,7 @@ async def test_dependencies_that_enter_contexts_side_by_side(trace: Trace) -> No
         assert trace[2:] == [f"{name} closes" for name in reversed(opened)]
 
 
+@short_lived
 async def test_generator_dependency(trace: Trace) -> None:
     """A generator dependency can use the context; Litestar ends it when the handler has returned, as ever."""
 
@@ -142,6 +145,7 @@ async def test_generator_dependency(trace: Trace) -> None:
         assert trace == ["dependency ends", *ENDLESS]
 
 
+@short_lived
 async def test_generator_dependency_sees_a_handler_that_raises(trace: Trace) -> None:
     """A generator dependency is given the handler's exception, and the stream ends as an error."""
 
