@@ -73,6 +73,9 @@ __all__ = ("Stream", "StreamNames")
 
 T = TypeVar("T")
 
+_UNBOUNDED = (StreamState.NEW, StreamState.OPEN)
+"""The states which a shutdown does not bound: a handler's work is the server's to bound, and what is open is ended."""
+
 
 class _LeftBehind(BaseException):
     """Ends an owner that comes back after a successor has taken over."""
@@ -301,7 +304,7 @@ class Stream:
         self._latest = min(self._latest, latest)
         self._grace_until = min(self._grace_until, max(grace_until, latest - self.config.cleanup_timeout))
         bound = self._latest if self._life.is_ending else self._grace_until
-        if self._life.state is not StreamState.OPEN and self._deadline > bound:
+        if self._life.state not in _UNBOUNDED and self._deadline > bound:
             self._deadline = bound
             self._alarm.set(bound)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
-from tests.bounds import WAIT
+from tests.bounds import SHORT, WAIT
 from tests.core.apps import Probe, Server
 from tests.core.clients import Connection
 
@@ -62,6 +63,38 @@ async def test_a_drain_waits_no_longer_than_grace_and_cleanup(
     assert hung == [2, 1, 0]
     assert server.probe.events.count("cleanup") == 2  # the handler's own, and the body's
     assert "hang: TimeoutError" in caplog.text
+
+
+@pytest.mark.parametrize("enters", [False, True])
+async def test_a_handler_at_work_keeps_what_it_has_opened(enters: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The time of the streams does not end the work of a handler: what it has registered is cleaned up behind it."""
+    go_on = anyio.Event()
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        server.probe.note("at work")
+        await go_on.wait()
+        server.probe.note("done")
+        yield
+
+    async def handle(probe: Probe, stream: StreamContext) -> Any:
+        if enters:
+            await stream.enter_async_context(slow())
+        else:
+            async with slow():
+                pass
+        return waiting(probe, stream)
+
+    server, connection = Server(handle, SafeSSEConfig(shutdown_grace=SHORT, cleanup_timeout=SHORT)), Connection()
+    async with anyio.create_task_group() as tasks:
+        async with server.app.lifespan():
+            tasks.start_soon(server.run, connection)
+            await server.probe.until("at work")
+        assert server.probe.events == ["at work"]  # the drain was over, and waited no longer
+        go_on.set()
+    assert server.probe.events == ["at work", "done", "cleanup"]
+    assert server.probe.reason is CloseReason.SHUTDOWN
+    assert "left behind" not in caplog.text
 
 
 async def test_a_second_lifespan_serves_again() -> None:
