@@ -593,7 +593,7 @@ class Stream:
         self._buffer.end()
         if self._writer is not None and self._writer.is_open:  # what the body left is still sent, not at any price
             seconds = self.config.cleanup_timeout
-            if self._life.reason is CloseReason.SHUTDOWN:
+            if self._life.reason is CloseReason.SHUTDOWN and self.has_begun:
                 seconds = min(seconds, FINAL_SEND_TIMEOUT)
             self._writer.set_final_timeout(self._within(seconds))
 

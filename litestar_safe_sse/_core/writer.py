@@ -115,6 +115,7 @@ class Writer:
             if buffer.linger():
                 await buffer.wait_filled()
         if buffer.state is not BufferState.DROPPED:
+            self._has_begun = True
             self._sent_at, self._sending = monotonic(), True
             draining = self._life.reason is CloseReason.SHUTDOWN
             await transport.end(failed=self._life.is_cut_short, draining=draining)
@@ -167,10 +168,15 @@ class Writer:
         if self._sending and self._life.reason is not CloseReason.SHUTDOWN:
             self._connections.give_up(self._transport.connection, patience)
         self.hang_up()
+        self._cut()
 
     def hang_up(self) -> None:
-        """Sends nothing more."""
+        """Sends nothing more. What hooks and middleware do while the headers are sent has its time to end."""
         self._buffer.drop()
+        if self._has_begun:
+            self._cut()
+
+    def _cut(self) -> None:
         if self.cancel_scope is not None and self._sending:  # elsewhere the writer looks for itself
             self.cancel_scope.cancel()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
+from litestar_safe_sse._core.timing import FINAL_SEND_TIMEOUT
 from litestar_safe_sse._runtime.current import current_runtime
-from tests.bounds import SHORT, WAIT
+from tests.bounds import NEVER, SHORT, WAIT
 from tests.core.apps import Probe, Server, check
 from tests.core.bodies import short, waiting
 from tests.core.clients import Connection
@@ -47,8 +49,8 @@ async def test_a_body_does_not_begin_if_the_headers_cannot_be_sent(body: Any) ->
 
 
 async def test_a_client_that_leaves_while_the_headers_are_sent_never_starts_the_body() -> None:
-    """A client that leaves meanwhile ends the stream before it has begun."""
-    server, connection = Server(waiting), Connection()
+    """A client that leaves meanwhile ends the stream before it has begun; ``send`` has ``cleanup_timeout``."""
+    server, connection = Server(waiting, SafeSSEConfig(cleanup_timeout=SHORT)), Connection()
 
     async def send(message: dict[str, Any]) -> None:
         connection.leave()
@@ -57,6 +59,41 @@ async def test_a_client_that_leaves_while_the_headers_are_sent_never_starts_the_
     await server.run(connection, send=send)
     assert server.probe.events == ["cleanup"]
     assert server.probe.reason is CloseReason.CLIENT_DISCONNECTED
+
+
+@pytest.mark.parametrize("prefetch", [0, NEVER], ids=["", "prefetched"])
+@pytest.mark.parametrize("way", ["leaves", "shutdown", "closed"])
+async def test_what_is_done_in_send_with_the_headers_is_not_cut_short(way: str, prefetch: float) -> None:
+    """A commit there is over before the request is, though the stream has ended and cleaned up meanwhile."""
+    config = SafeSSEConfig(cleanup_timeout=WAIT, ping_interval=None)
+    server, connection = Server(waiting, config, prefetch=prefetch), Connection()
+    go_on = anyio.Event()
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            server.probe.note("commit")
+            await go_on.wait()
+            server.probe.note("committed")
+        await connection.send(message)
+
+    async with server.app.lifespan(), anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(server.run, connection, send=send))
+        await server.probe.until("commit")
+        assert server.probe.stream is not None
+        if way == "leaves":
+            connection.leave()
+        elif way == "shutdown":
+            server.streams.begin_drain()
+        else:
+            await server.probe.stream.aclose()
+        await server.probe.until("cleanup")
+        if way == "shutdown":  # in which clients have half a second for the last bytes
+            await anyio.sleep(1.2 * FINAL_SEND_TIMEOUT)
+        go_on.set()
+    began = ["began", "finally"] if prefetch else []
+    assert sorted(server.probe.events) == sorted([*began, "commit", "committed", "cleanup"])
+    assert server.probe.events[-1] == "committed"
+    assert connection.complete == (way != "leaves")
 
 
 async def test_headers_that_are_never_taken_end_the_stream() -> None:
@@ -74,7 +111,7 @@ async def test_headers_that_are_never_taken_end_the_stream() -> None:
 @pytest.mark.parametrize("reason", [CloseReason.SHUTDOWN, CloseReason.CLOSED])
 async def test_blocked_headers_do_not_hold_up_the_end(reason: CloseReason) -> None:
     """A stream that is told to end before it could begin cleans up at once; nobody waits for its time to be over."""
-    server, connection = Server(waiting), Connection()
+    server, connection = Server(waiting, SafeSSEConfig(cleanup_timeout=2 * SHORT)), Connection()
     blocked = anyio.Event()
 
     async def send(message: Any) -> None:
@@ -91,7 +128,6 @@ async def test_blocked_headers_do_not_hold_up_the_end(reason: CloseReason) -> No
         with anyio.fail_after(WAIT):
             await server.probe.stream.aclose(reason)
         assert server.probe.events == ["cleanup"]
-        connection.leave()
     assert server.probe.reason is reason
 
 

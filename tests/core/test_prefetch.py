@@ -301,7 +301,7 @@ async def test_headers_that_cannot_be_sent(body: Body) -> None:
 @pytest.mark.parametrize("body", [short, waiting, parked])
 async def test_client_that_leaves_while_the_headers_are_sent(body: Body) -> None:
     """The body is closed at its ``yield``."""
-    server, connection = prefetching(body), Connection()
+    server, connection = prefetching(body, config=SafeSSEConfig(cleanup_timeout=SHORT)), Connection()
 
     async def send(message: dict[str, Any]) -> None:
         connection.leave()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from litestar import Request, Response, get
 from litestar.types import Message, Scope
 
-from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamContext
-from tests.litestar.apps import cleaned, closed, serving, serving_defaults
-from tests.litestar.bodies import BRIEF, ENDLESS, Trace, brief
+from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamContext, sse
+from tests.bounds import WAIT
+from tests.litestar.apps import cleaned, closed, endless_and_brief, serving, serving_defaults
+from tests.litestar.bodies import BRIEF, ENDLESS, Trace, brief, endless
 from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
 
@@ -85,6 +89,38 @@ async def test_before_send_sees_each_message(trace: Trace) -> None:
         assert response.headers["x-before"] == "send"
         assert seen == [message["type"] for message in response.sent]
         assert seen[0] == "http.response.start"
+
+
+@pytest.mark.parametrize("path", ["/feed", "/endless"])
+async def test_a_commit_in_before_send_is_not_cut_short(trace: Trace, path: str) -> None:
+    """A client that leaves while ``before_send`` is at work on the headers ends the stream, and not that work."""
+    committing, go_on = anyio.Event(), anyio.Event()
+
+    @sse("/feed")
+    async def feed(stream: StreamContext) -> AsyncIterator[object]:
+        cleaned(trace, stream)
+        async for event in endless(trace):
+            yield event
+
+    async def before_send(message: Message, scope: Scope) -> None:
+        if message["type"] == "http.response.start":
+            committing.set()
+            await go_on.wait()
+            trace.append("committed")
+
+    async with serving(feed, *endless_and_brief(trace), before_send=[before_send]) as (app, streams):
+        async with connect(app, path) as connection:
+            with anyio.fail_after(WAIT):
+                await committing.wait()
+            connection.leave()
+            with anyio.fail_after(WAIT):
+                while len(streams):
+                    await anyio.lowlevel.checkpoint()
+            assert trace[-1] == "cleaned: client_disconnected"
+            go_on.set()
+            await connection.finished()
+        assert trace[-1] == "committed"
+        assert connection.body == b""
 
 
 @pytest.mark.parametrize("moment", ["http.response.start", "http.response.body"])

@@ -1,0 +1,119 @@
+"""Handlers that are generators, in whatever state their stream is when the client leaves or the server is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.servers.clients import Crowd, Leave, fetch
+from tests.servers.kinds import ServerKind, kinds
+from tests.servers.processes import FLAVOUR, RunningServer, running
+from tests.servers.responses import Ending
+
+pytestmark = pytest.mark.skipif(FLAVOUR != "safe", reason="Litestar has no such handlers")
+
+ALL = [
+    "uvicorn-h1-h11-asyncio",
+    "uvicorn-h1-httptools-uvloop",
+    "granian-h1-asyncio",
+    "granian-h2-uvloop",
+    "hypercorn-h1-asyncio",
+    "hypercorn-h1-trio",
+    "daphne-h1",
+]
+
+EACH_BY_ITSELF = ("held", "silent", "speaking", "parked")
+"""Those that wait for nobody: ended at once."""
+WITH_A_GATE = ("dependency", "headers", "thread")
+"""Those in which the application is at work on something that is not cut short."""
+
+
+def each_kind(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("kind", kinds(*names), ids=lambda kind: kind.name)
+
+
+async def crowd(server: RunningServer, names: tuple[str, ...]) -> Crowd:
+    """Opens a stream in each state, and waits until it is there."""
+    paths = [f"/{name}?key={name}" for name in names]
+    visitors = await Crowd.open(server.address, server.kind.protocol, paths, tls=server.tls)
+    assert await server.records.until_each(names, "waiting"), server.output()[-3000:]
+    return visitors
+
+
+async def open_gate(server: RunningServer, key: str) -> None:
+    await fetch(server.address, server.kind.protocol, f"/open?key={key}", method="POST", tls=server.tls)
+
+
+def run(scenario: Callable[[RunningServer], Awaitable[None]], kind: ServerKind, directory: Path, *extra: str) -> None:
+    with running(kind, directory, app="tests.servers.prefetching:app", extra=extra) as server:
+        asyncio.run(scenario(server))  # type: ignore[arg-type]
+
+
+@each_kind(*ALL)
+@pytest.mark.parametrize("how", [Leave.FIN, Leave.RST], ids=["fin", "rst"])
+def test_client_leaves_in_any_state(kind: ServerKind, how: Leave, tmp_path: Path) -> None:
+    """The generator ends and is cleaned up, once; what a hook, a dependency or a thread is at comes to its end."""
+
+    async def leave(server: RunningServer) -> None:
+        names = EACH_BY_ITSELF + WITH_A_GATE
+        async with await crowd(server, names) as visitors:
+            await visitors.leave(how)
+        cleaned = "cleaned: client_disconnected"
+        assert await server.records.until_each((*EACH_BY_ITSELF, "headers"), cleaned), server.output()[-3000:]
+        stories = {name: server.records.story(name) for name in names}
+        assert stories["dependency"] == stories["thread"] == ["waiting"]
+        assert stories["headers"] == ["waiting", "ended", cleaned]
+        for name in WITH_A_GATE:
+            await open_gate(server, name)
+        assert await server.records.until_each(["headers"], "committed"), server.output()[-3000:]
+        assert await server.records.until_each(["dependency", "thread"], cleaned), server.output()[-3000:]
+        for name in (*EACH_BY_ITSELF, "thread"):
+            assert server.records.story(name) == ["waiting", "ended", cleaned]
+        assert server.records.story("dependency") == ["waiting", cleaned]
+
+    run(leave, kind, tmp_path)
+
+
+@each_kind(*ALL)
+def test_server_is_stopped_in_any_state(kind: ServerKind, tmp_path: Path) -> None:
+    """The generator ends and is cleaned up, once, its client is answered, and the server exits."""
+
+    async def stop(server: RunningServer) -> None:
+        async with await crowd(server, EACH_BY_ITSELF) as visitors:
+            server.signal(signal.SIGTERM)
+            if kind.ends_streams_at_shutdown:
+                assert {await visitor.end() for visitor in visitors.streams[:3]} == {Ending.COMPLETE}
+            assert [(await visitor.response()).status for visitor in visitors.streams[:3]] == [200] * 3
+            await visitors.streams[3].end()
+            assert await server.wait_exit() is not None, server.output()[-3000:]
+        server.records.read()
+        for name in EACH_BY_ITSELF:
+            assert server.records.story(name) == ["waiting", "ended", "cleaned: shutdown"], name
+
+    run(stop, kind, tmp_path)
+
+
+# Daphne cancels each request at once.
+@each_kind(*ALL[:6])
+def test_server_is_stopped_while_the_application_is_at_work(kind: ServerKind, tmp_path: Path) -> None:
+    """What a dependency has registered, and what a hook has begun, is left alone until they have come to their end."""
+
+    async def stop(server: RunningServer) -> None:
+        async with await crowd(server, ("headers", "unhurried")) as visitors:
+            server.signal(signal.SIGTERM)
+            assert await server.wait_exit() is not None, server.output()[-3000:]
+            headers = visitors.streams[0]
+            assert (await headers.response()).status == 200
+            if kind.ends_streams_at_shutdown:
+                assert await headers.end() is Ending.COMPLETE
+                assert headers.data == ["one"]
+        server.records.read()
+        assert server.records.story("unhurried") == ["waiting", "done", "cleaned: shutdown"]
+        assert server.records.story("headers") == ["waiting", "ended", "cleaned: shutdown", "committed"]
+        assert "left behind" not in server.output()
+
+    run(stop, kind, tmp_path)
