@@ -10,8 +10,10 @@ from litestar.enums import ScopeType
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.middleware import DefineMiddleware
 from litestar.plugins.base import InitPlugin, ReceiveRoutePlugin
+from litestar.response import Stream
 from litestar.routes import HTTPRoute, WebSocketRoute
 
+from litestar_safe_sse._adopt import Adopter
 from litestar_safe_sse._core.receiving import Receiver
 from litestar_safe_sse._core.registry import StreamRegistry
 from litestar_safe_sse._core.state import CloseReason
@@ -43,18 +45,23 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
 
     Args:
         config: The settings; the defaults unless given.
+        adopt: Whether handlers that answer with another response of the type ``text/event-stream`` have it served by
+            our stream too: Litestar's ``ServerSentEvent`` and ``Stream``, and those that libraries make of them.
 
     Attributes:
         config: The settings.
         streams: The registry of the live streams.
     """
 
-    def __init__(self, config: SafeSSEConfig | None = None) -> None:
+    def __init__(self, config: SafeSSEConfig | None = None, *, adopt: bool = False) -> None:
         if config is not None and not isinstance(config, SafeSSEConfig):
             raise InvalidFieldError("config", f"{type(config).__name__} is no SafeSSEConfig; give one, or None")
+        if adopt not in (True, False):
+            raise InvalidFieldError("adopt", f"must be a bool, not {adopt!r}")
         self.config = config or SafeSSEConfig()
         super().__init__(StreamRegistry(self.config))
         self._app_config: AppConfig | None = None
+        self._adopter = Adopter() if adopt else None
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Extends the application's configuration; called by Litestar."""
@@ -91,7 +98,9 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
                     check_cache(handler)
                     handler.status_code = chosen_status(handler.status_code, handler)  # which the schema tells
                 describe_stream(handler, self._openapi_config)
-                if streams(handler):
+                if self._adopter is not None:
+                    self._adopter.adopt(handler)
+                if streams(handler, adopting=self._adopter is not None):
                     warn_of_short_lives(handler)
         elif isinstance(route, WebSocketRoute):
             check_parameters(route.route_handler)
@@ -157,12 +166,12 @@ class StreamGuard:
             slot.end_response()
 
 
-def streams(handler: HTTPRouteHandler) -> bool:
+def streams(handler: HTTPRouteHandler, *, adopting: bool) -> bool:
     """Returns whether a handler tells that it streams: by what it returns, what it is, or what it asks for."""
     signature = handler.parsed_fn_signature
     return (
         isinstance(handler, SSERouteHandler)
-        or signature.return_type.is_subclass_of(SafeServerSentEvent)
+        or signature.return_type.is_subclass_of((SafeServerSentEvent, Stream) if adopting else SafeServerSentEvent)
         or KEY in signature.parameters
     )
 
