@@ -141,6 +141,7 @@ def coverage(session: nox.Session) -> None:
 ONE_OF_EACH = {"SAFE_SSE_KINDS": "uvicorn-h1-httptools,granian-h1,hypercorn-h2-asyncio,daphne-h1"}
 COVERED_BY = (
     *IN_PROCESS,
+    "tests/doctor",
     "tests/integration",
     "tests/servers",
     "tests/sources",

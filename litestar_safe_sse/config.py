@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -21,6 +22,9 @@ MAX_DURATION = 1_000_000_000
 """Seconds of the longest duration, about 31 years: more of them overflow the timers of event loops."""
 
 ON_REFUSAL = ("unavailable", "reconnect")
+
+MIN_SECRET = 16
+"""Characters of the shortest secret."""
 
 _MAX_INTEGER = 2**63 - 1
 _T = TypeVar("_T")
@@ -129,6 +133,22 @@ def check_function(field: str, value: object) -> None:
         raise _refusal(field, value, "a function, no coroutine function", optional=True)
 
 
+def check_secret(field: str, value: object) -> None:
+    """Checks what a header is to carry and nobody to guess, or ``None``; the error does not tell it.
+
+    Raises:
+        InvalidFieldError: It is short, or can't be in a header.
+    """
+    if value is None:
+        return
+    if not isinstance(value, str) or len(value) < MIN_SECRET or not re.fullmatch("[!-~]+", value):
+        raise InvalidFieldError(
+            field,
+            f"must be a str of {MIN_SECRET} or more printable ASCII characters without spaces, or None; "
+            "secrets.token_urlsafe() makes one",
+        )
+
+
 def _refusal(field: str, value: object, allowed: str, optional: bool = False) -> InvalidFieldError:
     try:
         shown = f"{type(value).__name__} {value!r:.40}"
@@ -191,6 +211,8 @@ class SafeSSEConfig:
         separator: What ends a line: ``"\r\n"``, as in Litestar, or ``"\n"``, or ``"\r"``, with which some clients
             hold each event back until something follows.
         ping_comment: The text of a heartbeat.
+        doctor: A secret, by which ``litestar sse doctor`` may ask the application what arrives of its streams; the
+            route that it asks is added. ``None`` for no such route.
 
     Raises:
         InvalidFieldError: A setting is unknown, or has a value that it cannot have.
@@ -212,6 +234,7 @@ class SafeSSEConfig:
     on_error: Callable[[Exception], object] | None = None
     separator: str = "\r\n"
     ping_comment: str = "ping"
+    doctor: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_duration("ping_interval", self.ping_interval, optional=True)
@@ -231,3 +254,4 @@ class SafeSSEConfig:
         check_function("on_error", self.on_error)
         check_separator("separator", self.separator)
         check_text("ping_comment", self.ping_comment)
+        check_secret("doctor", self.doctor)

@@ -9,7 +9,7 @@ from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.middleware import DefineMiddleware
-from litestar.plugins.base import InitPlugin, ReceiveRoutePlugin
+from litestar.plugins.base import CLIPlugin, InitPlugin, ReceiveRoutePlugin
 from litestar.response import Stream
 from litestar.routes import HTTPRoute, WebSocketRoute
 
@@ -30,6 +30,7 @@ from litestar_safe_sse.response import SafeServerSentEvent
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from click import Group
     from litestar import Litestar
     from litestar.config.app import AppConfig
     from litestar.handlers import HTTPRouteHandler
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ("SafeSSEPlugin",)
 
 
-class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
+class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
     """Makes ``SafeServerSentEvent`` and ``StreamContext`` work in an application.
 
     Args:
@@ -77,9 +78,19 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin):
         app_config.exception_handlers = {**app_config.exception_handlers, ReconnectLater: answer_refusal}
         app_config.after_exception.append(end_stream_of_failed_handler)
         app_config.lifespan.append(self._lifespan)
+        if self.config.doctor is not None:
+            from litestar_safe_sse._doctor.route import make_doctor_router
+
+            app_config.route_handlers.append(make_doctor_router(self.config, self.config.doctor))
         self._app_config = app_config
         app_config.on_shutdown.append(self.streams.stop)  # after the hooks of the application
         return app_config
+
+    def on_cli_init(self, cli: Group) -> None:
+        """Adds the commands of ``litestar sse``; called by Litestar."""
+        from litestar_safe_sse.cli import sse_group
+
+        cli.add_command(sse_group)
 
     def receive_route(self, route: BaseRoute) -> None:
         """Refuses handlers that cannot work, and decides the status of those that stream; called by Litestar.

@@ -39,16 +39,17 @@ install() {
     fi
 }
 
-# Installs Debian packages that provide what is missing of: node npm chromium redis-server nginx. Tells what to do where it
-# can't.
+# Installs Debian packages that provide what is missing of: node npm chromium redis-server nginx haproxy caddy apache2.
+# Tells what to do where it can't.
 install_system_packages() {
     missing=
-    for program in node npm chromium redis-server nginx; do
+    for program in node npm chromium redis-server nginx haproxy caddy apache2; do
         case $program in
             chromium) command -v "${CHROMIUM:-chromium}" >/dev/null || missing="$missing chromium" ;;
             node) command -v node >/dev/null || missing="$missing nodejs" ;;
             redis-server) command -v redis-server >/dev/null || missing="$missing redis-server" ;;
             nginx) command -v nginx >/dev/null || missing="$missing nginx" ;;
+            haproxy | caddy | apache2) command -v "$program" >/dev/null || missing="$missing $program" ;;
             npm) command -v npm >/dev/null || missing="$missing npm" ;;
         esac
     done

@@ -57,6 +57,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "on_error": None,
         "separator": "\r\n",
         "ping_comment": "ping",
+        "doctor": None,
     }
 
 
@@ -265,3 +266,18 @@ def test_a_choice_refuses_any_other(value: Any) -> None:
     """A setting with few values refuses any other, and the error names them."""
     with pytest.raises(InvalidFieldError, match="invalid on_refusal: must be 'unavailable' or 'reconnect', not "):
         SafeSSEConfig(on_refusal=value)
+
+
+@pytest.mark.parametrize("secret", ["", "short", "x" * 15, "with spaces in between", "é" * 20, b"x" * 20, 5, True])
+def test_secret_is_long_and_fits_into_a_header(secret: Any) -> None:
+    """What would be guessed or could not be sent is refused, and the error does not tell it."""
+    with pytest.raises(InvalidFieldError, match=r"invalid doctor: must be a str of 16 or more printable") as raised:
+        SafeSSEConfig(doctor=secret)
+    assert not secret or str(secret) not in str(raised.value).replace("must be a str of 16 or more", "")
+
+
+def test_secret_is_not_shown() -> None:
+    """A configuration that is logged tells no secret."""
+    config = SafeSSEConfig(doctor="sesame-open-thyself")
+    assert config.doctor == "sesame-open-thyself"
+    assert "sesame" not in repr(config)

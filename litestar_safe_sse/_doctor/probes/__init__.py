@@ -1,0 +1,1 @@
+"""A probe for each thing that the doctor tells."""

@@ -1,0 +1,193 @@
+"""``litestar sse``: what is asked of a deployment from a terminal.
+
+``SafeSSEPlugin`` adds it to Litestar's commands; ``python -m litestar_safe_sse.cli`` has it without an application.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import anyio
+import click
+import msgspec
+
+from litestar_safe_sse._doctor.contract import PROBES
+from litestar_safe_sse.exceptions import MissingExtraError, SSEError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from litestar_safe_sse._doctor.findings import Report
+    from litestar_safe_sse._doctor.probes._probe import Patient
+
+__all__ = ("sse_group",)
+
+HEALTHY, SICK, CANNOT_TELL = 0, 1, 2
+"""Exit codes."""
+
+
+@click.group(name="sse")
+def sse_group() -> None:
+    """Asks a deployment about its event streams."""
+
+
+def parse_headers(_: click.Context, __: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    """Returns headers by their names.
+
+    Raises:
+        click.BadParameter: One of them has no name.
+    """
+    headers = {}
+    for line in given:
+        name, colon, value = line.partition(":")
+        if not name.strip() or not colon:
+            raise click.BadParameter(f"must be 'Name: value', not {line!r}")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def parse_names(_: click.Context, __: click.Parameter, given: str | None) -> list[str]:
+    """Returns names of probes.
+
+    Raises:
+        click.BadParameter: There is no such probe.
+    """
+    if given is None:
+        return []
+    names = [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in PROBES:
+            raise click.BadParameter(f"must be among {', '.join(PROBES)}, not {name!r}")
+    return names
+
+
+@sse_group.command()
+@click.argument("url")
+@click.option("--direct", metavar="URL", help="The application past its proxy, to compare with.")
+@click.option(
+    "--secret",
+    envvar="LITESTAR_SSE_SECRET",
+    required=True,
+    help="That of SafeSSEConfig(doctor=...). Better given by the variable LITESTAR_SSE_SECRET, which ps does not show.",
+)
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    callback=parse_headers,
+    metavar="'NAME: VALUE'",
+    help="To send with each request; may be repeated.",
+)
+@click.option("--cacert", metavar="FILE", help="Certificates to trust in place of the system's.")
+@click.option(
+    "--idle",
+    type=click.FloatRange(1, 3000),
+    default=65,
+    show_default=True,
+    help="Seconds of silence that a stream has to survive.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(1, 600),
+    default=20,
+    show_default=True,
+    help="Seconds after which an abort, say, counts as unnoticed.",
+)
+@click.option(
+    "--restart", type=click.FloatRange(1, 3000), help="Seconds to wait for you to restart the application, last of all."
+)
+@click.option("--only", callback=parse_names, metavar="PROBE,...", help="The probes to run, in place of all.")
+@click.option("--skip", callback=parse_names, metavar="PROBE,...", help="Probes to leave out.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(url: str, direct: str | None, only: list[str], skip: list[str], as_json: bool, **options: Any) -> None:
+    """Tells what becomes of event streams on their way to a client.
+
+    URL is the root of an application with SafeSSEConfig(doctor=...), as its clients reach it. Exits with 0 if it is
+    healthy, 1 if it is sick, and 2 if that could not be told.
+    """
+    need_library()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # which an application that was loaded has lowered
+    try:
+        report = anyio.run(run_doctor, url, direct, only, skip, options)
+    except BaseException as error:
+        fail(error)
+    if as_json:
+        click.echo(to_json(report))
+    else:
+        show(report)
+    sys.exit(exit_code(report))
+
+
+async def run_doctor(
+    url: str, direct: str | None, only: list[str], skip: list[str], options: Mapping[str, Any]
+) -> Report:
+    """Examines a deployment."""
+    from litestar_safe_sse._doctor.examination import examine
+
+    restarts = options["restart"] is not None or "restart" in only
+    chosen = [name for name in only or PROBES if name not in skip and (name != "restart" or restarts)]
+    patient = await make_patient(url, options)
+    return await examine(patient, None if direct is None else await make_patient(direct, options), chosen)
+
+
+async def make_patient(url: str, options: Mapping[str, Any]) -> Patient:
+    """Asks a deployment whether it can be examined.
+
+    Raises:
+        CannotTellError: It can't.
+    """
+    from litestar_safe_sse._doctor.deployment import Deployment
+    from litestar_safe_sse._doctor.probes._probe import Patient
+
+    deployment = Deployment(url, options["secret"], headers=options["headers"], authorities=options["cacert"])
+    return Patient(
+        deployment=deployment,
+        seen=await deployment.greet(),
+        idle=options["idle"],
+        patience=options["patience"],
+        restart=options["restart"] or 60.0,
+    )
+
+
+def need_library() -> None:
+    """Fails where the library that asks is not installed."""
+    try:
+        import httpx  # noqa: F401
+    except ImportError as error:
+        fail(MissingExtraError("httpx is needed: pip install 'litestar-safe-sse[cli]'"), error)
+
+
+def fail(error: BaseException, cause: BaseException | None = None) -> NoReturn:
+    """Says in a line why nothing can be told, and exits; what is no error of ours is raised on."""
+    if not isinstance(error, SSEError):
+        raise error
+    click.echo(str(error), err=True)
+    sys.exit(CANNOT_TELL)
+
+
+def to_json(report: Report) -> str:
+    """Returns a report for programs, with its verdict."""
+    found = {"verdict": report.verdict, **msgspec.structs.asdict(report)}
+    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
+
+
+def show(report: Report) -> None:
+    """Prints a report for people."""
+    from rich.console import Console
+
+    from litestar_safe_sse._doctor.rendering import render
+
+    render(report, Console())
+
+
+def exit_code(report: Report) -> int:
+    """Returns what a script can go by."""
+    from litestar_safe_sse._doctor.findings import Verdict
+
+    return {Verdict.SICK: SICK, Verdict.UNKNOWN: CANNOT_TELL}.get(report.verdict, HEALTHY)
+
+
+if __name__ == "__main__":
+    sse_group(prog_name="python -m litestar_safe_sse.cli")

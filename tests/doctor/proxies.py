@@ -1,0 +1,209 @@
+"""nginx, HAProxy, Caddy and Apache in front of a server, each with what keeps streams from working and without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bounds import START, WAIT
+from tests.ports import free_port
+from tests.servers.processes import connect
+
+IDLE_TIMEOUT = 2
+"""Seconds of the idle time-out that is too short."""
+
+NGINX = """
+daemon off;
+master_process off;
+pid {directory}/pid;
+error_log {directory}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://127.0.0.1:{upstream};
+            proxy_set_header Connection "";
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            {fault}
+        }}
+    }}
+}}
+"""
+HAPROXY = """
+global
+    maxconn 100
+defaults
+    mode http
+    option http-no-delay
+    option forwardfor
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+frontend clients
+    bind 127.0.0.1:{port}
+    default_backend servers
+backend servers
+    {fault}
+    server one 127.0.0.1:{upstream}
+"""
+CADDY = """
+{{
+    admin off
+    auto_https off
+}}
+http://127.0.0.1:{port} {{
+    {fault}
+}}
+"""
+CADDY_PLAIN = "reverse_proxy 127.0.0.1:{upstream}"
+
+APACHE = """
+ServerRoot {directory}
+ServerName 127.0.0.1
+Listen 127.0.0.1:{port}
+PidFile {directory}/pid
+ErrorLog {directory}/error.log
+DefaultRuntimeDir {directory}
+User www-data
+Group www-data
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule proxy_module {modules}/mod_proxy.so
+LoadModule proxy_http_module {modules}/mod_proxy_http.so
+LoadModule filter_module {modules}/mod_filter.so
+LoadModule deflate_module {modules}/mod_deflate.so
+LoadModule ext_filter_module {modules}/mod_ext_filter.so
+ExtFilterDefine rewrite mode=output cmd="/bin/sed s/one/other/"
+StartServers 1
+ThreadsPerChild 64
+MaxRequestWorkers 64
+ProxyPass / http://127.0.0.1:{upstream}/
+{fault}
+"""
+
+
+@dataclass(frozen=True)
+class ProxyKind:
+    """A proxy, and how it is configured to have each fault."""
+
+    name: str
+    configuration: str
+    command: Sequence[str]
+    faults: dict[str, str]
+
+
+GZIP = "gzip on; gzip_types text/event-stream; gzip_proxied any; gzip_min_length 0;"
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        ProxyKind(
+            "nginx",
+            NGINX,
+            ("nginx", "-p", "{directory}", "-c", "{file}"),
+            {
+                "none": "proxy_http_version 1.1;",
+                "buffering": "proxy_ignore_headers X-Accel-Buffering;",
+                "compression": f"proxy_http_version 1.1; proxy_ignore_headers X-Accel-Buffering; {GZIP}",
+                "harmless compression": f"proxy_http_version 1.1; {GZIP}",
+                "idle-timeout": f"proxy_http_version 1.1; proxy_read_timeout {IDLE_TIMEOUT}s;",
+            },
+        ),
+        ProxyKind(
+            "haproxy",
+            HAPROXY,
+            ("haproxy", "-db", "-f", "{file}"),
+            {
+                "none": "",
+                "buffering": "http-response wait-for-body time 30s at-least 12000",
+                "idle-timeout": f"timeout server {IDLE_TIMEOUT}s",
+            },
+        ),
+        ProxyKind(
+            "caddy",
+            CADDY,
+            ("caddy", "run", "--adapter", "caddyfile", "--config", "{file}"),
+            {
+                "none": CADDY_PLAIN,
+                "buffering": "reverse_proxy 127.0.0.1:{upstream} {{\n buffer_responses\n}}",
+                "compression": "encode gzip {{\n match header Content-Type text/event-stream*\n minimum_length 1\n}}\n"
+                "reverse_proxy 127.0.0.1:{upstream} {{\n header_down Cache-Control no-cache\n}}",
+                "idle-timeout": "reverse_proxy 127.0.0.1:{upstream} {{\n transport http {{\n"
+                f" read_timeout {IDLE_TIMEOUT}s\n}}}}\n}}}}",
+            },
+        ),
+        ProxyKind(
+            "apache",
+            APACHE,
+            ("apache2", "-d", "{directory}", "-f", "{file}", "-DFOREGROUND"),
+            {
+                "none": "",
+                "buffering": "<Location />\nSetOutputFilter rewrite\n</Location>",
+                "harmless compression": "SetOutputFilter DEFLATE",
+                "idle-timeout": f"ProxyTimeout {IDLE_TIMEOUT}",
+            },
+        ),
+    )
+}
+MODULES = "/usr/lib/apache2/modules"
+
+
+@contextlib.contextmanager
+def proxy(kind: ProxyKind, fault: str, upstream: int, directory: Path) -> Iterator[int]:
+    """Runs a proxy in front of a port, and yields its own port."""
+    directory.mkdir()
+    port = free_port()
+    fill = {"directory": directory, "port": port, "upstream": upstream, "modules": MODULES}
+    file = directory / "configuration"
+    file.write_text(kind.configuration.format(**fill, fault=kind.faults[fault].format(**fill)))
+    with (directory / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [part.format(directory=directory, file=file) for part in kind.command],
+            env={
+                **os.environ,
+                "HOME": str(directory),
+                "XDG_DATA_HOME": str(directory),
+                "XDG_CONFIG_HOME": str(directory),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_ready(process, port, directory)
+        yield port
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with its workers
+        process.wait(timeout=WAIT)
+
+
+def wait_ready(process: subprocess.Popen[bytes], port: int, directory: Path) -> None:
+    """Waits until a proxy listens.
+
+    Raises:
+        RuntimeError: It doesn't.
+    """
+    deadline = time.monotonic() + START
+    while True:
+        with contextlib.suppress(OSError):
+            connect(("127.0.0.1", port)).close()
+            return
+        if process.poll() is not None or time.monotonic() > deadline:
+            logs = [path.read_text() for path in (directory / "output", directory / "error.log") if path.exists()]
+            raise RuntimeError("\n".join(["the proxy did not start:", *logs]))
+        time.sleep(0.01)

@@ -1,0 +1,3 @@
+"""What the application under test and the doctor both know."""
+
+SECRET = "sesame-open-thyself"
