@@ -9,7 +9,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse._runtime.base import Interrupted
-from litestar_safe_sse._runtime.cancellation import Cancellation
+from litestar_safe_sse._runtime.cancellation import NEXT_PAUSE, PAUSE, Cancellation
 from litestar_safe_sse._runtime.gil import GilYielder
 
 if TYPE_CHECKING:
@@ -146,8 +146,9 @@ class AsyncioTask:
             return
         earlier = 0 if self._cancellation is None else self._cancellation.requests
         self._dismiss_cancellation()
+        pause = NEXT_PAUSE if self._cancelled else PAUSE
         self._cancelled = True
-        self._cancellation = Cancellation(self._task, self.cancel if again is None else again, body, earlier)
+        self._cancellation = Cancellation(self._task, self.cancel if again is None else again, body, earlier, pause)
 
     def cancel_unwatched(self) -> None:
         if self._work is not None:

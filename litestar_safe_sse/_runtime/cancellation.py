@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import FrameType, TracebackType
 
-__all__ = ("PAUSE", "Cancellation")
+__all__ = ("NEXT_PAUSE", "PAUSE", "Cancellation")
 
 PAUSE = 0.05
 """Seconds from when a cancellation was forgotten until the next. A function that has caught it may end in them."""
+
+NEXT_PAUSE = 0.01
+"""The same from when that was forgotten too: a client that connects slowly may lose several in a row."""
 
 
 class _Message(str):
@@ -46,16 +49,20 @@ class Cancellation:
         again: Called if the cancellation is forgotten, to have another.
         body: The iterator that the task advances, if there is one.
         earlier: How many requests for a cancellation count already, of one that has not arrived.
+        pause: Seconds from when it is forgotten until there is to be another.
     """
 
-    __slots__ = ("_again", "_body", "_held", "_is_bodys", "_loop", "_place", "_task", "_timer", "requests")
+    __slots__ = ("_again", "_body", "_held", "_is_bodys", "_loop", "_pause", "_place", "_task", "_timer", "requests")
 
-    def __init__(self, task: asyncio.Task[Any], again: Callable[[], object], body: object, earlier: int) -> None:
+    def __init__(
+        self, task: asyncio.Task[Any], again: Callable[[], object], body: object, earlier: int, pause: float
+    ) -> None:
         self._task = task
         self._loop = task.get_loop()
         self._again: Callable[[], object] | None = again
         self._body = body
         self._place = _place_in(_frame_of(body))
+        self._pause = pause
         self.requests = earlier + 1
         """How many count with the task until the step in which the cancellation arrives has been done: so long, that no
         timeout takes it for its own whose time is up as well, and no longer, so that one in a ``finally`` works."""
@@ -135,7 +142,7 @@ class Cancellation:
 
     def _wait(self) -> None:
         if self._again is not None:
-            self._timer = self._loop.call_later(PAUSE, self._look)
+            self._timer = self._loop.call_later(self._pause, self._look)
 
     def _look(self) -> None:
         if not self._is_bodys or (self._place is not None and _place_in(_frame_of(self._body)) == self._place):
