@@ -139,7 +139,7 @@ class Body:
             if not self._buffer.put(item):
                 return True
         self.position = Position.OVER
-        if isinstance(iterator, AsyncGenerator):  # on trio, its scopes and nurseries are those of this task's work
+        if hasattr(iterator, "athrow"):  # on trio, its scopes and nurseries are those of this task's work
             self._content = None
             await self._close(iterator)
         return False

@@ -111,33 +111,27 @@ def _close(iterator: object) -> object:
 class _OwningIterator:
     """An iterator that content has made which is an iterator itself, so that both are to be closed."""
 
-    __slots__ = ("_content", "_iterator")
+    __slots__ = ("content", "iterator")
 
     def __init__(self, iterator: AsyncIterator[object], content: object) -> None:
-        self._iterator = iterator
-        self._content = content
+        self.iterator = iterator
+        self.content = content
 
     def __aiter__(self) -> _OwningIterator:
         return self
 
     def __anext__(self) -> Awaitable[object]:
-        return self._iterator.__anext__()
+        return self.iterator.__anext__()
 
     @property
     def ag_frame(self) -> object:
         """Where it stands, if it is a generator."""
-        return getattr(self._iterator, "ag_frame", None)
+        return getattr(self.iterator, "ag_frame", None)
 
     @property
     def athrow(self) -> Any:
         """That of the iterator, if it has one."""
-        return self._iterator.athrow  # type: ignore[attr-defined]
-
-    async def aclose(self) -> None:
-        try:
-            await aclose(self._iterator)
-        finally:
-            await aclose(self._content)
+        return self.iterator.athrow  # type: ignore[attr-defined]
 
 
 class _InMemoryIterator:
@@ -346,6 +340,12 @@ async def aclose_iterator(iterator: object, runtime: Runtime, put: Callable[[Any
         runtime: The running event loop.
         put: Called with what a generator yields.
     """
+    if isinstance(iterator, _OwningIterator):
+        try:
+            await aclose_iterator(iterator.iterator, runtime, put)
+        finally:
+            await aclose(iterator.content)
+        return
     if not inspect.isasyncgen(iterator):
         await aclose(iterator)
         return

@@ -182,7 +182,9 @@ class SlicedSource:
         while True:
             while not self._wanted and not self._ending:
                 await self._want.wait()
-            if self._ending:
+            if self._ending:  # on trio, its scopes and nurseries are those of this work
+                self._source = None
+                await aclose_iterator(source, runtime)
                 return
             self._wanted = False
             self._waits_in_source = True

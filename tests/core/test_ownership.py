@@ -115,6 +115,70 @@ async def test_an_iterator_that_was_never_advanced_is_closed_by_itself(kind: Any
     assert server.probe.events == ["closed", "cleanup"]
 
 
+class Marking(Async):
+    """One whose generator yields on its way out, which it may be told while it is parked."""
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            try:
+                while True:
+                    yield "one"
+            finally:
+                yield "[DONE]"
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.001)
+            self.probe.note("generator closed")
+
+
+class Grouping(Async):
+    """One whose generator holds a task group around its ``yield``, and yields on its way out."""
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep_forever)
+                while True:
+                    yield "one"
+        finally:
+            self.probe.note("generator closed")
+
+
+async def iterated_and_parked(probe: Probe, stream: StreamContext, source: Any) -> AsyncIterator[str]:
+    async for item in stream.iterate(source):
+        yield item
+        await anyio.sleep_forever()
+
+
+def in_a_body(make: Callable[[Probe], Any]) -> Callable[[Probe, StreamContext], Any]:
+    return lambda probe, stream: iterated_and_parked(probe, stream, make(probe))
+
+
+def in_a_body_by_its_generator(make: Callable[[Probe], Any]) -> Callable[[Probe, StreamContext], Any]:
+    return lambda probe, stream: iterated_and_parked(probe, stream, aiter(make(probe)))
+
+
+@pytest.mark.parametrize("given", [plain, made_by_a_callable, iterated, in_a_body])
+@pytest.mark.parametrize("kind", [Marking, Grouping])
+async def test_an_iterator_is_closed_where_its_generator_is_parked(
+    given: Any, kind: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As any generator is: in the task that has advanced it, and at each ``yield`` on its way out."""
+    server = Server(given(kind))
+    await leave(server)
+    assert server.probe.events == ["generator closed", "closed", "cleanup"]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("kind", [Marking, Grouping])
+async def test_a_source_is_closed_where_it_is_parked(kind: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """It may hold a task group or a cancel scope around its ``yield``, and yield on its way out, as bodies may."""
+    server = Server(in_a_body_by_its_generator(kind))
+    await leave(server)
+    assert server.probe.events == ["generator closed", "cleanup"]
+    assert caplog.text == ""
+
+
 class AsyncMaker:
     """An iterable that others iterate over too."""
 
