@@ -97,6 +97,7 @@ async def test_a_body_may_swallow_its_cancellation() -> None:
         try:
             yield "one"
             try:
+                probe.note("waits")
                 await anyio.sleep_forever()
             except asyncio.CancelledError:
                 probe.note("cancelled")
@@ -111,10 +112,10 @@ async def test_a_body_may_swallow_its_cancellation() -> None:
     connection = Connection()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run, connection)
-        await connection.until(lambda got: b"one" in got.body)
+        await server.probe.until("waits")
         assert server.probe.stream is not None
         await server.probe.stream.aclose()
-    assert server.probe.events == ["cancelled", "finally", "cleanup"]
+    assert server.probe.events == ["waits", "cancelled", "finally", "cleanup"]
     assert connection.body.endswith(b"data: two\r\n\r\n")
 
 

@@ -105,6 +105,7 @@ async def test_a_farewell_gets_through_a_server_that_cancels(times: int) -> None
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         try:
             probe.note("began")
+            assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
             yield "one"
             await stream.wait_closing()
             await anyio.sleep(0.01)

@@ -88,6 +88,7 @@ class Stuck(Connection):
 
 
 async def last_words(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+    assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
     yield "one"
     await stream.wait_closing()
     yield "last"

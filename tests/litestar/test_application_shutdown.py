@@ -88,6 +88,7 @@ async def test_drain_grants_a_farewell(trace: Trace) -> None:
     @get("/")
     async def handler(stream: StreamContext) -> SafeServerSentEvent:
         async def body() -> AsyncIterator[str]:
+            assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
             yield "begun"
             await stream.wait_closing()
             yield f"farewell: {stream.close_reason}"

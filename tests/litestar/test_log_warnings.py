@@ -100,10 +100,11 @@ async def test_cleanup_that_refuses_to_end_is_a_warning(records: Records) -> Non
 
 async def test_body_that_would_not_end_is_a_warning(records: Records) -> None:
     """A body that will not end though cancelled is left behind, and is a warning that names the handler."""
-    release = anyio.Event()
+    at_work, release = anyio.Event(), anyio.Event()
 
     async def stubborn() -> AsyncIterator[str]:
         yield "begun"
+        at_work.set()
         while not release.is_set():
             try:
                 with anyio.CancelScope(shield=True):
@@ -114,7 +115,8 @@ async def test_body_that_would_not_end_is_a_warning(records: Records) -> None:
     async with serving(streaming(content=stubborn), standard(records)) as (app, streams):
         try:
             async with connect(app) as connection:
-                await connection.until_body(b"begun")
+                with anyio.fail_after(WAIT):
+                    await at_work.wait()
                 await until_left_behind(connection)
             (line,) = records.lines(logging.WARNING)
             assert "a_handler" in line
