@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources import RedisEventLog, RedisGroupQueue, RedisPlugin, RedisPubSub, RedisQueue
 from litestar_safe_sse.sources.redis import connection as redis_connection
+from litestar_safe_sse.sources.redis._scripts import Script
 from tests.bounds import WAIT
 from tests.ports import free_port
 from tests.redis_server import RedisServer
@@ -226,3 +227,18 @@ def test_what_is_no_argument_is_refused(argument: Any) -> None:
     """As an error of its own."""
     with pytest.raises(InvalidFieldError, match="must be"):
         redis_connection.pack(("SET", "a", argument))
+
+
+async def test_a_script_is_sent_once_by_each_connection(own_redis: RedisServer) -> None:
+    """Then its digest will do; a server that has forgotten it is sent it again, and the call succeeds."""
+    plugin = RedisPlugin(own_redis.url)
+    script = Script.of("return tonumber(ARGV[1]) + 1")
+    async with Redis.from_url(own_redis.url) as admin:
+        for number in range(3):
+            assert await plugin.run(script, 0, number) == number + 1
+        await admin.script_flush()
+        answers = await asyncio.gather(*(plugin.run(script, 0, number) for number in range(3)))
+        assert answers == [1, 2, 3]
+        calls = await admin.info("commandstats")
+    assert calls["cmdstat_eval"]["calls"] == 4
+    await plugin.aclose()

@@ -228,6 +228,38 @@ async def test_a_fail_over_behind_one_address_is_followed(tmp_path: Path) -> Non
             await plugin.aclose()
 
 
+async def test_after_a_fail_over_nobody_is_sent_to_the_past(tmp_path: Path) -> None:
+    """The old primary is cut off, and its connections stay: who resumes after an event of the new one is not reset."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with (
+        running_redis(tmp_path / "a") as first,
+        running_redis(tmp_path / "b", "--replicaof", "127.0.0.1", str(first.port)) as second,
+    ):
+        primary = first
+
+        async with running_proxy(lambda: primary.port) as proxy:
+            plugin, writing = RedisPlugin(proxy.url), RedisPlugin(second.url)
+            log, elsewhere = RedisEventLog(plugin), RedisEventLog(writing)
+            async with Redis.from_url(first.url) as old, Redis.from_url(second.url) as new, log.subscribe("a") as live:
+                await begin(live)
+                await log.append("a", "one")
+                assert data(await take(live, 1)) == ["one"]
+                await eventually(lambda: _is_in_sync(old))
+                await new.replicaof("NO", "ONE")
+                primary = second
+                await old.replicaof("127.0.0.1", 1)
+                await elsewhere.append("a", "two")
+                assert data(await take(live, 1)) == ["two"]
+                async with log.subscribe("a", after=live.cursor) as late:  # type: ignore[attr-defined]
+                    waiting = asyncio.ensure_future(take(late, 1))
+                    await eventually(lambda: log.statistics().subscribers == 2 or waiting.done())
+                    await elsewhere.append("a", "three")
+                    assert data(await waiting) == data(await take(live, 1)) == ["three"]
+            await plugin.aclose()
+            await writing.aclose()
+
+
 async def _is_in_sync(primary: Redis) -> bool:
     replication = await primary.info("replication")
     replica = replication.get("slave0", {})

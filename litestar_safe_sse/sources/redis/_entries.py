@@ -22,10 +22,11 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import SourceRefusedError
 from litestar_safe_sse.sources._cursor import Position, seal
 from litestar_safe_sse.sources._stored import Extent, StoredEvent, why_lost
+from litestar_safe_sse.sources.redis._scripts import Script
 
 __all__ = ("APPEND", "Now", "as_fields", "new_nonce", "new_secret", "to_event", "to_extent", "to_position")
 
-APPEND = """
+APPEND = Script.of("""
 local max_events, expire, nonce, remember, secret = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if KEYS[3] then
   local known = redis.call('GET', KEYS[3])
@@ -51,7 +52,7 @@ redis.call('PEXPIRE', KEYS[1], expire)
 local answer = id .. '-' .. nonce
 if KEYS[3] then redis.call('SET', KEYS[3], answer, 'PX', remember) end
 return answer
-"""
+""")
 """KEYS: the topic, the log's secret, and maybe the idempotency key. ARGV: events to keep, milliseconds the topic lasts,
 the nonce, milliseconds an idempotency key is known, a secret if there is none, and the fields. Returns the ID and the
 nonce."""

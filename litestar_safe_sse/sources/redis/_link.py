@@ -23,6 +23,7 @@ from litestar_safe_sse.sources.redis.connection import pack
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from litestar_safe_sse.sources.redis._scripts import Script
     from litestar_safe_sse.sources.redis.connection import Command, RedisConnection
     from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
@@ -88,6 +89,9 @@ class RedisLink:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._renewed = -math.inf
+        self._renew = False
+        self._known_scripts: set[str] = set()
+        """Those that the server has been sent on this connection."""
         self._closed = False
 
     def submit(self, *command: str | bytes | float, wait: float = 0.0) -> asyncio.Future[Any]:
@@ -134,6 +138,32 @@ class RedisLink:
         if self._task is None:
             self._task = spawn(self._work(), "SSE commands to Redis")
         return reply
+
+    def submit_script(
+        self, script: Script, *arguments: str | bytes | float, whole: bool = False
+    ) -> asyncio.Future[Any]:
+        """Sends a script by its digest, and whole if this connection has not sent it yet.
+
+        Args:
+            script: The script.
+            *arguments: The number of keys, the keys, and what else it is given.
+            whole: Whether it is to be sent whole, since the server has forgotten it.
+
+        Returns:
+            The future of its reply.
+
+        Raises:
+            InvalidFieldError: An argument can't be sent.
+        """
+        if whole or script.digest not in self._known_scripts:
+            reply = self.submit("EVAL", script.text, *arguments)
+            self._known_scripts.add(script.digest)
+            return reply
+        return self.submit("EVALSHA", script.digest, *arguments)
+
+    def renew(self) -> None:
+        """Has the next command sent on a new connection: the one there is may lead to a server of the past."""
+        self._renew = True
 
     async def interrupt(self) -> None:
         """Has the command that makes Redis wait answered now, as if its time was up (``CLIENT UNBLOCK``)."""
@@ -219,7 +249,7 @@ class RedisLink:
 
     async def _connected(self) -> RedisConnection | None:
         """Returns the connection, opened if need be; ``None`` if it can't be, which fails the calls that wait."""
-        if self._connection is not None and not await self._connection.is_alive():
+        if self._connection is not None and (self._renew or not await self._connection.is_alive()):
             await self._drop()
         if self._connection is None:
             asked = {id(call): call for call in self._calls}  # who asks later is not answered by what was tried before
@@ -242,6 +272,8 @@ class RedisLink:
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
+        self._renew = False
+        self._known_scripts.clear()
         if connection is not None:
             await connection.aclose()
 

@@ -162,6 +162,7 @@ class LogReader(FanOut):
                 except SourceUnavailableError as error:
                     if not self._closing.is_set():
                         self._outage.begin(error)
+                        self._redis.renew()  # or it would be asked elsewhere than is read
                     check_at = 0.0  # whatever has happened to Redis may have happened to what is stored
                     await backoff.wait(self._closing)
                 except SourceRefusedError as error:

@@ -34,7 +34,8 @@ class RedisEventLog(EventLog):
     what was missed is fetched.
 
     Who subscribes needs ``PING``, ``TIME``, ``GET``, ``XRANGE``, ``XREVRANGE`` and ``XREAD``, and
-    who appends needs ``PING``, ``EVAL``, ``TIME``, ``GET``, ``SET``, ``DEL``, ``XADD``, ``XREVRANGE`` and ``PEXPIRE``.
+    who appends needs ``PING``, ``EVAL``, ``EVALSHA``, ``TIME``, ``GET``, ``SET``, ``DEL``, ``XADD``, ``XREVRANGE`` and
+    ``PEXPIRE``.
     To subscribe writes nothing, except that it makes the log's secret if nobody has appended yet, and keeps the topics
     that it reads from expiring; both are left out where the permission is missing. Subscribers should be allowed
     ``CLIENT ID`` and ``CLIENT UNBLOCK``: without them the first live event of a topic is up to a second late.
@@ -86,7 +87,7 @@ class RedisEventLog(EventLog):
             keys.append(self._redis.key(f"{self._name}.once", f"{len(topic)}", topic, idempotency_key))
         settings = self._max_events, self._expire, new_nonce(), round(IDEMPOTENCY * 1000), new_secret()
         try:
-            answer = await self._redis.execute("EVAL", APPEND, len(keys), *keys, *settings, *fields)
+            answer = await self._redis.run(APPEND, len(keys), *keys, *settings, *fields)
         except SourceRefusedError as error:
             raise SourceRefusedError(f"topic {topic!r}: {error}") from error
         identity, _, nonce = bytes(answer).rpartition(b"-")

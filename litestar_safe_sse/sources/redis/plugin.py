@@ -14,10 +14,11 @@ from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import (
     InvalidFieldError,
     MissingExtraError,
+    SourceRefusedError,
     SourceUnavailableError,
 )
 from litestar_safe_sse.sources.redis import _redis_py
-from litestar_safe_sse.sources.redis._errors import translate
+from litestar_safe_sse.sources.redis._errors import code_of, translate
 from litestar_safe_sse.sources.redis._link import RedisLink
 from litestar_safe_sse.sources.redis.connection import connect
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from litestar.config.app import AppConfig
 
+    from litestar_safe_sse.sources.redis._scripts import Script
     from litestar_safe_sse.sources.redis.connection import Command, RedisAddress, RedisClient, RedisConnection
 
 __all__ = ("RedisPlugin",)
@@ -125,6 +127,32 @@ class RedisPlugin(InitPlugin):
     def submit(self, *command: str | bytes | float) -> asyncio.Future[Any]:
         """Sends a command as :meth:`execute` does, at once and in the order of the calls; need not be awaited."""
         return self.loop_state().commands.submit(*command)
+
+    async def run(self, script: Script, *arguments: str | bytes | float) -> Any:
+        """Runs a script at most once, as :meth:`execute` sends a command.
+
+        Args:
+            script: The script.
+            *arguments: The number of keys, the keys, and what else it is given.
+
+        Returns:
+            The reply.
+
+        Raises:
+            SourceUnavailableError: As :meth:`execute` does.
+            SourceRefusedError: As :meth:`execute` does.
+        """
+        commands = self.loop_state().commands
+        try:
+            return await commands.submit_script(script, *arguments)
+        except SourceRefusedError as error:
+            if code_of(error.__cause__) != "NOSCRIPT":
+                raise
+        return await commands.submit_script(script, *arguments, whole=True)
+
+    def renew(self) -> None:
+        """Has the sources' short commands use a new connection from now on, since Redis may be elsewhere now."""
+        self.loop_state().commands.renew()
 
     async def transact(self, *commands: Command) -> list[Any]:
         """Sends commands that are carried out together or not at all (``MULTI`` and ``EXEC``).
