@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.sources._cursor import Position, cursor, record, tag
+from litestar_safe_sse.sources._pages import Pages, with_id
 from litestar_safe_sse.sources._subscription import give_turn
 from litestar_safe_sse.sources.event_log import EventLogStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from litestar_safe_sse._core.messages import SSEMessage
+    from litestar_safe_sse.sources._pages import Page
     from litestar_safe_sse.sources._stored import Extent, StoredEvent
     from litestar_safe_sse.sources._subscription import Mailbox
 
-__all__ = ("PAGE", "Audience", "FanOut", "LiveTopic", "with_id")
-
-PAGE = 100
-"""Events that are fetched at once."""
+__all__ = ("Audience", "FanOut", "LiveTopic")
 
 
 class LiveTopic:
@@ -113,6 +112,7 @@ class FanOut(ABC):
     def __init__(self) -> None:
         self.topics: dict[str, LiveTopic] = {}
         self._audiences: dict[tuple[str, ...], Audience] = {}
+        self._pages = Pages(self.fetch)
         self._subscribers = 0
 
     @abstractmethod
@@ -127,12 +127,28 @@ class FanOut(ABC):
         """
 
     @abstractmethod
-    async def page(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
-        """Fetches the events of a topic that follow a place, at most 100, and none after another place."""
+    async def fetch(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
+        """Fetches the next events of a topic after a place, as many as make a page, and none after another place."""
 
     @abstractmethod
     def on_use(self, topic: LiveTopic) -> None:
         """Called when a topic comes into use."""
+
+    @abstractmethod
+    def on_disuse(self, topic: LiveTopic) -> None:
+        """Called when a topic is in use no longer."""
+
+    @abstractmethod
+    def hurry(self, topic: LiveTopic) -> None:
+        """Called when a topic is known to have more events than have been passed on."""
+
+    async def page(self, topic: str, after: Position, upto: Position) -> Page:
+        """Returns the next events of a topic after a place, which may be beyond another; see :meth:`Pages.get`."""
+        return await self._pages.get(topic, after, upto)
+
+    def distrust(self, topic: str) -> None:
+        """Has what was missed of a topic fetched anew: what was fetched belongs to no history that is stored now."""
+        self._pages.forget(topic)
 
     def statistics(self) -> EventLogStatistics:
         """Returns the log's figures in this event loop."""
@@ -162,6 +178,9 @@ class FanOut(ABC):
             topic.users -= 1
             if not topic.users and self.topics.get(topic.name) is topic:
                 del self.topics[topic.name]
+                self.on_disuse(topic)
+        if not self._subscribers:
+            self._pages.forget_all()
 
     def attach(self, topics: Sequence[LiveTopic], mailbox: Mailbox) -> Audience:
         """Has the live events of topics put into a mailbox from now on."""
@@ -202,8 +221,10 @@ class FanOut(ABC):
     def lose(self, topic: LiveTopic, error: Exception | None = None) -> None:
         """Gives a topic up; its subscribers look again where they stand, or are given an error."""
         topic.lost = True
+        self.distrust(topic.name)
         if self.topics.get(topic.name) is topic:
             del self.topics[topic.name]
+            self.on_disuse(topic)
         for audience in tuple(topic.audiences):
             for mailbox in audience.mailboxes():
                 # One error for each: a traceback has one home.
@@ -217,8 +238,3 @@ class FanOut(ABC):
                 topic.audiences.remove(audience)
         if self._audiences.get(audience.names) is audience:
             del self._audiences[audience.names]
-
-
-def with_id(message: SSEMessage, id: str) -> SSEMessage:
-    """Returns a copy of a message that has an ID."""
-    return SSEMessage(message.data, message.event, id, message.retry, message.comment)

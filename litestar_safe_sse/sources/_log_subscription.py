@@ -18,21 +18,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import MAX_TOPICS, Position, cursor, positions, record, tag
-from litestar_safe_sse.sources._fan_out import PAGE, with_id
+from litestar_safe_sse.sources._pages import PAGE
 from litestar_safe_sse.sources._stored import RESET, SUBSCRIBED, check_topic
 from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
 from litestar_safe_sse.sources.event_log import OnReset, Reset, StartAt, Subscribed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from litestar_safe_sse.sources._fan_out import FanOut, LiveTopic
-    from litestar_safe_sse.sources._stored import Extent, StoredEvent, Why
+    from litestar_safe_sse.sources._pages import Page
+    from litestar_safe_sse.sources._stored import Extent, Why
 
 __all__ = ("LogSubscription", "SubscribeOptions")
 
@@ -106,6 +106,7 @@ class LogSubscription(Subscription):
         self, find: Callable[[], FanOut], topics: tuple[str, ...], after: str | None, options: SubscribeOptions
     ) -> None:
         self._live: Mailbox | None = None
+        self._missed: deque[SSEMessage] | None = None
         self._phase: Phase = Seeking()  # it knows its subscription only when asked: a circle is not let go at once
         self.tags = {topic: tag(topic) for topic in sorted({check_topic(topic) for topic in topics})}
         if not 1 <= len(self.tags) <= MAX_TOPICS:
@@ -128,10 +129,15 @@ class LogSubscription(Subscription):
 
     async def __anext__(self) -> SSEMessage:
         """Waits for the next message; see :meth:`Subscription.__anext__`."""
+        # The same as there, for a message that is waiting or the next to come: thousands pass here for one event.
+        missed = self._missed
+        if missed and not self._busy:
+            message = missed.popleft()
+            self._cursor = message.id
+            return message
         mailbox = self._live
         if mailbox is None or self._busy:
             return await super().__anext__()
-        # The same as there, for a message that is waiting or the next to come: thousands pass here for one event.
         messages = mailbox.messages
         if not messages and not mailbox.ended:
             self._busy = True
@@ -154,14 +160,15 @@ class LogSubscription(Subscription):
                 return message
         raise StopAsyncIteration
 
-    def enter(self, phase: Phase, live: Mailbox | None = None) -> None:
+    def enter(self, phase: Phase, live: Mailbox | None = None, missed: deque[SSEMessage] | None = None) -> None:
         """Goes over to another phase.
 
         Args:
             phase: The phase.
             live: The mailbox that is all there is to it, if it is a plain one.
+            missed: Messages that come before all else of it; they have IDs.
         """
-        self._phase, self._live = phase, live
+        self._phase, self._live, self._missed = phase, live, missed
 
     def seek(self, ready: Iterable[SSEMessage] = ()) -> None:
         """Goes back to where it knows nothing but its cursor, and messages that are still to be yielded."""
@@ -225,9 +232,9 @@ class Seeking:
             # At once, so that the policy for slow subscribers holds from the first message on.
             return opening
         if opening is not None and opening.event == RESET:
-            subscription.enter(Replaying(held, places, None))
+            Replaying(held, places, None).begin(subscription)
             return opening
-        subscription.enter(Replaying(held, places, opening))
+        Replaying(held, places, opening).begin(subscription)
         return None
 
 
@@ -270,6 +277,10 @@ class Replaying:
         self._live: Live | None = None
         """Keeps what comes after the goal, once that is near."""
 
+    def begin(self, subscription: LogSubscription) -> None:
+        """Becomes the subscription's phase."""
+        subscription.enter(self, missed=self._ready)
+
     async def next(self, subscription: LogSubscription) -> SSEMessage | None:
         """See :meth:`Phase.next`."""
         if self._ready:
@@ -304,6 +315,7 @@ class Replaying:
                 self._held.fan_out.lose(topic)  # the reader has not heard of it yet
                 return True
             if topic.position.seq < place.seq:
+                self._held.fan_out.hurry(topic)
                 await topic.moved()
                 return True
         return False
@@ -314,25 +326,33 @@ class Replaying:
             self._live = Live(self._held, subscription.options.make_mailbox())
 
     async def _fetch(self, subscription: LogSubscription, topic: LiveTopic) -> None:
-        events = await self._held.fan_out.page(topic.name, self._places[topic.name], self._goal[topic.name])
+        goal = self._goal[topic.name]
+        page = await self._held.fan_out.page(topic.name, self._places[topic.name], goal)
         if subscription.closed:
             return
-        if not events and not topic.lost:
+        if not page.events and not topic.lost:
             self._held.fan_out.lose(topic)
-        if not events or not self._prepare(subscription, topic, events):
+        if not page.events or not self._prepare(subscription, topic, page, goal):
+            self._held.fan_out.distrust(topic.name)
             subscription.seek(self._ready)
 
-    def _prepare(self, subscription: LogSubscription, topic: LiveTopic, events: Sequence[StoredEvent]) -> bool:
-        """Makes events ready to be yielded; returns whether they follow each other."""
-        records = {name: record(tag, self._places[name]) for name, tag in subscription.tags.items()}
-        for event in events:
-            if not event.follows(self._places[topic.name]):
-                return False
-            self._opening = None
-            self._places[topic.name] = event.position
-            records[topic.name] = record(topic.tag, event.position)
-            self._ready.append(with_id(event.message, cursor(records.values())))
+    def _prepare(self, subscription: LogSubscription, topic: LiveTopic, page: Page, goal: Position) -> bool:
+        """Makes events ready to be yielded, up to the goal; returns whether they lead there."""
+        events = page.events
+        wanted = min(len(events), goal.seq - self._places[topic.name].seq)
+        last = events[wanted - 1].position if wanted > 0 else None
+        if last is None or last.epoch != goal.epoch or (last.seq == goal.seq and last != goal):
+            return False
+        self._ready.extend(islice(self._messages(subscription, topic, page), wanted))
+        self._opening = None
+        self._places[topic.name] = last
         return True
+
+    def _messages(self, subscription: LogSubscription, topic: LiveTopic, page: Page) -> list[SSEMessage]:
+        names = [*subscription.tags]
+        number = names.index(topic.name)
+        records = [record(tag, self._places[name]) for name, tag in subscription.tags.items()]
+        return page.messages(b"".join(records[:number]), topic.tag, b"".join(records[number + 1 :]))
 
 
 class Live:

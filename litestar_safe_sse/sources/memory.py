@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_duration, check_integer, check_text
 from litestar_safe_sse.sources._cursor import Position, cursor, record, seal, tag
-from litestar_safe_sse.sources._fan_out import PAGE, FanOut
+from litestar_safe_sse.sources._fan_out import FanOut
 from litestar_safe_sse.sources._log_subscription import LogSubscription, SubscribeOptions
+from litestar_safe_sse.sources._pages import Sizes, size_of
 from litestar_safe_sse.sources._stored import Extent, Renderer, StoredEvent, check_topic, why_lost
 from litestar_safe_sse.sources._subscription import TURN, Key, Overflow
 from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, OnReset, StartAt
@@ -174,6 +175,7 @@ class MemoryTopics(FanOut):
         self._max_events = max_events
         self._max_age = float("inf") if max_age is None else max_age
         self._max_topics = max_topics
+        self._sizes = Sizes()
         self._secret = secrets.token_bytes(16)
         self._made = self._dropped = secrets.randbits(47)  # of the past, a restart or another process, it is no part
         self._stored: OrderedDict[str, Topic] = OrderedDict()  # the one that was used last is the last
@@ -199,16 +201,18 @@ class MemoryTopics(FanOut):
         now = monotonic()
         return {name: self._extent(name, place, now) for name, place in wanted.items()}
 
-    async def page(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
-        """See :meth:`FanOut.page`."""
+    async def fetch(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
+        """See :meth:`FanOut.fetch`."""
         stored = self._stored.get(topic)
         if stored is None or stored.epoch != upto.epoch:
             return ()
         skipped = after.seq - stored.trimmed
         if skipped < 0:
             return ()
-        many = min(upto.seq - after.seq, PAGE)
-        return [event for _, event in islice(stored.events, skipped, skipped + many)]
+        many = min(upto.seq - after.seq, self._sizes.page(topic))
+        events = [event for _, event in islice(stored.events, skipped, skipped + many)]
+        self._sizes.note(topic, (size_of(event.message) for event in events))
+        return events
 
     def _extent(self, name: str, place: Position | None, now: float) -> Extent:
         topic = self._stored.get(name)
@@ -234,6 +238,12 @@ class MemoryTopics(FanOut):
 
     def on_use(self, topic: LiveTopic) -> None:
         """Does nothing, as nothing reads here: what is appended is passed on at once."""
+
+    def on_disuse(self, topic: LiveTopic) -> None:
+        """Does nothing either."""
+
+    def hurry(self, topic: LiveTopic) -> None:
+        """Does nothing either."""
 
     def release(self, topics: Iterable[LiveTopic]) -> None:
         """See :meth:`FanOut.release`; a topic is in use until then."""

@@ -251,7 +251,7 @@ async def test_after_a_fail_over_nobody_is_sent_to_the_past(tmp_path: Path) -> N
                 await old.replicaof("127.0.0.1", 1)
                 await elsewhere.append("a", "two")
                 assert data(await take(live, 1)) == ["two"]
-                async with log.subscribe("a", after=live.cursor) as late:  # type: ignore[attr-defined]
+                async with log.subscribe("a", after=live.cursor) as late:
                     waiting = asyncio.ensure_future(take(late, 1))
                     await eventually(lambda: log.statistics().subscribers == 2 or waiting.done())
                     await elsewhere.append("a", "three")

@@ -8,7 +8,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._fan_out import PAGE, FanOut
+from litestar_safe_sse.sources._fan_out import FanOut
+from litestar_safe_sse.sources._pages import Sizes
 from litestar_safe_sse.sources._subscription import TURN
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
 from litestar_safe_sse.sources.redis._entries import Now, new_secret, to_event, to_extent
@@ -46,6 +47,7 @@ class LogReader(FanOut):
         self._prefix = redis.key(name, "")
         self._secret_key = secret_key(redis, name)
         self._may_refresh = True
+        self._sizes = Sizes()
         self._expire = expire
         self._reader: asyncio.Task[None] | None = None
         self._link: RedisLink | None = None
@@ -62,12 +64,23 @@ class LogReader(FanOut):
                 raise extent
         return found  # type: ignore[return-value]
 
-    async def page(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
-        """See :meth:`FanOut.page`."""
+    async def fetch(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
+        """See :meth:`FanOut.fetch`; what takes longer than Redis is given is asked for in smaller parts."""
         first, last = f"{upto.epoch}-{after.seq + 1}", f"{upto.epoch}-{upto.seq}"
-        command = ("XRANGE", self._prefix + topic, first, last, "COUNT", PAGE)
-        entries = await self._insist(lambda: self._redis.execute(*command))
+        many = 2 * self._sizes.page(topic)
+
+        async def ask() -> list[Any]:
+            nonlocal many
+            many = max(1, many // 2)
+            command = ("XRANGE", self._prefix + topic, first, last, "COUNT", many)
+            return await self._redis.execute(*command)  # type: ignore[no-any-return]
+
+        entries = await self._insist(ask)
+        self._note_sizes(topic, entries)
         return [to_event(*entry) for entry in entries]
+
+    def _note_sizes(self, topic: str, entries: Iterable[Any]) -> None:
+        self._sizes.note(topic, (sum(map(len, fields)) for _, fields in entries))
 
     def on_use(self, topic: LiveTopic) -> None:
         """Has the reader read a new topic too, at once."""
@@ -77,6 +90,12 @@ class LogReader(FanOut):
             self._reader = spawn(self._read(), "SSE event log on Redis")
         elif self._link is not None and self._interrupt is None:
             self._interrupt = spawn(self._link.interrupt(), "SSE event log on Redis: a new topic")
+
+    def on_disuse(self, topic: LiveTopic) -> None:
+        """Does nothing: the next time it waits, the reader waits for the topics in use."""
+
+    def hurry(self, topic: LiveTopic) -> None:
+        """Does nothing: the reader is on its way."""
 
     async def aclose(self) -> None:
         """Ends the reader, and all subscriptions."""
@@ -116,6 +135,10 @@ class LogReader(FanOut):
                 raise reply
         if secret is None:
             secret = await self._make_secret()
+        for number, topic in enumerate(wanted):
+            for reply in entries[3 * number : 3 * number + 3]:
+                if not isinstance(reply, Exception):
+                    self._note_sizes(topic, reply)
         now = Now(int(clock[0]) * 1000 + int(clock[1]) // 1000, secret or b"", self._expire)
         return {
             topic: _extent(topic, place, now, entries[3 * number : 3 * number + 3])
