@@ -52,8 +52,10 @@ if TYPE_CHECKING or SAFE:
         SafeSSEPlugin,
         StreamContext,
     )
+    from tests.servers.made import made
 
-    plugin = SafeSSEPlugin(SafeSSEConfig(ping_interval=NEVER, send_timeout=NEVER, cleanup_timeout=NEVER))
+    config = SafeSSEConfig(ping_interval=NEVER, send_timeout=NEVER, cleanup_timeout=NEVER)
+    plugin = SafeSSEPlugin(config, adopt=True)
 else:
 
     class StreamContext:
@@ -97,6 +99,17 @@ def register(stream: StreamContext, key: str) -> None:
     stream.push_async_callback(clean, "registered-last")
 
 
+async def enter(stream: StreamContext, key: str, gate: str | None) -> None:
+    """Registers what is to be cleaned up, and waits until the test lets the visit begin."""
+    record("entered", key)
+    register(stream, key)
+    streams[key] = stream
+    if gate is not None:
+        opened = anyio.Event()
+        gates.setdefault(gate, []).append(opened)
+        await opened.wait()
+
+
 @route("/stream/{name:str}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
 async def visit(
     stream: StreamContext,
@@ -111,14 +124,8 @@ async def visit(
     ping_interval: float = NEVER,
     max_lifetime: float | None = None,
 ) -> Response[Any]:
-    record("entered", key)
-    register(stream, key)
-    streams[key] = stream
+    await enter(stream, key, gate)
     species = SPECIES[name]
-    if gate is not None:
-        opened = anyio.Event()
-        gates.setdefault(gate, []).append(opened)
-        await opened.wait()
     if fail:
         raise RuntimeError("on purpose, in a handler")
     options: dict[str, Any] = {
@@ -234,7 +241,7 @@ async def on_shutdown() -> None:
 dependencies: dict[str, Callable[..., Any] | Provide] = (
     {} if SAFE else {"stream": Provide(StreamContext, sync_to_thread=False)}
 )
-more = [*readers(record), *restarting(record)] if SAFE else []
+more = [*readers(record), *restarting(record), *made(record, enter)] if SAFE else []
 app = Litestar(
     [visit, broken, open_gate, revoke, release_threads, download, progress, statistics, *more],
     plugins=[plugin] if SAFE else [],

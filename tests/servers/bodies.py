@@ -390,6 +390,34 @@ async def fails_in_cleanup(visit: Visit) -> AsyncGenerator[str, None]:
         raise RuntimeError("on purpose, in a clean-up")
 
 
+async def sse_generator(visit: Visit) -> AsyncGenerator[str, None]:
+    """The handler itself: its first event is waited for ahead of the headers."""
+    try:
+        await visit.opening()
+        for n in range(EVENTS):
+            yield str(n)
+        await anyio.sleep_forever()
+    finally:
+        await visit.cleaning()
+
+
+def sse_thread(visit: Visit) -> Generator[str, None, None]:
+    """The same in a thread."""
+    yield from sync_sleep(visit)
+
+
+def adopted(visit: Visit) -> AsyncGenerator[str, None]:
+    """What is given to a ``ServerSentEvent`` of Litestar's."""
+    return await_in_finally(visit)
+
+
+def adopted_chunks(visit: Visit) -> Generator[str, None, None]:
+    """What is given to a ``Stream`` of Litestar's."""
+    with contextlib.closing(sync_sleep(visit)) as items:
+        for item in items:
+            yield f"data: {item}\n\n"
+
+
 @dataclass(frozen=True)
 class Species:
     """One kind of body, and what can be expected of it."""
@@ -441,4 +469,12 @@ FLOODS = [Species(flood), Species(flood_in_task_group)]
 FINITE = [Species(completes), Species(fails_first), Species(fails_middle), Species(fails_in_cleanup)]
 """Bodies that end by themselves."""
 
-SPECIES = {species.name: species for species in [*ENDLESS, *FLOODS, *FINITE, Species(backlog)]}
+MADE = [
+    Species(sse_generator),
+    Species(sse_thread, hushes=False),
+    Species(adopted),
+    Species(adopted_chunks, hushes=False),
+]
+"""Bodies of handlers that are generators, and of streams that are adopted, each with a dependency of the stream."""
+
+SPECIES = {species.name: species for species in [*ENDLESS, *MADE, *FLOODS, *FINITE, Species(backlog)]}

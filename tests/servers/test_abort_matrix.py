@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from tests.bounds import WAIT
-from tests.servers.bodies import ENDLESS, EVENTS, FLOODS, SPECIES, Species
+from tests.servers.bodies import ENDLESS, EVENTS, FLOODS, MADE, SPECIES, Species
 from tests.servers.clients import Leave, fetch
 from tests.servers.http1 import Http1Stream
 from tests.servers.kinds import ServerKind, parameters
@@ -94,6 +94,10 @@ def problems_of(server: RunningServer, key: str, species: Species, reason: str, 
         not what.startswith("registered") for what in story[story.index("registered-last") :]
     ):
         problems.append("a registered clean-up ran before the body had ended")
+    if species in MADE:
+        after = story[story.index("dependency-closed") + 1 :] if "dependency-closed" in story else []
+        if story.count("dependency-closed") != 1 or after != registered:
+            problems.append("what the stream depended on was not closed once, between the body and the clean-ups")
     reasons = {record["reason"] for what in set(registered) for record in records.of(key, what)}
     if reasons != {reason}:
         problems.append(f"reasons {reasons}, not {reason}")
@@ -185,7 +189,7 @@ def before(server: RunningServer) -> dict[str, Any]:
 
 
 @each_server()
-@pytest.mark.parametrize("species", ENDLESS, ids=lambda species: species.name)
+@pytest.mark.parametrize("species", ENDLESS if MEASURING else [*ENDLESS, *MADE], ids=lambda species: species.name)
 def test_body_is_cleaned_up_exactly_once_whichever_way_its_client_leaves(
     server: RunningServer, species: Species, before: dict[str, Any], cells: list[Cell]
 ) -> None:
