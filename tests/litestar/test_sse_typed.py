@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NewType, TypeVar
 import attrs
 import pytest
 from datastar_py.sse import DatastarEvent
-from litestar import Router
+from litestar import Controller, Router
 from litestar.dto import DataclassDTO, DTOConfig
 from litestar.response.sse import ServerSentEventMessage
 from msgspec import Struct
@@ -335,6 +335,25 @@ async def test_dto_makes_what_is_sent(where: str) -> None:
     layer = Router("/", route_handlers=[handler], **(options if where == "router" else {}))
     body = await body_of(layer, **(options if where == "app" else {}))
     assert body == 'event: user|data: {"name":"a"}||data: text||id: 1|event: user|data: {"name":"b"}||'
+
+
+class AnonymousUser(DataclassDTO[User]):
+    config = DTOConfig(exclude={"name"})
+
+
+async def test_dto_of_the_nearest_layer_makes_what_is_sent() -> None:
+    """That of a controller goes before those of the layers around it."""
+
+    class Users(Controller):
+        path = "/"
+        return_dto = PublicUser
+
+        @sse()
+        async def users(self) -> AsyncIterator[User]:
+            yield User("a", "secret")
+
+    layer = Router("/", route_handlers=[Users], return_dto=AnonymousUser)
+    assert await body_of(layer, return_dto=AnonymousUser) == 'data: {"name":"a"}||'
 
 
 async def test_no_dto_of_a_layer_if_the_handler_wants_none() -> None:
