@@ -314,7 +314,7 @@ class Buffer:
         self._filled.set()
         turns, until = self._pace.turns, monotonic() + TURN
         await self._runtime.turn()
-        while turns > 1 and monotonic() < until:
+        while turns > 1 and (self._size or monotonic() < until):  # a loop of a busy machine may need as long for one
             turns -= 1
             await self._runtime.turn()
         while self._is_full:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 import anyio.lowlevel
@@ -43,7 +45,10 @@ TURN = 8
 """Messages after which the subscribers get a turn to take them; less than any sensible buffer."""
 
 _TURNS = 32
-"""Turns at most that those get whose mailboxes are filling; a subscriber that still does not take any is slow."""
+"""Turns in which none of those whose mailboxes are filling takes any, before they are taken to be slow."""
+
+_LONGEST = 1.0
+"""Seconds for which a source waits for them at most, if the turns of its loop are long."""
 
 _OWN = object()
 """Stands for a source in the keys of its own messages."""
@@ -56,11 +61,12 @@ async def give_turn(mailboxes: Iterable[Mailbox]) -> None:
         mailboxes: Theirs.
     """
     filling = [mailbox for mailbox in mailboxes if mailbox.is_filling]
-    for _ in range(_TURNS):
-        if not filling:
-            return
+    turns, held, until = _TURNS, math.inf, monotonic() + _LONGEST
+    while filling and turns and monotonic() < until:
         await anyio.lowlevel.cancel_shielded_checkpoint()
         filling = [mailbox for mailbox in filling if mailbox.is_filling]
+        before, held = held, sum(map(len, filling))
+        turns = _TURNS if held < before else turns - 1
 
 
 class Mailbox:
