@@ -82,6 +82,8 @@ class Receiver:
                     f"than {self._limit} bytes of it have been waiting for {PATIENCE} s, and were let go"
                 )
             await self._read(for_part=True)
+            if self._left:
+                await _let_others_act()
         if self._kept:
             message = self._kept.popleft()
             self._size -= _size_of(message)
@@ -154,6 +156,12 @@ class Receiver:
         if self._news is not None:
             self._news.set()
             self._news = None
+
+
+async def _let_others_act() -> None:
+    """Has the stream end because the client has left, and not by what the reader makes of that."""
+    for _ in range(2):  # trio wakes tasks in any order
+        await checkpoint()
 
 
 def _size_of(message: Any) -> int:

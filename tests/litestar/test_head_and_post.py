@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from litestar import Request, get, post, route
 
-from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamContext
+from litestar_safe_sse import CloseReason, SafeServerSentEvent, StreamContext, sse
+from tests.bounds import NEVER, WAIT
 from tests.litestar.apps import cleaned, closed, serving
 from tests.litestar.bodies import ENDLESS, Closeable, Trace, brief, endless
-from tests.litestar.clients import connect
+from tests.litestar.clients import connect, http_scope
 from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
@@ -96,6 +100,61 @@ async def test_post_with_its_body_unread(trace: Trace, chunks: list[bytes]) -> N
             await connection.until_body(b"begun")
             assert streams.statistics().open == 1
         assert trace == ENDLESS
+
+
+async def reads_it_all(request: Request[Any, Any, Any]) -> None:
+    await request.json()
+
+
+async def reads_its_parts(request: Request[Any, Any, Any]) -> None:
+    async for _ in request.stream():
+        pass
+
+
+@pytest.mark.parametrize("reads", [reads_it_all, reads_its_parts])
+@pytest.mark.parametrize("parts", [[b'{"data":'], [b'{"data":', b"1"], [b'{"da', b'ta":', b"1"]])
+@pytest.mark.parametrize("typed", [False, True], ids=["", "@sse"])
+async def test_client_that_leaves_in_the_midst_of_its_request(
+    trace: Trace, reads: Any, typed: bool, parts: list[bytes]
+) -> None:
+    """The body, which reads the request, is cancelled: that it could not read on is no failure of its own."""
+    reading, left = anyio.Event(), anyio.Event()
+    messages: list[Any] = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+
+    async def receive() -> Any:
+        if messages:
+            await anyio.lowlevel.checkpoint()
+            return messages.pop(0)
+        reading.set()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def events(stream: StreamContext) -> AsyncIterator[str]:
+        cleaned(trace, stream)
+        try:
+            await reads(stream.request)
+            yield "never"
+        except BaseException as exc:
+            trace.append(type(exc))
+            raise
+
+    @post("/", status_code=200)
+    async def handler(stream: StreamContext) -> SafeServerSentEvent:
+        return SafeServerSentEvent(events(stream))
+
+    feed = sse("/", method="POST", prefetch=NEVER)(events)
+
+    async def send(message: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async with serving(feed if typed else handler) as (app, streams), anyio.create_task_group() as group:
+        group.start_soon(app, http_scope("/", "POST"), receive, send)  # type: ignore[arg-type]
+        with anyio.fail_after(WAIT):
+            await reading.wait()
+            while streams.statistics().open == 0:
+                await anyio.lowlevel.checkpoint()
+        left.set()
+    assert trace == [anyio.get_cancelled_exc_class(), "cleaned: client_disconnected"]
 
 
 async def test_request_of_the_context_reads_the_body() -> None:
