@@ -388,7 +388,7 @@ class Stream:
         except GeneratorExit:  # the loop is gone, and nothing can be awaited any more
             raise
         except BaseException:
-            if self._life.reason is CloseReason.SHUTDOWN:  # which is learnt of before the server cancels (registry.py)
+            if self._latest < math.inf:  # a shutdown, which is learnt of before the server cancels (registry.py)
                 await self._write_on(writer)
             self.close(CloseReason.CLIENT_DISCONNECTED)
             await self._join(writer)

@@ -99,7 +99,8 @@ async def test_a_client_that_leaves_during_the_grace_cuts_no_cleanup_short() -> 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"])
 @pytest.mark.parametrize("times", [1, 2])
-async def test_a_farewell_gets_through_a_server_that_cancels(times: int) -> None:
+@pytest.mark.parametrize("reason", [CloseReason.SHUTDOWN, CloseReason.MAX_LIFETIME])
+async def test_a_farewell_gets_through_a_server_that_cancels(times: int, reason: CloseReason) -> None:
     """A server that cancels its requests when it shuts down does not keep the last events from being sent."""
 
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
@@ -117,13 +118,16 @@ async def test_a_farewell_gets_through_a_server_that_cancels(times: int) -> None
     server, connection = Server(body), Connection()
     request = asyncio.ensure_future(server.app(connection.scope, connection.receive, connection.send))
     await connection.until(lambda got: b"one" in got.body)
+    if reason is not CloseReason.SHUTDOWN:  # which may be saying farewell already
+        (stream,) = server.streams
+        stream.close(reason)
     server.streams.begin_drain()
     for _ in range(times):
         request.cancel()
         await asyncio.sleep(0)
     await asyncio.wait([request], timeout=WAIT)
     assert request.cancelled()
-    check(server, CloseReason.SHUTDOWN)
+    check(server, reason)
     assert connection.body.endswith(b"data: farewell\r\n\r\n")
     assert connection.complete
     await server.streams.drain()
