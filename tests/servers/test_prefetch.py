@@ -53,8 +53,14 @@ def run(scenario: Callable[[RunningServer], Awaitable[None]], kind: ServerKind, 
         asyncio.run(scenario(server))  # type: ignore[arg-type]
 
 
-@each_kind(*ALL)
-@pytest.mark.parametrize("how", [Leave.FIN, Leave.RST], ids=["fin", "rst"])
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        pytest.param(kind, how, id=f"{kind.name}-{how.value}")
+        for kind in kinds(*ALL, "hypercorn-h2-asyncio")
+        for how in ([Leave.FIN, Leave.RST] if kind.protocol == "1.1" else [Leave.RST, Leave.RST_STREAM])
+    ],
+)
 def test_client_leaves_in_any_state(kind: ServerKind, how: Leave, tmp_path: Path) -> None:
     """The generator ends and is cleaned up, once; what a hook, a dependency or a thread is at comes to its end."""
 
