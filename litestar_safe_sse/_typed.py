@@ -117,7 +117,7 @@ class TypedEncoder(Encoder):
             return super().encode(item)
         named = self._named(item)  # type: ignore[arg-type]
         block = super().encode(named)
-        if named is not item and type(named.data) is str:
+        if named is not item and self._latest[0] is named:  # it was small enough to be kept
             self._latest = item, block
         return block
 

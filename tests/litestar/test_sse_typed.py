@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NewType, TypeVar
@@ -26,6 +27,8 @@ from litestar_safe_sse import (
     UndeclaredEventError,
     sse,
 )
+from litestar_safe_sse._events import Declared
+from litestar_safe_sse._typed import TypedEncoder
 from tests.litestar.apps import cause, make_app, serving
 from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
@@ -266,6 +269,19 @@ async def test_first_item_that_is_refused_is_a_server_error() -> None:
         response = await request(app)
         assert response.status == 500
         assert b"Done" not in response.body
+
+
+def test_a_large_message_is_not_kept() -> None:
+    """What has been encoded for one stream is not held in memory for those that may never come."""
+    declared = Declared(AsyncIterator[SSEMessage[Annotated[str, Event("file")]]], "here")
+    encoder, size = TypedEncoder(declared, validate=True, transforms={}), 10_000_000
+    tracemalloc.start()
+    try:
+        assert encoder.encode(SSEMessage("x" * size)).startswith(b"event: file\r\ndata: x")
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak > size > 100 * kept
 
 
 async def test_more_types_than_are_remembered() -> None:
