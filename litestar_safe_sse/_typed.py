@@ -14,7 +14,7 @@ from litestar_safe_sse.exceptions import UndeclaredEventError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from litestar_safe_sse._core.encoding import Head
+    from litestar_safe_sse._core.heads import BytesHead
     from litestar_safe_sse._events import Declared, EventType
 
     Transforms = Mapping[type, Callable[[Any], Any]]
@@ -49,7 +49,7 @@ class TypedEncoder(Encoder):
         self._declared = declared
         self._validate = validate
         self._transforms = transforms
-        self._heads: dict[str | None, Head] = {}
+        self._heads: dict[str | None, BytesHead] = {}
         self._names: dict[type, str | None] = {}
         self._carried: dict[type, str | None] = {}
         """The same for what messages carry."""
@@ -77,6 +77,18 @@ class TypedEncoder(Encoder):
             item, self._learn(kind, self._name_for(kind, self._declared.items, self._declared.anything))
         )
 
+    def resolve(self, item: object) -> SSEMessage | bytes:
+        """Returns a message with the type of its data, and of anything else the block.
+
+        Raises:
+            InvalidFieldError: The item cannot be sent.
+            UndeclaredEventError: The annotation does not name its type.
+        """
+        if type(item) is not SSEMessage or SSEMessage in self._names:
+            return self.encode(item)
+        self._check_message(SSEMessage)
+        return self._named(item)
+
     def _event_of(self, item: Any, name: str | None) -> bytes:
         transform = self._transforms.get(type(item))
         text = as_text(item if transform is None else transform(item), self._json)
@@ -88,8 +100,7 @@ class TypedEncoder(Encoder):
             self._names[kind] = name
             head = self._heads.get(name)
             if head is None:
-                head = self._heads[name] = self.head(name or self._defaults.event)
-                self.frame = max(self.frame, len(head.between))
+                head = self._heads[name] = self.head(name)
             if kind is str:
                 self.text_type = str if name is None and kind not in self._transforms else _Text
             elif not is_text(kind) and kind not in self._transforms:
@@ -110,16 +121,18 @@ class TypedEncoder(Encoder):
         return tag_of(kind) if found.name == tag_of(found.kind) else found.name
 
     def _encode_message(self, item: object) -> bytes:
-        kind = type(item)
-        if self._validate and not self._declared.anything and not issubclass(kind, tuple(self._declared.messages)):
-            raise UndeclaredEventError(kind, self._declared.where, [event.kind for event in self._declared.items])
-        if kind is not SSEMessage:
+        self._check_message(type(item))
+        if type(item) is not SSEMessage:
             return super().encode(item)
-        named = self._named(item)  # type: ignore[arg-type]
+        named = self._named(item)
         block = super().encode(named)
         if named is not item and self._latest[0] is named:  # it was small enough to be kept
             self._latest = item, block
         return block
+
+    def _check_message(self, kind: type) -> None:
+        if self._validate and not self._declared.anything and not issubclass(kind, tuple(self._declared.messages)):
+            raise UndeclaredEventError(kind, self._declared.where, [event.kind for event in self._declared.items])
 
     def _named(self, message: SSEMessage) -> SSEMessage:
         """Returns a message with the type that is that of its data, unless it has one of its own."""

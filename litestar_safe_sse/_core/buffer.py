@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from litestar_safe_sse._core.encoding import has_data
+from litestar_safe_sse._core.encoding import SHARED, has_data
+from litestar_safe_sse._core.heads import BlockHead
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.pace import AT_ONCE, TURN, Pace
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from litestar_safe_sse._core.encoding import Head, Preamble
+    from litestar_safe_sse._core.encoding import Preamble
+    from litestar_safe_sse._core.heads import BytesHead, Head, MessageHead
     from litestar_safe_sse._runtime.base import Runtime
 
 __all__ = ("BlockEncoder", "Buffer", "BufferState")
@@ -30,6 +33,13 @@ LINGER = 0.0005
 
 AT_WORK = 0.002
 """Seconds between two chunks at most, for a body to be taken to be at work."""
+
+
+class _Nothing:
+    """No item of any body."""
+
+
+_BLOCKS = BlockHead()
 
 
 class BufferState(Enum):
@@ -49,18 +59,40 @@ class BlockEncoder(Protocol):
     """What makes bytes of events."""
 
     @property
-    def frame(self) -> int:
-        """Bytes that surround a text."""
-        ...
-
-    @property
     def text_type(self) -> type:
         """``str``, or nothing's type where a text is no ordinary one."""
         ...
 
     @property
+    def text_heads(self) -> Mapping[str | None, Head]:
+        """The heads of texts that are ASCII, by the type of their events."""
+        ...
+
+    @property
+    def bytes_heads(self) -> Mapping[str | None, BytesHead]:
+        """The heads of other texts."""
+        ...
+
+    @property
+    def message_type(self) -> type:
+        """The type of messages that need no look at what they carry, or nothing's type."""
+        ...
+
+    def message_head(self, message: Any) -> MessageHead | None:
+        """The head of a message that is more than a text with a type; ``None`` if nothing is like it."""
+        ...
+
+    def is_shared(self, message: Any) -> bool:
+        """Whether a message of a rather long text is encoded by itself."""
+        ...
+
+    def resolve(self, item: object) -> SSEMessage | bytes:
+        """The message that an item of any other kind stands for, or its block."""
+        ...
+
+    @property
     def json_types(self) -> Mapping[type, Head]:
-        """Types whose items are data and nothing else, sent as JSON, with what stands ahead of it."""
+        """Types whose items are data and nothing else, sent as JSON, with their heads."""
         ...
 
     @property
@@ -72,12 +104,8 @@ class BlockEncoder(Protocol):
         """What to raise where that fails."""
         ...
 
-    def join_jsons(self, jsons: list[bytes], head: Head) -> bytes:
-        """The blocks of what it has made of items with the same head."""
-        ...
-
-    def join_texts(self, texts: list[str]) -> bytes:
-        """The blocks of texts that are ASCII."""
+    def encode_message(self, message: Any) -> bytes:
+        """The block of a message as it is, which it may be known by already."""
         ...
 
     def encode(self, item: object) -> bytes:
@@ -107,15 +135,16 @@ class Buffer:
         "_encoder",
         "_filled",
         "_first_fields",
-        "_frame",
         "_has_room",
         "_head",
         "_json_types",
         "_limit",
         "_linger_until",
         "_look_at",
+        "_message_type",
         "_pace",
         "_parts",
+        "_pieces",
         "_progress",
         "_ready",
         "_room",
@@ -124,8 +153,10 @@ class Buffer:
         "_size",
         "_state",
         "_taken",
+        "_text_frame",
+        "_text_head",
+        "_text_heads",
         "_text_type",
-        "_texts",
         "_to_json",
         "_turns",
         "_until",
@@ -134,21 +165,23 @@ class Buffer:
 
     _encoder: BlockEncoder
     _text_type: type
+    _head: Head
+    _text_head: Head
+    _text_heads: Mapping[str | None, Head]
+    _text_frame: int
+    _message_type: type
     _json_types: Mapping[type, Head]
     _to_json: Callable[[Any], bytes]
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._frame = 0
         self._first_fields = b""
         """Lines for the block of the first event, until there is one."""
         self._limit = 0
         """Bytes from which on the body has to pause; none unless the buffer is open."""
         self._parts: list[bytes] = []
-        self._texts: list[Any] = []
-        """What came after the parts: ASCII texts, or JSON."""
-        self._head: Head | None = None
-        """What stands ahead of each of them, if they are JSON."""
+        self._pieces: list[Any] = []
+        """Those of the events that came after the parts; they have one head in common."""
         self._size = 0
         self._pace = Pace()
         self._until = AT_ONCE
@@ -174,8 +207,12 @@ class Buffer:
             encoder: What encodes them.
             limit: Bytes from which on the body has to wait for the writer.
         """
-        self._encoder, self._frame = encoder, encoder.frame
+        self._encoder = encoder
         self._text_type = encoder.text_type
+        self._text_heads = encoder.text_heads
+        self._head = self._text_head = encoder.text_heads[None]
+        self._text_frame = self._text_head.frame
+        self._message_type = encoder.message_type
         self._json_types, self._to_json = encoder.json_types, encoder.to_json
         if self._state is BufferState.OPEN:
             self._limit = limit
@@ -202,7 +239,9 @@ class Buffer:
 
     def begin(self, preamble: Preamble) -> None:
         """Puts in what the stream begins with."""
-        self._first_fields = preamble.fields
+        if preamble.fields:
+            self._first_fields = preamble.fields
+            self._message_type = _Nothing  # each message is encoded at once, which shows whether it is an event
         if preamble.comment:
             self._parts.append(preamble.comment)
             self._size += len(preamble.comment)
@@ -241,35 +280,82 @@ class Buffer:
             InvalidFieldError: If it cannot be sent.
         """
         kind = type(item)
-        if kind is self._text_type and item.isascii():  # type: ignore[attr-defined]
-            if self._head is not None:
-                self._fold()
-            self._texts.append(item)
-            self._size += len(item) + self._frame  # type: ignore[arg-type]
+        if kind is self._text_type:
+            if self._head is self._text_head and item.isascii():  # type: ignore[attr-defined]
+                self._pieces.append(item)
+                self._size += len(item) + self._text_frame  # type: ignore[arg-type]
+            else:
+                self._put_text(item, None)  # type: ignore[arg-type]
+        elif kind is self._message_type:
+            self._put_message(item)  # type: ignore[arg-type]
         elif (head := self._json_types.get(kind)) is not None:
             try:
-                text = self._to_json(item)
-                if not text.isascii():
-                    text.decode()  # a msgspec.Raw may hold anything
+                piece = self._to_json(item)
+                if not piece.isascii():
+                    piece.decode()  # a msgspec.Raw may hold anything
             except Exception as error:
                 raise self._encoder.refusal(item, error) from error
-            if head is not self._head:
-                self._fold()
-                self._head = head
-            self._texts.append(text)
-            self._size += len(text) + self._frame
+            if head is self._head:
+                self._pieces.append(piece)
+                self._size += len(piece) + head.frame
+            else:
+                self._put_piece(head, piece)
         else:
-            block = self._encoder.encode(item)
-            if self._texts:
-                self._fold()
-            if self._first_fields and has_data(block):
-                block = self._with_first_fields(block)
-            self._parts.append(block)
-            self._size += len(block)
+            self._put_other(item)
         self._ready = ready = self._ready + 1
         if ready < self._look_at:
             return self._size >= self._limit
         return self._look() or self._size >= self._limit
+
+    def _put_message(self, message: SSEMessage) -> None:
+        text, event = message.data, message.event
+        if type(text) is not str or message.id is not None or message.retry is not None or message.comment is not None:
+            self._put_by_head(message)
+        elif len(text) > SHARED and self._encoder.is_shared(message):
+            self._put_piece(_BLOCKS, self._encoder.encode_message(message))
+        elif (head := self._text_heads[event]) is self._head and text.isascii():
+            self._pieces.append(text)
+            self._size += len(text) + head.frame
+        else:
+            self._put_text(text, event)
+
+    def _put_text(self, text: str, event: str | None) -> None:
+        head = self._encoder.bytes_heads[event]
+        if text.isascii() and head is not self._head:  # else it goes on with what stands before it
+            self._put_piece(self._text_heads[event], text)
+        else:
+            self._put_piece(head, head.encode(text))
+
+    def _put_by_head(self, message: SSEMessage) -> None:
+        head = self._encoder.message_head(message)
+        if head is None:
+            self._put_piece(_BLOCKS, self._encoder.encode_message(message))
+        else:
+            self._put_piece(head, head.piece(message))
+
+    def _put_other(self, item: object) -> None:
+        if self._first_fields:  # only what has data is an event
+            self._put_first(self._encoder.encode(item))
+        elif type(found := self._encoder.resolve(item)) is SSEMessage:
+            self._put_message(found)
+        else:
+            self._put_piece(_BLOCKS, found)  # type: ignore[arg-type]
+
+    def _put_first(self, block: bytes) -> None:
+        if self._pieces:
+            self._fold()
+        if self._first_fields and has_data(block):
+            self._put_first_fields()
+        self._parts.append(block)
+        self._size += len(block)
+
+    def _put_piece(self, head: Head, piece: str | bytes) -> None:
+        if head is not self._head:
+            if self._pieces:
+                self._fold()
+            self._head = head
+        self._pieces.append(piece)
+        self._size += len(piece) + head.frame
 
     def _look(self) -> bool:
         """Looks at the clock, and tells whether the body has to pause."""
@@ -284,20 +370,19 @@ class Buffer:
         return now >= self._until
 
     def _fold(self) -> None:
-        texts, head = self._texts, self._head
-        self._texts, self._head = [], None
-        if texts:
-            encoder = self._encoder
-            blocks = encoder.join_texts(texts) if head is None else encoder.join_jsons(texts, head)
-            self._parts.append(self._with_first_fields(blocks) if self._first_fields else blocks)
+        if self._first_fields:
+            self._put_first_fields()
+        pieces, self._pieces = self._pieces, []
+        self._head.join(pieces, self._parts)
 
-    def _with_first_fields(self, blocks: bytes) -> bytes:
-        fields, self._first_fields = self._first_fields, b""
-        return fields + blocks
+    def _put_first_fields(self) -> None:
+        self._parts.append(self._first_fields)
+        self._first_fields = b""
+        self._message_type = self._encoder.message_type
 
     def put_heartbeat(self) -> None:
         """Puts a heartbeat in."""
-        if self._texts:
+        if self._pieces:
             self._fold()
         block = self._encoder.heartbeat
         self._parts.append(block)
@@ -359,7 +444,7 @@ class Buffer:
 
     def drop(self) -> None:
         """Forgets what was not written; nothing more will be."""
-        self._parts, self._texts = [], []
+        self._parts, self._pieces = [], []
         self._forget()
         if self._state is not BufferState.DROPPED:
             self._leave_open(BufferState.DROPPED)
@@ -407,8 +492,9 @@ class Buffer:
         """Takes everything that is ready as one chunk; empty if there is nothing."""
         if not self._size:
             return b""
-        if self._texts:
+        if self._pieces:
             self._fold()
+            self._head = self._text_head
         parts, self._parts = self._parts, []
         self._forget()
         self._make_room()

@@ -12,26 +12,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.json import Encoder as JSONEncoder
 
 from litestar_safe_sse._core.frame import Frame
+from litestar_safe_sse._core.heads import BytesHead, Heads, Layout, continued
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_separator, check_text, lone_surrogate
 from litestar_safe_sse.exceptions import InvalidFieldError
+
+if TYPE_CHECKING:
+    from litestar_safe_sse._core.heads import MessageHead
 
 Converter = Callable[[Any], "SSEMessage | tuple[SSEMessage, str] | Frame"]
 
 _JSON_TYPES = 64
 """Types of one stream's items that are remembered to be JSON."""
 
+SHARED, _JOINED = 512, 4096
+"""Characters from which on the text of a message is encoded by itself: where it has been sent before, so that streams
+share what is made of it, and in any case."""
+
 _KEPT = 65536
 """Bytes of the largest block that is kept for the streams to come."""
-
-_LF, _CR = b"\n\r"
 
 _DATA_LINE = re.compile(rb"(?:\A|[\r\n])data(?:[:\r\n])")
 
@@ -40,15 +47,6 @@ _T = TypeVar("_T")
 
 class _Nothing:
     """No item of any stream."""
-
-
-class Head(NamedTuple):
-    """What surrounds the JSON of events that are alike."""
-
-    first: bytes
-    """What stands ahead of it."""
-    between: bytes
-    """What stands between two of them."""
 
 
 class Preamble(NamedTuple):
@@ -80,23 +78,22 @@ class Encoder:
     """
 
     __slots__ = (
-        "_between",
         "_converters",
         "_defaults",
         "_find_converter",
-        "_head",
-        "_id_line",
         "_json",
-        "_json_head",
+        "_json_data",
+        "_json_heads",
         "_latest",
-        "_plain",
+        "_numbered_heads",
+        "_seen",
         "_separator",
-        "_tail",
-        "_tail_bytes",
-        "frame",
+        "bytes_heads",
         "heartbeat",
         "json_types",
+        "message_type",
         "opening",
+        "text_heads",
         "text_type",
     )
 
@@ -120,23 +117,26 @@ class Encoder:
         self.opening = f":{separator}".encode()
         """A comment line that says nothing, for a stream that has nothing to say yet."""
         self._defaults = defaults
-        # What surrounds the text of an event that is nothing but data, as _block would write it.
-        self._id_line = "" if defaults.id is None else f"id: {defaults.id}{separator}"
-        retry_line = "" if defaults.retry is None else f"retry: {defaults.retry}{separator}"
-        self._head = self._head_of(defaults.event)
-        self._tail = f"{separator}{retry_line}{separator}"
-        self._plain = event is None and id is None and retry is None
-        self._tail_bytes = self._tail.encode()
-        self._between = f"{self._tail}{self._head}"
-        self._json_head = self.head(defaults.event)
-        self.frame = len(self._json_head.between)
-        """Bytes that surround the text of an event that is nothing but data."""
+        # Nothing here refers to the encoder, which is let go of with the response that has settings of its own.
+        layout = Layout(separator, defaults.event, defaults.id, defaults.retry)
+        self._json = JSONEncoder(enc_hook=enc_hook)
+        self.text_heads = Heads(layout.make_text_head)
+        """The heads of texts that are ASCII, by the type of their events."""
+        self.bytes_heads = Heads(partial(layout.make_bytes_head, _encoded))
+        """The heads of other texts."""
+        self._numbered_heads = Heads(layout.make_numbered_head)
+        self._json_heads = Heads(partial(layout.make_bytes_head, partial(_to_json, self._json)))
         self._latest: tuple[object, bytes] = (_Nothing, b"")
         """A late message, with its block: a handler's streams share the encoder, and often what they send."""
-        self._json = JSONEncoder(enc_hook=enc_hook)
+        self._seen: object = _Nothing
+        """A late message that is rather long."""
+        self._json_data: set[type] = set()
+        """Types of what messages carry as JSON."""
+        self.message_type: type = SSEMessage if type(self).encode is Encoder.encode else _Nothing
+        """The type of messages that need no look at what they carry; none where a subclass encodes by itself."""
         self.text_type: type = _Nothing if str in converters else str
         """The type of texts that need no look at their type."""
-        self.json_types: dict[type, Head] = {}
+        self.json_types: dict[type, BytesHead] = {}
         """Types whose items are data and nothing else, to be encoded by :attr:`to_json`."""
         self._find_converter = find_converter
         self._converters: dict[type, Converter] = {
@@ -166,8 +166,32 @@ class Encoder:
         if kind is Frame:
             return item.block  # type: ignore[attr-defined, no-any-return]
         if kind is str and str not in self._converters:
-            return _encoded(self._event(item))  # type: ignore[arg-type]
+            return _encoded(self.text_heads[None].block(item))  # type: ignore[arg-type]
         return self._other(item)
+
+    def encode_message(self, message: SSEMessage) -> bytes:
+        """Returns the block for a message that was resolved.
+
+        Raises:
+            InvalidFieldError: The message cannot be sent.
+        """
+        latest, block = self._latest
+        return block if message is latest else self._message(message)
+
+    def resolve(self, item: object) -> SSEMessage | bytes:
+        """Returns the message that an item stands for, or else its block.
+
+        Raises:
+            InvalidFieldError: The item cannot be sent.
+        """
+        convert = self._converters.get(type(item))
+        if convert is None or self.message_type is _Nothing:
+            return self.encode(item)
+        converted = convert(item)
+        if type(converted) is tuple:
+            message, separator = converted
+            return message if separator == self._separator else self._converted(converted)
+        return converted.block if type(converted) is Frame else converted  # type: ignore[return-value]
 
     def block(self, text: str, event: str | None) -> bytes:
         """Returns the block of an event of a type, with a text as its data.
@@ -175,18 +199,39 @@ class Encoder:
         Raises:
             InvalidFieldError: The text cannot be sent.
         """
-        if "\n" in text or "\r" in text:
-            text = _continued("data", text, self._separator)
-        return _encoded(f"{self._head if event is None else self._head_of(event)}{text}{self._tail}")
+        return _encoded(self.text_heads[event].block(text))
 
-    def head(self, event: str | None) -> Head:
-        """Returns what surrounds the JSON of events of a type."""
-        first = self._head_of(event).encode()
-        return Head(first, self._tail_bytes + first)
+    def head(self, event: str | None) -> BytesHead:
+        """Returns the head of JSON items whose events are of a type; of the stream's if that is ``None``."""
+        return self._json_heads[event]
 
-    def _head_of(self, event: str | None) -> str:
-        event_line = "" if event is None else f"event: {event}{self._separator}"
-        return f"{self._id_line}{event_line}data: "
+    def message_head(self, message: SSEMessage) -> MessageHead | None:
+        """Returns the head of a message; ``None`` if it has nothing in common with others."""
+        data, id = message.data, message.id
+        kind = type(data)
+        if message.retry is not None or message.comment is not None:
+            return None
+        if id is None:
+            return self._json_heads[message.event] if self._carries_json(kind) else None
+        if kind is str and len(data) <= SHARED and data.isascii() and (type(id) is int or id.isascii()):  # type: ignore[union-attr]
+            return self._numbered_heads[message.event]
+        return None
+
+    def is_shared(self, message: SSEMessage) -> bool:
+        """Returns whether a message of a rather long text is encoded by itself, so that streams share its block."""
+        if len(message.data) > _JOINED or message is self._seen:
+            return True
+        self._seen = message
+        return False
+
+    def _carries_json(self, kind: type) -> bool:
+        if kind in self._json_data:
+            return True
+        if kind is UnsetType or is_text(kind):
+            return False
+        if len(self._json_data) < _JSON_TYPES:
+            self._json_data.add(kind)
+        return True
 
     @property
     def to_json(self) -> Callable[[Any], bytes]:
@@ -197,41 +242,16 @@ class Encoder:
         """Returns the error for an item of which :attr:`to_json` makes nothing that can be sent."""
         return _not_json(item, error)
 
-    def join_texts(self, texts: list[str]) -> bytes:
-        """Returns the blocks for texts that are ASCII, in one piece: the checks and the encoding are done but once."""
-        joined = "".join(texts)
-        if "\n" in joined or "\r" in joined:
-            return "".join([self._event(text) for text in texts]).encode()
-        return f"{self._head}{self._between.join(texts)}{self._tail}".encode()
-
-    def join_jsons(self, jsons: list[bytes], head: Head) -> bytes:
-        """Returns the blocks for what :attr:`to_json` has made of items with the same head, in one piece."""
-        joined = b"".join(jsons)
-        if _LF in joined or _CR in joined:  # of a msgspec.Raw
-            jsons = [_continued("data", json.decode(), self._separator).encode() for json in jsons]
-        return b"".join((head.first, head.between.join(jsons), self._tail_bytes))
-
-    def _event(self, text: str) -> str:
-        if "\n" in text or "\r" in text:
-            text = _continued("data", text, self._separator)
-        return f"{self._head}{text}{self._tail}"
-
     def _message(self, message: SSEMessage) -> bytes:
         text = message.data
         if type(text) is not str:
             return _encoded(self._block(message, self._separator))
-        if message.comment is not None or not self._plain:
+        if message.comment is not None or message.retry is not None:
             block = self._block(message, self._separator)
-        else:  # an event as most are, in one piece; _block would write the same
-            separator, event, id, retry = self._separator, message.event, message.id, message.retry
-            if "\n" in text or "\r" in text:
-                text = _continued("data", text, separator)
-            tail = separator if retry is None else f"retry: {retry}{separator}{separator}"
-            if id is None:
-                head = "" if event is None else f"event: {event}{separator}"
-            else:
-                head = f"id: {id}{separator}" if event is None else f"id: {id}{separator}event: {event}{separator}"
-            block = f"{head}data: {text}{separator}{tail}"
+        elif message.id is None:
+            block = self.text_heads[message.event].block(text)
+        else:
+            block = self._numbered_heads[message.event].block(message)
         try:
             encoded = block.encode()
         except UnicodeEncodeError as error:
@@ -246,8 +266,8 @@ class Encoder:
         if convert is not None:
             return self._converted(convert(item))
         if not is_text(kind) and len(self.json_types) < _JSON_TYPES:
-            self.json_types[kind] = self._json_head  # what was looked up once is not looked up again
-        return _encoded(self._event(as_text(item, self._json)))
+            self.json_types[kind] = self._json_heads[None]  # what was looked up once is not looked up again
+        return _encoded(self.text_heads[None].block(as_text(item, self._json)))
 
     def _converter_of(self, kind: type) -> Converter | None:
         for base in kind.__mro__:
@@ -271,7 +291,7 @@ class Encoder:
         data, event, id, retry = message.data, message.event, message.id, message.retry
         comment = message.comment
         if event is None and id is None and retry is None and comment is None and separator == self._separator:
-            return self._event(as_text(data, self._json))
+            return self.text_heads[None].block(as_text(data, self._json))
         text = None if data is UNSET else as_text(data, self._json)
         if text is None and event is not None:
             text = ""  # 9.2.6: what has no data line is not dispatched
@@ -320,6 +340,16 @@ def as_text(data: object, json: JSONEncoder) -> str:
         return json.encode(data).decode()
     except Exception as error:
         raise _not_json(data, error) from error
+
+
+def _to_json(json: JSONEncoder, data: object) -> bytes:
+    try:
+        encoded = json.encode(data)
+        if not encoded.isascii():
+            encoded.decode()  # a msgspec.Raw may hold anything
+    except Exception as error:
+        raise _not_json(data, error) from error
+    return encoded
 
 
 def _encoded(block: str) -> bytes:
@@ -381,13 +411,8 @@ def decode_last_event_id(raw: bytes, max_length: int, field: str = "Last-Event-I
 
 def _lines(name: str, text: str, separator: str) -> str:
     if "\n" in text or "\r" in text:
-        text = _continued(name, text, separator)
+        text = continued(name, text, separator)
     return f"{name}: {text}{separator}"
-
-
-def _continued(name: str, text: str, separator: str) -> str:
-    # 9.2.5: CRLF, LF and CR end a line, and nothing else does, so str.splitlines() would break too often.
-    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", f"{separator}{name}: ")
 
 
 def _not_json(data: object, error: Exception) -> InvalidFieldError:
@@ -403,6 +428,10 @@ def _itself(message: _T) -> _T:
 
 
 def _from_fields(item: dict[Any, Any]) -> SSEMessage | tuple[SSEMessage, str]:
+    try:
+        return SSEMessage(**item)
+    except TypeError:  # it has a separator, or keys that are no fields
+        pass
     fields = item.copy()
     separator = fields.pop("sep", None)
     for name in fields:

@@ -71,8 +71,8 @@ class SSEMessage(Struct, Generic[DataT], frozen=True, repr_omit_defaults=True):
 
     def __post_init__(self) -> None:
         event, id = self.event, self.id
-        # Most are plain, which is soon seen: what is printable ASCII has no line break and no NUL.
-        if event is not None and not (type(event) is str and event.isascii() and event.isprintable()):
+        # Most are plain, which is soon seen: what is printable has no line break, no NUL and no lone surrogate.
+        if event is not None and not (type(event) is str and event.isprintable()):
             force_setattr(self, "event", _line("event", event))
         if id is not None and not (type(id) is int and -_FEW_DIGITS < id < _FEW_DIGITS):
             force_setattr(self, "id", _event_id(id))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Raw, Struct
 
-from litestar_safe_sse import InvalidFieldError, SSEMessage
+from litestar_safe_sse import Frame, InvalidFieldError, SSEMessage
 from litestar_safe_sse._core.buffer import Buffer, BufferState
 from litestar_safe_sse._core.encoding import Encoder, make_preamble
 
@@ -50,9 +50,35 @@ ITEMS = [
     Order(Raw(b"[1,\r\n2]")),
     Reading(None),
     MESSAGE,
+    SSEMessage("message"),
+    SSEMessage("message", event="e"),
+    SSEMessage("two\nlines", event="e"),
+    SSEMessage("message", event=""),
+    SSEMessage("naïve", event="é"),
+    SSEMessage("naïve", event="e"),
+    SSEMessage("naïve\rtwo\nlines", event="e"),
+    SSEMessage("x" * 1000, event="e"),
+    SSEMessage("message", id=1),
+    SSEMessage("two\r\nlines", id="2", event="e"),
+    SSEMessage("naïve", id="é"),
+    SSEMessage("message", retry=7),
+    SSEMessage("message", id=1, comment="c"),
     SSEMessage({"a": 1}),
+    SSEMessage(["é"], event="e"),
+    SSEMessage(Order(1), event="e"),
+    SSEMessage(Order(1), id=1),
+    SSEMessage(Raw(b"[1,\r\n2]")),
+    SSEMessage(b"bytes"),
+    SSEMessage(None),
+    SSEMessage(event="e"),
     SSEMessage(comment="c"),
+    SSEMessage(id=1),
+    Frame("data: frame\n\n"),
     {"data": "d", "event": "e"},
+    {"data": "d", "event": "é", "sep": None},
+    {"data": "d", "sep": "\r"},
+    {"data": "d", "sep": "\n"},
+    {"data": "é", "id": 5, "retry": 7, "comment": "c"},
     7,
     b"bytes",
     None,  # stands for a heartbeat
@@ -135,6 +161,16 @@ def test_what_cannot_be_sent_does_not_use_up_what_the_stream_begins_with() -> No
         buffer.put({"no": 1})
     buffer.put("x")
     assert buffer.take() == b"retry: 5\r\ndata: x\r\n\r\n"
+
+
+def test_a_message_whose_data_has_changed_is_encoded_anew() -> None:
+    """Though it is the same message, what it carries is what it carries by now."""
+    buffer, data = opened(Encoder()), {"n": 0}
+    message = SSEMessage(data)
+    for n in range(3):
+        data["n"] = n
+        buffer.put(message)
+    assert buffer.take() == b'data: {"n":0}\r\n\r\ndata: {"n":1}\r\n\r\ndata: {"n":2}\r\n\r\n'
 
 
 @pytest.mark.parametrize("bad", [Order(object()), Order(Raw(b"\xff")), "\ud800", SSEMessage("\ud800"), {"no": 1}, None])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import math
 import re
@@ -700,13 +701,42 @@ def test_message_of_text_is_the_same_with_and_without_the_shorter_way(
     assert b": c\r\n" + Encoder().encode(message) == Encoder().encode(commented)
 
 
+def test_an_encoder_is_let_go_of_at_once() -> None:
+    """One that belongs to a single response is no work for the garbage collector."""
+    gc.collect()
+    encoder = Encoder(event="e")
+    for item in ("x", Reading(1), SSEMessage("x", id=1), SSEMessage([1]), {"data": "x"}):
+        encoder.encode(item)
+        if type(item) is SSEMessage:
+            encoder.message_head(item)
+    del encoder
+    assert gc.collect() == 0
+
+
+def test_event_types_without_end_are_not_kept() -> None:
+    """There may be one for each event."""
+    encoder = Encoder()
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            message = SSEMessage("x", event=f"{number}" * 100)
+            assert encoder.message_head(message) is encoder.message_head(message)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 500_000
+
+
 def test_a_large_message_is_not_kept() -> None:
     """What has been encoded for one stream is not held in memory for those that may never come."""
     encoder, size = Encoder(), 10_000_000
     tracemalloc.start()
     try:
-        for length in (size, 10, size):
-            encoder.encode(SSEMessage("x" * length))
+        for length in (size, 1000, 10, size):
+            message = SSEMessage("x" * length)
+            encoder.encode(message)
+            encoder.message_head(message)
+        del message
         kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
