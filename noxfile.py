@@ -6,6 +6,7 @@ What stands behind ``--`` goes to the tool that a session runs: ``nox -s fast --
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -83,6 +84,17 @@ def bench(session: nox.Session) -> None:
     """The figures of ``docs/performance.md``; ``-- --help`` tells which parts there are."""
     install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def instructions(session: nox.Session) -> None:
+    """Instructions an event and a request, against a baseline that ``-- --write`` takes anew."""
+    counted_with = json.loads(Path("benchmarks/instructions/baseline.json").read_text())["versions"]
+    pinned = [f"{name}=={version}" for name, version in counted_with.items() if name not in ("python", "machine")]
+    constraints = Path(session.create_tmp(), "counted-with.txt")
+    constraints.write_text("" if "--write" in session.posargs else "\n".join(pinned))
+    install(session, constraints=constraints)
+    session.run("python", "-m", "benchmarks.instructions", *session.posargs)
 
 
 @nox.session

@@ -1,0 +1,1 @@
+"""Instructions an event and a request, counted by Valgrind: ``python -m benchmarks.instructions --help``."""
