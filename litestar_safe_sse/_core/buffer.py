@@ -321,7 +321,7 @@ class Buffer:
 
     def _put_text(self, text: str, event: str | None) -> None:
         head = self._encoder.bytes_heads[event]
-        if text.isascii() and head is not self._head:  # else it goes on with what stands before it
+        if text.isascii() and (head is not self._head or not self._pieces):  # else it goes on with what is there
             self._put_piece(self._text_heads[event], text)
         else:
             self._put_piece(head, head.encode(text))
@@ -404,7 +404,8 @@ class Buffer:
             await self._runtime.turn()
         while self._is_full:
             await self._has_room.wait()
-        self._start_over()
+        self._look_at = 0
+        self._until = AT_ONCE
         self.note_step()
 
     @property
@@ -484,6 +485,7 @@ class Buffer:
         # By callbacks, since to resume the writer is to resume the whole application below it.
         self._turns = self._turns - 1 if self._size and monotonic() < self._linger_until else 0
         if self._turns > 0:
+            self._look_at = self._ready + 2  # what comes next has held up nothing, since the loop has just had a turn
             self._runtime.call_soon(self._turn)
         elif self._size:
             self._filled.set()
@@ -494,7 +496,6 @@ class Buffer:
             return b""
         if self._pieces:
             self._fold()
-            self._head = self._text_head
         parts, self._parts = self._parts, []
         self._forget()
         self._make_room()
@@ -502,12 +503,8 @@ class Buffer:
 
     def _forget(self) -> None:
         self._taken += self._ready
-        self._ready = self._size = 0
-        self._start_over()
-
-    def _start_over(self) -> None:
+        self._ready = self._size = self._look_at = 0
         self._until = AT_ONCE
-        self._look_at = 0
 
     def mark_written(self) -> None:
         """Tells those who wait in :meth:`flush` that all that was taken has been handed over."""
