@@ -17,7 +17,9 @@ __all__ = (
     "ID",
     "ITEM_OF",
     "KIB",
+    "RETRY",
     "TEXT",
+    "UNICODE",
     "Broadcast",
     "Order",
     "beat",
@@ -30,6 +32,8 @@ __all__ = (
 
 TEXT = "The quick brown fox jumps over it"
 KIB = (TEXT * 32)[:1024]
+UNICODE = "Der na\u00efve Fuchs springt \u00fcber den Hund"
+RETRY = 5000
 EVENT = "tick"
 ID = 1234567
 BURST = 100
@@ -71,29 +75,29 @@ def events_of(query: bytes | str) -> int:
     return int(parse_qs(text).get("events", ["1"])[0])
 
 
-async def ready(item: Any, events: int) -> AsyncIterator[Any]:
-    """Never waits."""
+async def same(item: Any, events: int) -> AsyncIterator[Any]:
+    """Never waits, and yields one item again and again."""
     for _ in range(events):
         yield item
 
 
-async def built(make: Callable[[], Any], events: int) -> AsyncIterator[Any]:
+async def ready(make: Callable[[], Any], events: int) -> AsyncIterator[Any]:
     """Never waits, and makes each item afresh."""
     for _ in range(events):
         yield make()
 
 
-async def queue(item: Any, events: int) -> AsyncIterator[Any]:
+async def queue(make: Callable[[], Any], events: int) -> AsyncIterator[Any]:
     """Is fed by a queue."""
-    source = fed_queue(item, events)
+    source = fed_queue(make, events)
     for _ in range(events):
         yield await source.get()
 
 
-async def tick(item: Any, events: int) -> AsyncIterator[Any]:
+async def tick(make: Callable[[], Any], events: int) -> AsyncIterator[Any]:
     """Gives the loop a turn after each item."""
     for _ in range(events):
-        yield item
+        yield make()
         await asyncio.sleep(0)
 
 
@@ -112,7 +116,7 @@ async def beat(items: tuple[Any, Any], events: int) -> AsyncIterator[Any]:
         yield heartbeat
 
 
-def fed_queue(item: Any, events: int) -> asyncio.Queue[Any]:
+def fed_queue(make: Callable[[], Any], events: int) -> asyncio.Queue[Any]:
     """A queue that a task fills up whenever it has run empty."""
     source: asyncio.Queue[Any] = asyncio.Queue(BURST)
 
@@ -120,7 +124,7 @@ def fed_queue(item: Any, events: int) -> asyncio.Queue[Any]:
         left = events
         while left > 0:
             for _ in range(min(BURST, left)):
-                source.put_nowait(item)
+                source.put_nowait(make())
             left -= BURST
             while not source.empty():  # noqa: ASYNC110 - what reads it tells nobody
                 await asyncio.sleep(0)
@@ -155,25 +159,37 @@ class Broadcast:
 
 BODIES: dict[str, Callable[[Any, int], AsyncIterator[Any]]] = {
     "ready": ready,
-    "strings": ready,
+    "same": same,
+    "strings": same,
     "queue": queue,
     "tick": tick,
     "kib": ready,
-    "typed": ready,
-    "built": built,
+    "typed": same,
+    "built": ready,
+    "dict": ready,
+    "foreign": ready,
+    "fields": ready,
+    "unicode": ready,
+    "carried": ready,
     "one": one,
     "beat": beat,
 }
 """The paths of a peer, and the body behind each."""
 
 ITEM_OF = {
-    "ready": "message",
+    "ready": "fresh",
+    "same": "message",
     "strings": "text",
-    "queue": "message",
-    "tick": "message",
+    "queue": "fresh",
+    "tick": "fresh",
     "kib": "kib",
     "typed": "typed",
     "built": "make",
+    "dict": "dict",
+    "foreign": "foreign",
+    "fields": "fields",
+    "unicode": "unicode",
+    "carried": "carried",
     "one": "message",
     "beat": "beat",
 }

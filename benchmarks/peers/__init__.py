@@ -1,8 +1,10 @@
 """The peers: one small file each, all with the same paths.
 
-``/ready``, ``/strings``, ``/queue``, ``/tick``, ``/kib``, ``/typed`` and ``/built`` send ``?events=N`` events and end;
-``/one`` sends one and waits; ``/beat`` sends heartbeats; ``/plain`` is a short response of the same application. Peers
-in Python also have ``/stats``, and those that can be shut down with open streams ``/fan`` and ``/publish``.
+``/ready``, ``/same``, ``/strings``, ``/queue``, ``/tick``, ``/kib``, ``/typed`` and ``/built`` send ``?events=N``
+events and end; so do ``/dict``, ``/foreign``, ``/fields``, ``/unicode`` and ``/carried`` of the floor and of the
+package. ``/one`` sends one and waits; ``/beat`` sends heartbeats; ``/plain`` is a short response of the same
+application. Peers in Python also have ``/stats``, and those that can be shut down with open streams ``/fan`` and
+``/publish``.
 """
 
 from __future__ import annotations

@@ -27,9 +27,10 @@ class OrderModel(BaseModel):
 
 order_ = order()
 ITEMS = {
+    "fresh": lambda: ServerSentEvent(raw_data=TEXT, event=EVENT),
     "message": ServerSentEvent(raw_data=TEXT, event=EVENT),
     "text": TEXT,
-    "kib": ServerSentEvent(raw_data=KIB, event=EVENT),
+    "kib": lambda: ServerSentEvent(raw_data=KIB, event=EVENT),
     "make": lambda: ServerSentEvent(raw_data=TEXT, event=EVENT, id=str(ID)),
     "typed": OrderModel(**{name: getattr(order_, name) for name in order_.__struct_fields__}),
 }

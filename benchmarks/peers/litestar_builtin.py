@@ -12,9 +12,10 @@ from benchmarks.workload import BODIES, EVENT, ID, ITEM_OF, KIB, TEXT, Broadcast
 encode_json = msgspec.json.Encoder().encode
 order_ = order()
 ITEMS = {
+    "fresh": lambda: ServerSentEventMessage(data=TEXT, event=EVENT),
     "message": ServerSentEventMessage(data=TEXT, event=EVENT),
     "text": TEXT,
-    "kib": ServerSentEventMessage(data=KIB, event=EVENT),
+    "kib": lambda: ServerSentEventMessage(data=KIB, event=EVENT),
     "make": lambda: ServerSentEventMessage(data=TEXT, event=EVENT, id=ID),
     "typed": lambda: as_json(order_),  # Litestar sends no objects, so its user encodes them
     "beat": (ServerSentEventMessage(data=TEXT), ServerSentEventMessage(data=None, comment="ping")),

@@ -12,6 +12,7 @@ const event = (text, type) => (type ? `event: ${type}\r\n` : '') + `data: ${text
 const MESSAGE = event(TEXT, 'tick')
 const MAKE = {
   ready: () => MESSAGE,
+  same: () => MESSAGE,
   strings: () => event(TEXT),
   queue: () => MESSAGE,
   tick: () => MESSAGE,

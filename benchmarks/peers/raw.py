@@ -8,18 +8,41 @@ from typing import Any
 import msgspec
 
 from benchmarks.peers.stats import with_stats
-from benchmarks.workload import BODIES, EVENT, ID, ITEM_OF, KIB, TEXT, Broadcast, events_of, order, wire
+from benchmarks.workload import (
+    BODIES,
+    EVENT,
+    ID,
+    ITEM_OF,
+    KIB,
+    RETRY,
+    TEXT,
+    UNICODE,
+    Broadcast,
+    events_of,
+    order,
+    wire,
+)
 
 HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+MESSAGE, KIB_MESSAGE = wire(TEXT, EVENT), wire(KIB, EVENT)
+FIELDS = f": {TEXT}\r\n".encode() + wire(TEXT, EVENT, ID)[:-2] + f"retry: {RETRY}\r\n\r\n".encode()
+OTHER_TEXT = wire(UNICODE, EVENT)
+encode_json = msgspec.json.Encoder().encode
+CARRIED = wire(encode_json(order()).decode(), EVENT)
 ITEMS: dict[str, Any] = {
-    "message": wire(TEXT, EVENT),
+    "fresh": lambda: MESSAGE,
+    "dict": lambda: MESSAGE,
+    "foreign": lambda: MESSAGE,
+    "fields": lambda: FIELDS,
+    "unicode": lambda: OTHER_TEXT,
+    "carried": lambda: CARRIED,
+    "message": MESSAGE,
     "text": wire(TEXT),
-    "kib": wire(KIB, EVENT),
+    "kib": lambda: KIB_MESSAGE,
     "beat": (wire(TEXT, EVENT), b": ping\r\n\r\n"),
     "typed": order(),
     "make": lambda: f"id: {ID}\r\nevent: {EVENT}\r\ndata: {TEXT}\r\n\r\n".encode(),
 }
-encode_json = msgspec.json.Encoder().encode
 broadcast = Broadcast()
 
 

@@ -19,7 +19,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await raw.application(scope, receive, send)
         return
     await send({"type": "http.response.start", "status": 200, "headers": raw.HEADERS})
-    async for chunk in JOINED[path](raw.ITEMS[ITEM_OF[path]], events_of(scope["query_string"])):
+    item = raw.ITEMS[ITEM_OF[path]]
+    async for chunk in JOINED[path](item() if path in PREPARED else item, events_of(scope["query_string"])):
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
 
@@ -49,8 +50,8 @@ async def joined_built(make: Any, events: int) -> AsyncIterator[bytes]:
         events -= at_once
 
 
-async def joined_queue(item: bytes, events: int) -> AsyncIterator[bytes]:
-    source = fed_queue(item, events)
+async def joined_queue(make: Any, events: int) -> AsyncIterator[bytes]:
+    source = fed_queue(make, events)
     while events > 0:
         ready = [await source.get()]
         while not source.empty():
@@ -61,10 +62,12 @@ async def joined_queue(item: bytes, events: int) -> AsyncIterator[bytes]:
 
 JOINED = {
     "ready": joined,
+    "same": joined,
     "strings": joined,
     "kib": joined,
     "typed": joined_typed,
     "built": joined_built,
     "queue": joined_queue,
 }
+PREPARED = ("ready", "kib")
 app = with_stats(application)

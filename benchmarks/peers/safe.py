@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from litestar import Litestar, MediaType, Response, get
+from litestar.response import ServerSentEventMessage
 
 from benchmarks.peers.stats import with_stats
-from benchmarks.workload import BODIES, EVENT, HEARTBEAT, ID, ITEM_OF, KIB, TEXT, Broadcast, one, order
+from benchmarks.workload import (
+    BODIES,
+    EVENT,
+    HEARTBEAT,
+    ID,
+    ITEM_OF,
+    KIB,
+    RETRY,
+    TEXT,
+    UNICODE,
+    Broadcast,
+    one,
+    order,
+)
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, SSEMessage
 
+ORDER = order()
 ITEMS = {
+    "fresh": lambda: SSEMessage(TEXT, event=EVENT),
     "message": SSEMessage(TEXT, event=EVENT),
     "text": TEXT,
-    "kib": SSEMessage(KIB, event=EVENT),
+    "kib": lambda: SSEMessage(KIB, event=EVENT),
+    "dict": lambda: {"data": TEXT, "event": EVENT},
+    "foreign": lambda: ServerSentEventMessage(data=TEXT, event=EVENT),
+    "fields": lambda: SSEMessage(TEXT, event=EVENT, id=ID, retry=RETRY, comment=TEXT),
+    "unicode": lambda: SSEMessage(UNICODE, event=EVENT),
+    "carried": lambda: SSEMessage(ORDER, event=EVENT),
     "make": lambda: SSEMessage(TEXT, event=EVENT, id=ID),
-    "typed": order(),
+    "typed": ORDER,
 }
 broadcast = Broadcast()
 

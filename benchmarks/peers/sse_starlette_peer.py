@@ -15,9 +15,10 @@ from benchmarks.workload import BODIES, EVENT, HEARTBEAT, ID, ITEM_OF, KIB, TEXT
 encode_json = msgspec.json.Encoder().encode
 order_ = order()
 ITEMS = {
+    "fresh": lambda: ServerSentEvent(TEXT, event=EVENT),
     "message": ServerSentEvent(TEXT, event=EVENT),
     "text": TEXT,
-    "kib": ServerSentEvent(KIB, event=EVENT),
+    "kib": lambda: ServerSentEvent(KIB, event=EVENT),
     "make": lambda: ServerSentEvent(TEXT, event=EVENT, id=str(ID)),
     "typed": lambda: encode_json(order_).decode(),  # sends no objects, so its user encodes them
 }

@@ -13,8 +13,9 @@ __all__ = ("Speed", "throughput")
 
 COLUMNS = {
     "messages": ("ready", 1),
+    "the same message": ("same", 1),
     "strings": ("strings", 1),
-    "ready x50": ("ready", 50),
+    "messages x50": ("ready", 50),
     "queue": ("queue", 1),
     "queue x50": ("queue", 50),
     "tick": ("tick", 1),
@@ -22,18 +23,32 @@ COLUMNS = {
     "typed": ("typed", 1),
     "built": ("built", 1),
 }
+KINDS = {
+    "messages": ("ready", 1),
+    "dict": ("dict", 1),
+    "Litestar's message": ("foreign", 1),
+    "all fields": ("fields", 1),
+    "not ASCII": ("unicode", 1),
+    "Struct in a message": ("carried", 1),
+}
+"""What only the floor and what is measured send."""
+FAIR = ("ready", "strings", "dict", "carried", "kib", "queue")
+"""Bodies of whose streams each is to come soon."""
+CROWDS = (50, 500)
 TARGETS = {
     "uvicorn": {
-        "messages": 8.0,
+        "messages": 7.0,
         "strings": 12.0,
-        "ready x50": 6.0,
-        "queue": 6.0,
-        "queue x50": 6.0,
+        "messages x50": 6.0,
+        "queue": 4.0,
+        "queue x50": 4.0,
         "tick": 1.0,
-        "1 KiB": 5.0,
-        "typed": 8.0,
+        "1 KiB": 4.5,
+        "typed": 7.0,
+        "dict": 4.0,
+        "Struct in a message": 7.0,
     },
-    "granian": {"tick": 1.7},
+    "granian": {"tick": 1.8},
 }
 PROBE = 1000
 
@@ -73,45 +88,53 @@ def throughput(options: Options) -> list[Table]:
 
 
 def _on(options: Options, server: str) -> list[Table]:
-    table = Table(
-        f"throughput-{server}",
-        f"Events a second on {server.capitalize()}",
-        list(COLUMNS),
-        f"As multiples of {title_of(FLOOR)} on {server.capitalize()}; its own row is in thousands a second.",
-        title_of(OURS),
-        TARGETS.get(server, {}),
+    table = _table(f"throughput-{server}", f"Events a second on {server.capitalize()}", COLUMNS, server)
+    by_cpu = _table(
+        f"throughput-cpu-{server}",
+        f"Events a second of the server's CPU time on {server.capitalize()}",
+        COLUMNS,
+        server,
+        "The same runs; on a machine that has other work too, this is the steadier figure. ",
     )
+    kinds = _table(f"throughput-kinds-{server}", f"Kinds of events on {server.capitalize()}", KINDS, server)
     fairness = Table(
         f"fairness-{server}",
         f"Fairness on {server.capitalize()}",
-        ["last stream's first event"],
-        "50 streams whose bodies never wait: when the last of them sees its first event, in per cent of the run.",
+        [f"{path} x{streams}" for path in FAIR for streams in CROWDS],
+        "Streams whose bodies yield all they can: when the last of them sees its first event, in per cent of the run.",
         title_of(OURS),
-        {"last stream's first event": -5.0},
-    )
-    by_cpu = Table(
-        f"throughput-cpu-{server}",
-        f"Events a second of the server's CPU time on {server.capitalize()}",
-        list(COLUMNS),
-        "The same runs; on a machine that has other work too, this is the steadier figure.",
-        title_of(OURS),
-        TARGETS.get(server, {}),
+        {f"{path} x{streams}": -3.0 for path in FAIR for streams in CROWDS},
     )
     speed = Speed(options.duration)
     with all_running(options, server) as processes:
+        ours = {name: process for name, process in processes.items() if name in (FLOOR, OURS)}
         for round_ in range(options.rounds):
-            for column, (path, streams) in COLUMNS.items():
-                options.progress(f"throughput, {server}, round {round_ + 1}: {column}")
-                floor = cpu_floor = 0.0
-                for name, process in processes.items():
-                    result = speed.run(process, path, streams)
-                    if name == FLOOR:
-                        floor, cpu_floor = result["rate"], result["rate per CPU s"]
-                    value = result["rate"] / 1000 if name == FLOOR else result["rate"] / floor
-                    table.add(title_of(name), column, value)
-                    value = result["rate per CPU s"] / (1000 if name == FLOOR else cpu_floor)
-                    by_cpu.add(title_of(name), column, value)
-                    if column == "ready x50":
-                        share = 100 * max(result["first"]) / result["elapsed"]
-                        fairness.add(title_of(name), fairness.columns[0], share, 1)
-    return [table, by_cpu, fairness]
+            options.progress(f"throughput, {server}, round {round_ + 1}")
+            _compare(speed, processes, COLUMNS, table, by_cpu)
+            _compare(speed, ours, KINDS, kinds)
+            _crowd(Speed(options.duration * 10), processes[OURS], fairness)
+    return [table, by_cpu, kinds, fairness]
+
+
+def _table(name: str, title: str, columns: dict[str, tuple[str, int]], server: str, note: str = "") -> Table:
+    targets = {column: target for column, target in TARGETS.get(server, {}).items() if column in columns}
+    note += f"As multiples of {title_of(FLOOR)} on {server.capitalize()}; its own row is in thousands a second."
+    return Table(name, title, list(columns), note, title_of(OURS), targets)
+
+
+def _compare(speed: Speed, processes: dict[str, Process], columns: dict[str, tuple[str, int]], *tables: Table) -> None:
+    """One round of all columns; the tables are by time, and by the time of the server's CPU."""
+    for column, (path, streams) in columns.items():
+        results = {name: speed.run(process, path, streams) for name, process in processes.items()}
+        for table, rate in zip(tables, ("rate", "rate per CPU s"), strict=False):
+            for name, result in results.items():
+                over = 1000 if name == FLOOR else results[FLOOR][rate]
+                table.add(title_of(name), column, result[rate] / over)
+
+
+def _crowd(speed: Speed, process: Process, fairness: Table) -> None:
+    for path in FAIR:
+        for streams in CROWDS:
+            result = speed.run(process, path, streams)
+            share = 100 * max(result["first"]) / result["elapsed"]
+            fairness.add(title_of(process.peer), f"{path} x{streams}", share, 1)
