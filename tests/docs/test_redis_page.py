@@ -98,8 +98,9 @@ async def test_permissions_of_the_page_are_enough(
     """An account that may do what the page says, and nothing else, runs the source; none of it was denied."""
     commands = [name.lower() for words in re.findall(r"`([A-Z ]+)`", COMMANDS[source]) for name in words.split()]
     rules = [f"+{name}" for name in [*commands, "client|id", "client|unblock"]]
+    channels = ("&price:*", "&{sse}:*")
     with Redis.from_url(redis_server.url) as admin:
-        admin.execute_command("ACL", "SETUSER", "sse", "on", ">secret", "~{sse}:*", "resetchannels", "&price:*", *rules)
+        admin.execute_command("ACL", "SETUSER", "sse", "on", ">secret", "~{sse}:*", "resetchannels", *channels, *rules)
         redis = RedisPlugin(redis_server.url, username="sse", password="secret")
         try:
             with anyio.fail_after(WAIT):

@@ -17,6 +17,7 @@ import secrets
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
+from msgspec.msgpack import Decoder
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import SourceRefusedError
@@ -24,7 +25,17 @@ from litestar_safe_sse.sources._cursor import Position, seal
 from litestar_safe_sse.sources._stored import Extent, StoredEvent, why_lost
 from litestar_safe_sse.sources.redis._scripts import Script
 
-__all__ = ("APPEND", "Now", "as_fields", "new_nonce", "new_secret", "to_event", "to_extent", "to_position")
+__all__ = (
+    "APPEND",
+    "Now",
+    "as_fields",
+    "new_nonce",
+    "new_secret",
+    "to_event",
+    "to_extent",
+    "to_position",
+    "to_published",
+)
 
 APPEND = Script.of("""
 local max_events, expire, nonce, remember, secret = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -45,17 +56,31 @@ else
   epoch = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
 end
 local id = epoch .. '-' .. string.format('%.0f', number + 1)
-local fields = {}
-for i = 6, #ARGV do fields[#fields + 1] = ARGV[i] end
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', max_events, id, 'nonce', nonce, 'before', before, unpack(fields))
+local entry, size = {id, nonce, before}, 0
+for i = 6, #ARGV do
+  entry[#entry + 1] = ARGV[i]
+  size = size + #ARGV[i]
+end
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', max_events, id, 'nonce', nonce, 'before', before, unpack(entry, 4))
 redis.call('PEXPIRE', KEYS[1], expire)
 local answer = id .. '-' .. nonce
 if KEYS[3] then redis.call('SET', KEYS[3], answer, 'PX', remember) end
+if size > 65536 then entry = {id} end
+local published = cmsgpack.pack(entry)
+local heard = redis.pcall('SPUBLISH', KEYS[1], published)
+if type(heard) == 'table' and heard.err then redis.pcall('PUBLISH', KEYS[1], published) end
 return answer
 """)
 """KEYS: the topic, the log's secret, and maybe the idempotency key. ARGV: events to keep, milliseconds the topic lasts,
 the nonce, milliseconds an idempotency key is known, a secret if there is none, and the fields. Returns the ID and the
-nonce."""
+nonce.
+
+It publishes the entry to the channel of the key's name: ID, nonce, the nonce before, and the fields, or the ID alone if
+they are large. That nobody may be told is no reason not to store it.
+"""
+
+_PUBLISHED = Decoder(list[str])
+"""What it publishes: MessagePack."""
 
 
 class Now(NamedTuple):
@@ -153,13 +178,25 @@ def to_event(identity: bytes, fields: list[bytes]) -> StoredEvent:
     Raises:
         SourceRefusedError: The entry is not a log's.
     """
-    named = dict(zip(fields[::2], fields[1::2], strict=True))
     try:
-        text = {name: named[name].decode() for name in (b"data", b"event", b"comment") if name in named}
-        retry = int(named[b"retry"]) if b"retry" in named else None
-        position = to_position(identity, named[b"nonce"])
-        before = int(named[b"before"], 16)
-        message = SSEMessage(text.get(b"data", UNSET), text.get(b"event"), None, retry, text.get(b"comment"))
+        texts = [field.decode() for field in fields]
+        named = dict(zip(texts[::2], texts[1::2], strict=True))
+        return _to_event(identity.decode(), named["nonce"], named["before"], named)
     except (KeyError, ValueError) as error:
         raise SourceRefusedError(f"the entry {identity.decode()} is not of an event log") from error
-    return StoredEvent(position, before, message)
+
+
+def to_published(payload: bytes) -> StoredEvent | None:
+    """Returns the event of an entry as it was published; ``None`` if it was too large, or is none."""
+    try:
+        identity, nonce, before, *fields = _PUBLISHED.decode(payload)
+        return _to_event(identity, nonce, before, dict(zip(fields[::2], fields[1::2], strict=True)))
+    except ValueError:  # msgspec's errors too
+        return None
+
+
+def _to_event(identity: str, nonce: str, before: str, named: dict[str, str]) -> StoredEvent:
+    epoch, _, seq = identity.partition("-")
+    retry = int(named["retry"]) if "retry" in named else None
+    message = SSEMessage(named.get("data", UNSET), named.get("event"), None, retry, named.get("comment"))
+    return StoredEvent(Position(int(epoch), int(seq), int(nonce, 16)), int(before, 16), message)

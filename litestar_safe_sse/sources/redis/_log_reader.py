@@ -1,18 +1,27 @@
-"""The reader of an event log on Redis: it waits for the events of all topics that are in use in one event loop."""
+"""The reader of an event log on Redis: it passes on the events of all topics that are in use in one event loop.
+
+An append publishes its entry to a channel per topic, so an event costs those who listen to it, whatever else is in use.
+But a channel promises nothing, and the log does. So what is heard is passed on only if it follows the last event that
+was passed on. If it does not, and when a topic comes into use, after an outage, and now and then, the topic is read
+from where it is stored. That also finds what was appended by others who do not publish.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._fan_out import FanOut
 from litestar_safe_sse.sources._pages import Sizes
 from litestar_safe_sse.sources._subscription import TURN
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
-from litestar_safe_sse.sources.redis._entries import Now, new_secret, to_event, to_extent
+from litestar_safe_sse.sources.redis._ears import Ears, together
+from litestar_safe_sse.sources.redis._entries import Now, new_secret, to_event, to_extent, to_published
+from litestar_safe_sse.sources.redis._errors import needs_new_connection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -20,22 +29,30 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources._cursor import Position
     from litestar_safe_sse.sources._fan_out import LiveTopic
     from litestar_safe_sse.sources._stored import Extent, StoredEvent
-    from litestar_safe_sse.sources.redis._link import RedisLink
     from litestar_safe_sse.sources.redis.connection import Command
     from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
-__all__ = ("SLICE", "LogReader", "secret_key")
+__all__ = ("POLL", "LogReader", "secret_key")
 
 T = TypeVar("T")
 
-SLICE = 1.0
-"""Seconds that Redis waits for an event before it answers that there is none: https://redis.io/commands/xread/"""
+POLL = 1.0
+"""Seconds between two looks for what was appended and not published, by whoever does not do both."""
 
-_BATCH = 200
-"""Entries of a topic that are read at once."""
+_POLLED = 1000
+"""Topics that are looked at each time, in turn."""
 
 _CHECK = 128
-"""Topics that are looked at by one transaction."""
+"""Topics that are asked about at once."""
+
+_LOOKS = 64
+"""Subscriptions that find out at the same time where they begin: the others' time has not begun to run out."""
+
+_BATCH_BYTES = 4 * 1024 * 1024
+"""Bytes that may be read at once of all topics that are behind."""
+
+_LONGEST_WRITE_PAUSE = 60.0
+"""Seconds, at most, between two attempts to write to a Redis that is a replica."""
 
 
 class LogReader(FanOut):
@@ -50,15 +67,30 @@ class LogReader(FanOut):
         self._sizes = Sizes()
         self._expire = expire
         self._reader: asyncio.Task[None] | None = None
-        self._link: RedisLink | None = None
-        """The reader's connection, while it waits."""
-        self._interrupt: asyncio.Task[None] | None = None
+        self._looks = anyio.Semaphore(_LOOKS)
+        self._ears = Ears(redis, self._prefix, self)
+        self._behind: dict[str, None] = {}
+        """The topics of which there is more than has been passed on."""
+        self._beyond: dict[str, Position] = {}
+        """How far they go at least, as far as that has been heard."""
+        self._read_upto: dict[str, Position] = {}
+        """How far they were read, so that this may be heard as well."""
+        self._doubted: dict[str, None] = {}
+        """The topics whose last event may have been lost."""
+        self._round: list[str] = []
+        """The topics whose turn to be polled is still to come."""
+        self._passed_on = 0
+        self._passing_on = asyncio.Lock()
+        self._write_at = 0.0
+        self._write_pause = POLL
+        self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._outage = Outage("the event log")
 
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
         """See :meth:`FanOut.look`."""
-        found = await self._insist(lambda: self._look(wanted))
+        async with self._looks:
+            found = await self._insist(lambda: self._look(wanted))
         for extent in found.values():
             if isinstance(extent, SourceRefusedError):
                 raise extent
@@ -86,23 +118,32 @@ class LogReader(FanOut):
         """Has the reader read a new topic too, at once."""
         if topic.position.seq:
             self._refresh([topic.name])
+        self._ears.change(topic.name)
         if self._reader is None:
             self._reader = spawn(self._read(), "SSE event log on Redis")
-        elif self._link is not None and self._interrupt is None:
-            self._interrupt = spawn(self._link.interrupt(), "SSE event log on Redis: a new topic")
 
     def on_disuse(self, topic: LiveTopic) -> None:
-        """Does nothing: the next time it waits, the reader waits for the topics in use."""
+        """Has the reader let go of a topic."""
+        self._beyond.pop(topic.name, None)
+        self._read_upto.pop(topic.name, None)
+        self._ears.change(topic.name)
+        if not self.topics:
+            self._wake.set()
 
     def hurry(self, topic: LiveTopic) -> None:
-        """Does nothing: the reader is on its way."""
+        """Has the reader look at once what there is of a topic."""
+        self.begin(topic.name)
+
+    @property
+    def listens(self) -> bool:
+        """Whether all that is published to the topics in use is heard, and nothing is left to be read."""
+        return self._reader is not None and self._ears.listens and not self._behind
 
     async def aclose(self) -> None:
         """Ends the reader, and all subscriptions."""
         self._closing.set()
+        self._wake.set()
         self._lose_all(SourceUnavailableError("the connection to Redis has been closed"))
-        if self._link is not None:
-            await self._link.interrupt()
         if self._reader is not None:
             await asyncio.wait([self._reader])
 
@@ -162,97 +203,205 @@ class LogReader(FanOut):
         if not reply.cancelled() and isinstance(reply.exception(), SourceRefusedError):
             self._may_refresh = False
 
+    # What is heard
+
+    def wants(self, topic: str) -> bool:
+        """See :meth:`Listener.wants`."""
+        return topic in self.topics
+
+    def begin(self, topic: str) -> None:
+        """See :meth:`Listener.begin`: what is stored of it is read once, from where its subscribers are."""
+        if topic in self.topics:
+            self._behind[topic] = None
+            self._wake.set()
+
+    async def hear(self, topic: str, payload: bytes) -> None:
+        """See :meth:`Listener.hear`: what follows is passed on, and what does not is read from where it is stored."""
+        async with self._passing_on:  # or subscribers would be given events from two sides in one turn
+            live = self.topics.get(topic)
+            if live is None:
+                return
+            event = to_published(payload)
+            if event is None:
+                self.begin(topic)
+            elif event.follows(live.position):
+                self.publish(topic, event)
+                await self._give_turns(topic)
+            elif not _is_past(event.position, live.position):
+                self._beyond[topic] = event.position
+                self.begin(topic)
+            elif topic not in self._read_upto or not _is_past(event.position, self._read_upto[topic]):
+                self._doubted[topic] = None  # it was heard before: Redis has lost that one, and this one has its place
+                self._wake.set()
+
+    async def _give_turns(self, topic: str) -> None:
+        self._passed_on += 1
+        if self._passed_on % TURN == 0:
+            await asyncio.sleep(0)  # else what is here already keeps everybody from running
+            await self.give_turn(topic)
+
     # The reader
 
     async def _read(self) -> None:
-        """Reads while there are topics in use, and for the rest of the slice in which the last one went."""
-        link = self._redis.link()
+        """Reads while there are topics in use, and for a moment after the last one went."""
         backoff = Backoff()
-        check_at = 0.0
-        refused: SourceRefusedError | None = None
         try:
             while self.topics and not self._closing.is_set():
+                self._behind.clear()
+                self._beyond.clear()
+                self._read_upto.clear()
+                self._doubted.clear()
                 try:
-                    if monotonic() >= check_at:
-                        await link.submit("PING")  # connected, it can be interrupted
-                        await self._check(refused)
-                        check_at = monotonic() + self._expire / 3000
-                        refused = None
-                    else:
-                        await self._pass_on(await self._wait(link))
-                    self._outage.end()
-                    backoff.reset()
+                    await together(self._ears.listen(self.topics), self._care(backoff))
                 except SourceUnavailableError as error:
                     if not self._closing.is_set():
                         self._outage.begin(error)
                         self._redis.renew()  # or it would be asked elsewhere than is read
-                    check_at = 0.0  # whatever has happened to Redis may have happened to what is stored
                     await backoff.wait(self._closing)
                 except SourceRefusedError as error:
-                    refused = error
-                    check_at = 0.0
+                    self._lose_all(error)
         finally:
             self._reader = None  # whoever comes now starts another
-            self._stop_interrupt()
             self._lose_all(SourceUnavailableError("the reader of the event log has ended"))
-            await link.aclose()
 
-    async def _wait(self, link: RedisLink) -> Any:
-        """Waits for entries of the topics in use: https://redis.io/commands/xread/"""
-        keys = [self._prefix + topic for topic in self.topics]
-        ids = [f"{topic.position.epoch}-{topic.position.seq}" for topic in self.topics.values()]
-        self._stop_interrupt()
-        self._link = link
-        block = min(round(SLICE * 1000), self._expire // 3)
+    async def _care(self, backoff: Backoff) -> None:
+        """Reads what is not heard: what was appended before, what Redis did not deliver, what was not published."""
+        loop = asyncio.get_running_loop()
+        check_at = poll_at = 0.0
+        while not self._closing.is_set():
+            self._wake.clear()
+            if loop.time() >= check_at:
+                await self._check(tuple(self.topics.values()))
+                self._outage.end()
+                backoff.reset()
+                check_at = loop.time() + self._expire / 3000
+            if loop.time() >= poll_at:
+                if not self.topics:
+                    return
+                await self._poll()
+                poll_at = loop.time() + POLL
+            doubted, self._doubted = self._doubted, {}
+            await self._check([self.topics[name] for name in doubted if name in self.topics])
+            await self._catch_up()
+            with anyio.CancelScope(deadline=min(check_at, poll_at)):
+                await self._wake.wait()
+
+    async def _catch_up(self) -> None:
+        """Reads the topics that are behind, some at a time."""
+        while self._behind:
+            names = self._some_behind()
+            asked = {name: self.topics[name] for name in names if name in self.topics}
+            commands: list[Command] = [
+                ("XRANGE", self._prefix + name, _next(topic.position), "+", "COUNT", self._sizes.page(name))
+                for name, topic in asked.items()
+            ]
+            counts = [command[-1] for command in commands]
+            replies = await self._redis.execute_each(*commands) if commands else []
+            for topic, count, reply in zip(asked.values(), counts, replies, strict=True):
+                if self.topics.get(topic.name) is not topic:
+                    continue
+                try:
+                    async with self._passing_on:
+                        await self._pass_on(topic, reply, full=not isinstance(reply, Exception) and len(reply) == count)
+                except SourceRefusedError as error:
+                    self.lose(topic, _about(topic.name, error))
+
+    def _some_behind(self) -> list[str]:
+        names: list[str] = []
+        budget = _BATCH_BYTES
+        for name in self._behind:
+            budget -= self._sizes.page(name) * self._sizes.of(name)
+            if names and (budget < 0 or len(names) == _CHECK):
+                break
+            names.append(name)
+        for name in names:
+            del self._behind[name]
+        return names
+
+    async def _pass_on(self, topic: LiveTopic, reply: Any, *, full: bool) -> None:
+        """Passes on what was read of a topic."""
+        if isinstance(reply, Exception):
+            raise reply
+        self._note_sizes(topic.name, reply)
+        for entry in reply:
+            event = to_event(*entry)
+            if not _is_past(event.position, topic.position):  # it may have been heard in the meantime
+                self.publish(topic.name, event)
+                self._read_upto[topic.name] = event.position
+                await self._give_turns(topic.name)
+            if self.topics.get(topic.name) is not topic:
+                return
+        if full:
+            self.begin(topic.name)
+        beyond = self._beyond.get(topic.name)
+        if beyond is None or topic.lost or _is_past(beyond, topic.position):
+            self._beyond.pop(topic.name, None)
+        elif not reply:
+            raise SourceUnavailableError("Redis has published what it has not stored; has it been emptied?")
+        else:
+            self.begin(topic.name)
+
+    async def _poll(self) -> None:
+        """Looks for what was appended and not published, and whether Redis still is the one to write to."""
+        if not self._round:
+            self._round = [*self.topics]
+        turn, self._round = self._round[-_POLLED:], self._round[:-_POLLED]
+        topics = [self.topics[name] for name in turn if name in self.topics]
+        if not topics:
+            return
+        await self._try_to_write(topics[0])
+        keys = [self._prefix + topic.name for topic in topics]
+        ids = [f"{topic.position.epoch}-{topic.position.seq}" for topic in topics]
         try:
-            return await link.submit("XREAD", "COUNT", _BATCH, "BLOCK", block, "STREAMS", *keys, *ids, wait=SLICE)
-        finally:
-            self._link = None
+            found = await self._redis.execute("XREAD", "COUNT", 1, "STREAMS", *keys, *ids)
+            behind = [bytes(key).decode()[len(self._prefix) :] for key, _ in found or ()]
+        except SourceRefusedError:  # for the sake of one of them: each is read by itself
+            behind = [topic.name for topic in topics]
+        for name in behind:
+            self.begin(name)
 
-    async def _pass_on(self, reply: Any) -> None:
-        passed_on = 0
-        for key, entries in reply or ():
-            topic = bytes(key).decode()[len(self._prefix) :]
-            for entry in entries:
-                self.publish(topic, to_event(*entry))
-                passed_on += 1
-                if passed_on % TURN == 0:
-                    await asyncio.sleep(0)  # else replies that are here already keep everybody from running
-                    await self.give_turn(topic)
-
-    async def _check(self, refused: SourceRefusedError | None) -> None:
-        """Makes sure that every topic still has the event that was passed on last, and keeps it from expiring.
-
-        Args:
-            refused: Why the topics can't be read. One of them may have had the reading of all refused; if none has,
-                everyone is given it.
-        """
-        topics = tuple(self.topics.values())
+    async def _try_to_write(self, topic: LiveTopic) -> None:
+        """Finds out whether Redis has become a replica, whose connections stay, and which may have been left behind."""
+        now = asyncio.get_running_loop().time()
+        if not self._may_refresh or now < self._write_at:
+            return
         try:
-            for start in range(0, len(topics), _CHECK):
-                part = {topic.name: topic for topic in topics[start : start + _CHECK]}
-                found = await self._look({name: topic.position for name, topic in part.items()})
-                for name, extent in found.items():
-                    if isinstance(extent, SourceRefusedError):
-                        self.lose(part[name], extent)
-                    elif extent.lost is not None:
-                        self.lose(part[name])
-                    elif extent.newest.seq == 0:
-                        part[name].move(extent.newest)  # nothing has been appended until now
-                self._refresh(name for name, topic in part.items() if topic.position.seq)
-        except SourceRefusedError as error:
-            refused = error
-        if refused is not None and not any(topic.lost for topic in topics):
-            self._lose_all(refused)
+            await self._redis.execute("PEXPIRE", self._prefix + topic.name, self._expire)
+        except SourceRefusedError:
+            self._may_refresh = False
+        except SourceUnavailableError as error:
+            cause = error.__cause__
+            if not isinstance(cause, Exception) or not needs_new_connection(cause):
+                return  # who reads is not concerned, or the next command will show it
+            # It may be meant to be a replica, so this must not be done all the time.
+            self._write_at = now + self._write_pause
+            self._write_pause = min(2 * self._write_pause, _LONGEST_WRITE_PAUSE)
+            raise
+        else:
+            self._write_pause = POLL
+
+    async def _check(self, topics: Sequence[LiveTopic]) -> None:
+        """Makes sure that topics still have the event that was passed on last, and keeps them from expiring."""
+        for start in range(0, len(topics), _CHECK):
+            places = {topic: topic.position for topic in topics[start : start + _CHECK] if not topic.lost}
+            found = await self._look({topic.name: place for topic, place in places.items()})
+            for topic, place in places.items():
+                extent = found[topic.name]
+                if topic.lost or topic.position is not place:
+                    continue  # it has moved on meanwhile, so it was there
+                if isinstance(extent, SourceRefusedError):
+                    self.lose(topic, extent)
+                elif extent.lost is not None:
+                    self.lose(topic)
+                elif extent.newest.seq == 0:
+                    topic.move(extent.newest)  # nothing has been appended until now
+                elif not extent.newest.is_at(place):
+                    self.begin(topic.name)
+            self._refresh(topic.name for topic in places if topic.position.seq)
 
     def _lose_all(self, error: Exception) -> None:
         for topic in tuple(self.topics.values()):
             self.lose(topic, error)
-
-    def _stop_interrupt(self) -> None:
-        interrupt, self._interrupt = self._interrupt, None
-        if interrupt is not None:
-            interrupt.cancel()
 
 
 def secret_key(redis: RedisPlugin, name: str) -> str:
@@ -267,6 +416,21 @@ def _extent(topic: str, place: Position | None, now: Now, replies: list[Any]) ->
                 raise reply
         return to_extent(topic, place, now, *replies)
     except SourceRefusedError as error:
-        refusal = SourceRefusedError(f"topic {topic!r}: {error}")
-        refusal.__cause__ = error.__cause__
-        return refusal
+        return _about(topic, error)
+
+
+def _about(topic: str, error: SourceRefusedError) -> SourceRefusedError:
+    """Returns an error that names the topic."""
+    refusal = SourceRefusedError(f"topic {topic!r}: {error}")
+    refusal.__cause__ = error.__cause__
+    return refusal
+
+
+def _next(place: Position) -> str:
+    """Returns the least ID that an entry after a place may have."""
+    return f"{place.epoch}-{place.seq + 1}"
+
+
+def _is_past(place: Position, other: Position) -> bool:
+    """Returns whether a place is not beyond another one of the same history."""
+    return place.epoch == other.epoch and place.seq <= other.seq

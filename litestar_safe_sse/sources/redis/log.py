@@ -29,16 +29,20 @@ IDEMPOTENCY = 600.0
 class RedisEventLog(EventLog):
     """An event log on Redis Streams: shared by all processes that give the same Redis, prefix and name.
 
-    Whatever the number of streams and topics, a process holds two connections for it: one on which it waits for events,
+    Whatever the number of streams and topics, a process holds two connections for it: one on which it hears of events,
     and the one that all sources share for short commands. While Redis is away streams stay open; when it is back,
     what was missed is fetched.
 
-    Who subscribes needs ``PING``, ``TIME``, ``GET``, ``XRANGE``, ``XREVRANGE`` and ``XREAD``, and
-    who appends needs ``PING``, ``EVAL``, ``EVALSHA``, ``TIME``, ``GET``, ``SET``, ``DEL``, ``XADD``, ``XREVRANGE`` and
-    ``PEXPIRE``.
+    An append stores its event, and publishes it to a channel of the topic's own, so that an event costs those who are
+    subscribed to it, whatever the number of topics. What a process has not heard it reads from where it is stored.
+
+    Who subscribes needs ``PING``, ``TIME``, ``GET``, ``XRANGE``, ``XREVRANGE``, ``XREAD``, ``SSUBSCRIBE`` and
+    ``SUNSUBSCRIBE``, and who appends needs ``PING``, ``EVAL``, ``EVALSHA``, ``TIME``, ``GET``, ``SET``, ``DEL``,
+    ``XADD``, ``XREVRANGE``, ``PEXPIRE`` and ``SPUBLISH``. Before Redis 7.0 the last ones are ``SUBSCRIBE``,
+    ``UNSUBSCRIBE`` and ``PUBLISH``. Where they are not allowed, events come a second late, or more if there are more
+    than 1,000 topics in a process.
     To subscribe writes nothing, except that it makes the log's secret if nobody has appended yet, and keeps the topics
-    that it reads from expiring; both are left out where the permission is missing. Subscribers should be allowed
-    ``CLIENT ID`` and ``CLIENT UNBLOCK``: without them the first live event of a topic is up to a second late.
+    that it reads from expiring; both are left out where the permission is missing.
 
     Args:
         redis: A ``RedisPlugin``, or whatever one can be made of: a URL, a client, or a function that makes one.
