@@ -194,3 +194,33 @@ async def test_a_log_in_memory_shares_what_was_missed_as_well() -> None:
     late = log.subscribe("a")
     await begin(late)
     await late.aclose()
+
+
+async def test_who_asks_the_same_is_answered_at_once(plugin: RedisPlugin, redis: Redis) -> None:
+    """A thousand who come together ask Redis once where they begin; who leaves takes the answer from nobody."""
+    log = RedisEventLog(plugin)
+    appended = await fill(log, 3)
+    await redis.config_resetstat()
+    subscriptions = [log.subscribe("a", after=appended[0]) for _ in range(1000)]
+    tasks = [asyncio.ensure_future(take(subscription, 2)) for subscription in subscriptions]
+    await asyncio.sleep(0)
+    for task in tasks[:10]:
+        task.cancel()
+    for messages in await asyncio.gather(*tasks[10:]):
+        assert ids(messages) == appended[1:]
+    assert await calls(redis, "time") <= 5
+    for subscription in subscriptions:
+        await subscription.aclose()
+
+
+async def test_what_was_appended_before_is_not_new_to_who_comes_now(plugin: RedisPlugin) -> None:
+    """However many have just asked where they begin."""
+    log = RedisEventLog(plugin)
+    for number in range(50):
+        early = [asyncio.ensure_future(anext(log.subscribe("a"))) for _ in range(20)]
+        await log.append("a", f"{number}")
+        async with log.subscribe("a") as late:
+            await begin(late)
+            await log.append("a", "new")
+            assert data(await take(late, 1)) == ["new"]
+        await asyncio.gather(*early)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources.redis.connection import Command
     from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
+    _Wanted = tuple[tuple[str, Position | None], ...]
+    _Found = dict[str, Extent | SourceRefusedError] | SourceUnavailableError | SourceRefusedError
+
 __all__ = ("POLL", "LogReader", "secret_key")
 
 T = TypeVar("T")
@@ -45,7 +48,7 @@ _POLLED = 1000
 _CHECK = 128
 """Topics that are asked about at once."""
 
-_LOOKS = 64
+_LOOKS = 16
 """Subscriptions that find out at the same time where they begin: the others' time has not begun to run out."""
 
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -68,6 +71,7 @@ class LogReader(FanOut):
         self._expire = expire
         self._reader: asyncio.Task[None] | None = None
         self._looks = anyio.Semaphore(_LOOKS)
+        self._to_ask: dict[_Wanted, asyncio.Future[_Found]] = {}
         self._ears = Ears(redis, self._prefix, self)
         self._behind: dict[str, None] = {}
         """The topics of which there is more than has been passed on."""
@@ -88,13 +92,27 @@ class LogReader(FanOut):
         self._outage = Outage("the event log")
 
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
-        """See :meth:`FanOut.look`."""
-        async with self._looks:
-            found = await self._insist(lambda: self._look(wanted))
-        for extent in found.values():
-            if isinstance(extent, SourceRefusedError):
-                raise extent
+        """See :meth:`FanOut.look`; those who ask the same before it has been sent are given the same answer."""
+        key = tuple(wanted.items())
+        asked = self._to_ask.get(key)
+        if asked is None:
+            asked = self._to_ask[key] = asyncio.get_running_loop().create_future()
+            spawn(self._look_in_turn(key, asked), "SSE event log on Redis: where to begin")
+        found = await asyncio.shield(asked)
+        for extent in found.values() if isinstance(found, dict) else (found,):
+            if isinstance(extent, Exception):
+                failure = type(extent)(*extent.args)  # one for each: a traceback has one home
+                failure.__cause__ = extent.__cause__
+                raise failure
         return found  # type: ignore[return-value]
+
+    async def _look_in_turn(self, key: _Wanted, asked: asyncio.Future[_Found]) -> None:
+        try:
+            async with self._looks:
+                del self._to_ask[key]  # who asks from now on may have seen what is not in this answer
+                asked.set_result(await self._insist(lambda: self._look(dict(key))))
+        except (SourceUnavailableError, SourceRefusedError) as error:
+            asked.set_result(error)
 
     async def fetch(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
         """See :meth:`FanOut.fetch`; what takes longer than Redis is given is asked for in smaller parts."""
