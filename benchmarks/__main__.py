@@ -20,6 +20,7 @@ from benchmarks.sections.flat import flat
 from benchmarks.sections.idle import idle
 from benchmarks.sections.imports import imports
 from benchmarks.sections.redis_fan_out import redis_fan_out
+from benchmarks.sections.redis_scale import redis_scale
 from benchmarks.sections.throughput import throughput
 from benchmarks.servers import SERVERS, missing, versions
 
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Section] = {
     "churn": churn,
     "fan-out": fan_out,
     "redis-fan-out": redis_fan_out,
+    "redis-scale": redis_scale,
     "flat": flat,
     "imports": imports,
 }
