@@ -109,4 +109,4 @@ class SourceUnavailableError(SSEError):
 
 
 class MissingExtraError(SSEError, ImportError):
-    """A source needs a library that is not installed; the message says what to install."""
+    """Something needs a library that is not installed; the message says what to install."""

@@ -266,6 +266,11 @@ class Buffer:
         """Events and comments that have been put in."""
         return self._taken + self._ready
 
+    @property
+    def unwritten(self) -> int:
+        """Events and comments of the chunk that has been written last; 0 once what there was may have been dropped."""
+        return 0 if self._state is BufferState.DROPPED else self._taken - self._written
+
     def put(self, item: object) -> bool:
         """Appends one event, whole.
 

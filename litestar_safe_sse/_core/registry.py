@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from litestar_safe_sse._core import asyncgens
+from litestar_safe_sse._core.log import StreamLog
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.statistics import RegistryStatistics
 from litestar_safe_sse._core.stream import Stream, StreamNames
@@ -22,6 +23,7 @@ from litestar_safe_sse._core.timing import (
     exit_timeout,
     streams_timeout,
 )
+from litestar_safe_sse._core.watch import Watch
 from litestar_safe_sse._runtime.base import Runtime, Timer
 from litestar_safe_sse._runtime.current import current_key, current_runtime
 from litestar_safe_sse._runtime.shielding import run_shielded, wait_shielded
@@ -61,6 +63,7 @@ class LoopState:
         self.wheel = TimerWheel(runtime)
         self.watch = watch
         self.logger = logger
+        self.log = StreamLog(logger, runtime.call_later)
         self._on_closed = on_closed
         self.streams: dict[str, Stream] = {}
         self.responses = 0
@@ -193,20 +196,22 @@ class StreamRegistry:
         full = self.config.max_streams is not None and len(self) >= self.config.max_streams
         if loop.draining or full:
             raise self._refuse(names, is_shutdown=loop.draining)
+        observers = (*self._observers, loop.log) if loop.log.is_wanted else self._observers
+        watch = Watch(observers) if observers else None
         stream = Stream(
             runtime=loop.runtime,
             wheel=loop.wheel,
             connections=loop.connections,
             config=self.config,
             names=names,
-            logger=loop.logger,
-            observers=self._observers,
+            log=loop.log,
+            watch=watch,
             on_closed=loop.forget,
         )
         loop.streams[stream.id] = stream
         self._opened += 1
-        for observer in self._observers:
-            observer.stream_opened(stream)
+        if watch is not None:
+            watch.opened(stream)
         return stream
 
     def loop_state(self) -> LoopState:
@@ -227,8 +232,6 @@ class StreamRegistry:
     def _on_closed(self, stream: Stream) -> None:
         if stream.close_reason is not None:
             self._closed[stream.close_reason] += 1
-        for observer in self._observers:
-            observer.stream_closed(stream)
 
     # Shutdown
 
@@ -279,6 +282,7 @@ class StreamRegistry:
         if loop is not None:
             if loop.overdue is not None:
                 loop.overdue.cancel()
+            loop.log.tell_all()
             loop.watch.uninstall()
             asyncgens.uninstall()
 

@@ -68,20 +68,47 @@ class ObservedStream(Protocol):
     @property
     def close_reason(self) -> CloseReason | None: ...
 
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that the server has taken."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """How much of what it had to end or to clean up has failed."""
+        ...
+
+    @property
+    def blocked_for(self) -> float:
+        """Seconds since a ``send()`` began that is still under way; 0 if there is none."""
+        ...
+
     def statistics(self) -> StreamStatistics: ...
 
 
-class Observer(Protocol):
-    """Is notified of what streams do, in their event loop's thread. It must neither block nor raise."""
+class Observer:
+    """Is notified of what streams do, in their event loop's thread. It must neither block nor raise.
+
+    A method that is not overridden does nothing.
+    """
 
     def stream_opened(self, stream: ObservedStream) -> None:
-        """A stream has been admitted."""
+        """A stream has been admitted; called in the request's task, or in that of a dependency."""
 
     def stream_refused(self, handler: str, why: str) -> None:
         """A stream of a handler has not been admitted."""
 
-    def stream_sent(self, stream: ObservedStream, size: int) -> None:
-        """So many bytes have been handed to the server, which has taken them."""
+    def stream_answered(self, stream: ObservedStream) -> None:
+        """The headers have been sent; called in the request's task, which sends all the rest."""
+
+    def stream_owned(self, stream: ObservedStream) -> None:
+        """The body and the cleanups are to run now, in the task and the context in which this is called."""
+
+    def stream_sent(self, stream: ObservedStream, size: int, events: int, heartbeats: int) -> None:
+        """The server has taken so many bytes, with so many events and comments, and so many heartbeats."""
+
+    def stream_ended(self, stream: ObservedStream) -> None:
+        """The body has ended, and the cleanups are to run."""
 
     def stream_closed(self, stream: ObservedStream) -> None:
-        """A stream has ended and cleaned up."""
+        """A stream has ended and cleaned up, and nothing more is sent; if it was answered, in the request's task."""

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import math
 import secrets
 from functools import partial
@@ -62,9 +61,10 @@ if TYPE_CHECKING:
     from litestar_safe_sse._core.body import Source
     from litestar_safe_sse._core.buffer import BlockEncoder
     from litestar_safe_sse._core.encoding import Preamble
-    from litestar_safe_sse._core.statistics import Observer
+    from litestar_safe_sse._core.log import StreamLog
     from litestar_safe_sse._core.timers import TimerWheel
     from litestar_safe_sse._core.transport import Transport
+    from litestar_safe_sse._core.watch import Watch
     from litestar_safe_sse._runtime.base import OwnedTask, Runtime, Work
     from litestar_safe_sse._servers.connections import Connections
     from litestar_safe_sse.config import SafeSSEConfig
@@ -102,8 +102,8 @@ class Stream:
         connections: Where a client that takes nothing is given up.
         config: The settings in force for this stream.
         names: What it is called.
-        logger: The application's logger.
-        observers: Who is notified of what it sends.
+        log: Where what fails at its end is reported.
+        watch: Who is notified of what it does, if somebody is.
         on_closed: Called once, when the stream has ended and cleaned up.
     """
 
@@ -122,12 +122,12 @@ class Stream:
         "_latest",
         "_life",
         "_listener",
-        "_logger",
+        "_log",
         "_made",
-        "_observers",
         "_on_closed",
         "_portal",
         "_started",
+        "_watch",
         "_writer",
         "cleanups",
         "config",
@@ -146,8 +146,8 @@ class Stream:
         connections: Connections,
         config: SafeSSEConfig,
         names: StreamNames,
-        logger: Any,
-        observers: tuple[Observer, ...] = (),
+        log: StreamLog,
+        watch: Watch | None = None,
         on_closed: Callable[[Stream], None],
     ) -> None:
         self.id = secrets.token_hex(8)
@@ -156,8 +156,8 @@ class Stream:
         self.runtime = runtime
         self.cleanups = CleanupRegistry()
         self._connections = connections
-        self._logger = logger
-        self._observers = observers
+        self._log = log
+        self._watch = watch
         self._on_closed = on_closed
         self._made = monotonic()
         self._life = Lifecycle()
@@ -200,6 +200,21 @@ class Stream:
     @property
     def close_reason(self) -> CloseReason | None:
         return self._life.reason
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that the server has taken; counted for who observes the stream."""
+        return 0 if self._watch is None else self._watch.bytes
+
+    @property
+    def failures(self) -> int:
+        """How much of what it had to end or to clean up has failed."""
+        return len(self.cleanups.failures)
+
+    @property
+    def blocked_for(self) -> float:
+        """Seconds since a ``send()`` began that is still under way; 0 if there is none."""
+        return 0.0 if self._writer is None else self._writer.blocked_for
 
     def statistics(self) -> StreamStatistics:
         return StreamStatistics(
@@ -374,7 +389,7 @@ class Stream:
             life=self._life,
             connections=self._connections,
             runtime=self.runtime,
-            on_sent=self._notify_sent if self._observers else None,
+            on_sent=None if self._watch is None else partial(self._notify_sent, self._watch),
         )
         self._writer = writer
         try:
@@ -414,6 +429,8 @@ class Stream:
             return False
         await writer.start()
         self.has_begun = True
+        if self._watch is not None:
+            self._watch.answered(self)
         self._start_owner()
         if prefetch:
             self._buffer.release(self.config.buffer_size)
@@ -452,9 +469,8 @@ class Stream:
         except Exception as exc:
             self.fail(exc)
 
-    def _notify_sent(self, size: int) -> None:
-        for observer in self._observers:
-            observer.stream_sent(self, size)
+    def _notify_sent(self, watch: Watch, size: int) -> None:
+        watch.sent(self, size, self._buffer.unwritten, 0 if self._writer is None else self._writer.heartbeats)
 
     async def _join(self, writer: Writer) -> None:
         """Waits for everyone else, whatever cancellations arrive."""
@@ -462,6 +478,8 @@ class Stream:
         self._start_owner()
         try:
             await wait_shielded(self._closed)
+            if self._watch is not None:
+                self._watch.closed(self)
         finally:
             self._writer = self.transport = None
             listener, self._listener = self._listener, None
@@ -520,6 +538,8 @@ class Stream:
             await self._portal.serve(task, task.capture)
             self._portal = None
         self.cleanups.follow_threads()
+        if self._watch is not None:
+            self._watch.owned(self)
         with contextlib.suppress(_LeftBehind):
             if not self._life.is_ending:
                 failure = await task.capture(self._body.run(self.handler))
@@ -542,6 +562,8 @@ class Stream:
         if self._life.state is StreamState.ENDING:
             await self._close_body(task)
             self._begin_cleaning()
+        if self._watch is not None:
+            self._watch.ended(self)
         error = self._life.error
         if error is None and self._life.reason is not CloseReason.COMPLETED:
             error = self.runtime.stray_cancellation()
@@ -603,22 +625,13 @@ class Stream:
         self._body.task = None
         report = self.cleanups.close()
         try:
-            with contextlib.suppress(Exception):  # a logger that fails must not hold up those who wait for the end
-                self._log(report)
+            if report is not None:
+                self._log.warn(self, report)
         finally:
+            if self._watch is not None and self._writer is None:  # nobody serves it, who would tell when all is sent
+                self._watch.closed(self)
             self._on_closed(self)
             self._closed.set()
-
-    def _log(self, report: Any) -> None:
-        is_enabled = getattr(self._logger, "isEnabledFor", None)
-        if report is None and is_enabled is not None and not is_enabled(logging.DEBUG):
-            return
-        name = f"SSE stream {self.id} of {self.handler}"
-        if report is not None:
-            self._logger.warning(f"{name}: {report}")
-        self._logger.debug(
-            f"{name} closed: {self.close_reason}, {self._buffer.events} events, {monotonic() - self._made:.3f} s"
-        )
 
     # Time: heartbeats, and the one deadline that each state has
 

@@ -86,6 +86,11 @@ class Writer:
         """Whether something may still be sent."""
         return self.cancel_scope is not None
 
+    @property
+    def blocked_for(self) -> float:
+        """Seconds since a ``send()`` began that is still under way; 0 if there is none."""
+        return monotonic() - self._sent_at if self._sending else 0.0
+
     async def start(self) -> None:
         """Sends the headers."""
         self._sent_at, self._sending = monotonic(), True
