@@ -24,6 +24,7 @@ from litestar_safe_sse import (
     SSEMessage,
     StreamContext,
 )
+from litestar_safe_sse.sources import MemoryEventLog
 from litestar_safe_sse.testing import StreamEndedError, open_stream, open_stream_sync
 from tests.bounds import SHORT
 
@@ -233,6 +234,50 @@ async def test_bad_input_is_refused() -> None:
     with pytest.raises(InvalidFieldError, match="timeout"):
         async with open_stream(Story().app, "GET", "/endless", timeout=0):
             pass
+
+
+async def test_a_stream_and_another_request_take_turns() -> None:
+    """What hangs in a client that collects the response first: to publish while the stream is open, and to see it."""
+    log = MemoryEventLog()
+
+    @get("/news")
+    async def news(stream: StreamContext) -> SafeServerSentEvent:
+        return SafeServerSentEvent(log.subscribe("news"))
+
+    @post("/news")
+    async def publish(request: Request[Any, Any, Any]) -> None:
+        await log.append("news", (await request.json())["text"])
+
+    app = Litestar([news, publish], plugins=[SafeSSEPlugin()])
+    async with open_stream(app, "GET", "/news") as stream:
+        for text in ("one", "two"):
+            async with open_stream(app, "POST", "/news", json={"text": text}) as answer:
+                assert answer.status == 201
+            event = await stream.next()
+            while event.type != "message":  # the log tells that it has subscribed
+                event = await stream.next()
+            assert event.data == text
+        assert stream.close_reason is None
+
+
+async def test_the_transport_of_httpx_returns_a_stream_only_when_it_has_ended() -> None:
+    """Which an endless one never does."""
+    ended: list[str] = []
+
+    @get("/")
+    async def short() -> SafeServerSentEvent:
+        async def body() -> AsyncIterator[str]:
+            yield "one"
+            await anyio.lowlevel.checkpoint()
+            ended.append("body")
+
+        return SafeServerSentEvent(body())
+
+    app = Litestar([short], plugins=[SafeSSEPlugin()])
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    client = httpx.AsyncClient(transport=transport, base_url="http://test")
+    async with client, client.stream("GET", "/"):
+        assert ended == ["body"]
 
 
 def test_a_plain_function_can_do_the_same() -> None:

@@ -1,0 +1,119 @@
+"""The plugin of pytest: its fixture, and its check for what tests leave open."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bounds import START, WAIT
+
+APPLICATION = """
+from collections.abc import AsyncIterator
+import anyio, pytest
+from litestar import Litestar, get
+from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin
+
+@get("/endless")
+async def endless() -> SafeServerSentEvent:
+    async def body() -> AsyncIterator[str]:
+        yield "first"
+        await anyio.sleep_forever()
+    return SafeServerSentEvent(body())
+
+app = Litestar([endless], plugins=[SafeSSEPlugin()])
+"""
+
+LEAVES = (
+    APPLICATION
+    + """
+import asyncio
+from litestar_safe_sse._core.stream import StreamNames
+from litestar_safe_sse.sources import MemoryEventLog
+
+LEFT = []
+
+def test_that_leaves_a_stream():
+    async def main():
+        plugin = SafeSSEPlugin()
+        LEFT.append(plugin.streams.admit(StreamNames.of("feed")))
+        plugin.streams.stop()
+    asyncio.run(main())
+
+def test_that_leaves_a_subscription():
+    LEFT.append(MemoryEventLog().subscribe("news"))
+
+{mark}
+def test_that_leaves_nothing(sse):
+    with sse(app, "GET", "/endless") as stream:
+        assert stream.next().data == "first"
+"""
+)
+
+USES = (
+    APPLICATION
+    + """
+{mark}
+async def test_fixture(sse):
+    async with sse(app, "GET", "/endless") as stream:
+        assert (await stream.next()).data == "first"
+        await stream.disconnect()
+        assert stream.close_reason is CloseReason.CLIENT_DISCONNECTED
+
+def test_sync_fixture(sse):
+    with sse(app, "GET", "/endless") as stream:
+        assert stream.next().data == "first"
+"""
+)
+
+
+def run(path: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Runs a file of tests as a user would, with the plugin loaded."""
+    (path / "test_it.py").write_text(source)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_litestar_safe_sse"]
+    command += [f"--rootdir={path}", "-c", os.devnull, "--strict-markers", *options, str(path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT, check=False)
+
+
+def test_loading_the_plugin_imports_nothing_of_litestar() -> None:
+    """pytest loads it in every run, also in those of projects that happen to have it installed."""
+    script = "import sys, pytest_litestar_safe_sse; assert not {'litestar', 'litestar_safe_sse'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=START)
+
+
+@pytest.mark.parametrize(
+    ("mark", "options", "passed"),
+    [
+        ("@pytest.mark.anyio", ("-p", "no:asyncio"), 3),  # on asyncio and on trio
+        ("@pytest.mark.asyncio", (), 2),
+        ("", ("--asyncio-mode=auto",), 2),
+    ],
+)
+def test_the_fixture_works_with_either_plugin(tmp_path: Path, mark: str, options: tuple[str, ...], passed: int) -> None:
+    """AnyIO's, on both event loops, and pytest-asyncio's in both of its modes."""
+    done = run(tmp_path, USES.replace("{mark}", mark), *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{passed} passed" in done.stdout
+
+
+def test_what_is_left_open_is_named_on_request(tmp_path: Path) -> None:
+    """A stream by its handler, and a subscription by its topics; a test that leaves nothing passes."""
+    done = run(tmp_path, LEAVES.replace("{mark}", ""), "--sse-leaks", "-p", "no:asyncio")
+    assert "3 passed, 2 errors" in done.stdout, done.stdout + done.stderr
+    assert "of feed, which is new" in done.stdout
+    assert "LogSubscription of news" in done.stdout
+
+
+def test_nothing_is_checked_unless_asked_for(tmp_path: Path) -> None:
+    """A marker asks for one test, or keeps one out."""
+    done = run(tmp_path, LEAVES.replace("{mark}", "@pytest.mark.sse_leaks"), "-p", "no:asyncio")
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert "error" not in done.stdout
+    source = LEAVES.replace("{mark}", "").replace("def test_that", "@pytest.mark.sse_leaks(False)\ndef test_that")
+    done = run(tmp_path, source, "--sse-leaks", "-p", "no:asyncio")
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert "error" not in done.stdout
