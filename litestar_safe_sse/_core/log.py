@@ -104,7 +104,7 @@ class StreamLog(Observer):
         more, alike.count = alike.count - LINES, 0
         alike.until = 0.0  # the next begins anew
         if more > 0:
-            text = f"{more} more SSE streams of {handler} have failed alike within {WINDOW:g} s"
+            text = f"SSE streams of {handler}: {more} more have failed alike within {WINDOW:g} s"
             self._log("warning", f"{text}: {example}" if example else text, {"handler": handler, "more": more})
 
     def _log(self, level: str, text: str, fields: dict[str, Any]) -> None:

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from litestar import get
 from litestar.exceptions import LitestarException
 
 from litestar_safe_sse import CloseReason, SafeServerSentEvent
 from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
-from tests.litestar.logs import Records, endless, fail, serving, standard, streaming
+from tests.litestar.logs import Records, endless, fail, serving, standard, streaming, structured
 
 if TYPE_CHECKING:
     from litestar_safe_sse import StreamContext
@@ -87,3 +88,37 @@ async def test_body_that_fails_is_raised_and_not_logged(records: Records) -> Non
         assert records.lines(logging.WARNING) == []
         (line,) = records.lines(logging.DEBUG)
         assert "error" in line
+
+
+async def test_the_line_has_fields(records: Records) -> None:
+    """With the standard library they are the record's own: reason, duration, events and bytes."""
+    async with serving(streaming(), standard(records)) as (app, _):
+        response = await request(app)
+    (record,) = records.records
+    fields = vars(record)
+    assert fields["reason"] == "completed"
+    assert fields["events"] >= 1
+    assert fields["bytes"] == len(response.body)
+    assert fields["duration"] >= 0
+    assert f"{len(response.body)} bytes" in record.getMessage()
+
+
+async def test_the_line_has_fields_of_structlog() -> None:
+    """They are keys of the event."""
+    config, capture = structured(structlog.make_filtering_bound_logger(logging.DEBUG))
+    async with serving(streaming(), config) as (app, _):
+        response = await request(app)
+    (entry,) = [entry for entry in capture.entries if entry["event"].startswith("SSE stream")]
+    assert (entry["reason"], entry["bytes"]) == ("completed", len(response.body))
+    assert {"stream", "handler", "duration", "events"} <= set(entry)
+
+
+async def test_warnings_that_are_alike_are_counted(records: Records) -> None:
+    """Ten are logged one by one, and the others by one line, at the shutdown at the latest."""
+    async with serving(streaming(fail), standard(records, "INFO")) as (app, _):
+        for _number in range(30):
+            await request(app)
+        assert len(records.lines(logging.WARNING)) == 10
+    (*_, last) = records.lines(logging.WARNING)
+    assert "20 more have failed alike" in last
+    assert "a_handler" in last
