@@ -1,0 +1,330 @@
+"""Metrics and traces: what is open, why it ended, how much was sent, and one span for each stream."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from litestar import Litestar, get
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from litestar_safe_sse import (
+    InvalidFieldError,
+    SafeServerSentEvent,
+    SafeSSEConfig,
+    SafeSSEPlugin,
+    StreamContext,
+    _measuring,
+)
+from litestar_safe_sse._measuring import INSTRUMENTS
+from litestar_safe_sse.metrics import OpenTelemetryMetrics, OpenTelemetryTracing, PrometheusMetrics
+from litestar_safe_sse.sources import MemoryEventLog
+from litestar_safe_sse.testing import OpenStream, open_stream
+from tests.bounds import START, WAIT
+
+pytestmark = pytest.mark.anyio
+
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+NAMES = {
+    "sse_streams_open", "sse_streams_opened_total", "sse_streams_closed_total", "sse_streams_refused_total",
+    "sse_events_sent_total", "sse_bytes_sent_total", "sse_heartbeats_total", "sse_stream_duration_seconds",
+    "sse_first_event_seconds", "sse_cleanup_seconds", "sse_cleanup_failures_total", "sse_sends_blocked",
+}  # fmt: skip
+
+
+def fail() -> None:
+    raise LookupError("on purpose")
+
+
+def application(*observers: Any, middleware: Any = (), **settings: Any) -> tuple[Litestar, SafeSSEPlugin]:
+    """An application with an endless stream, one that ends, and one whose cleanup fails."""
+    plugin = SafeSSEPlugin(SafeSSEConfig(**{"ping_interval": None, **settings}))
+
+    @get("/endless")
+    async def endless() -> SafeServerSentEvent:
+        async def body() -> AsyncIterator[str]:
+            yield "first"
+            await anyio.sleep_forever()
+
+        return SafeServerSentEvent(body())
+
+    @get("/fifty")
+    async def fifty() -> SafeServerSentEvent:
+        async def body() -> AsyncIterator[int]:
+            for number in range(50):
+                yield number
+                await anyio.sleep(0.001)
+
+        return SafeServerSentEvent(body())
+
+    @get("/spans")
+    async def spans(stream: StreamContext) -> SafeServerSentEvent:
+        tracer = trace.get_tracer("test", tracer_provider=PROVIDERS[-1])
+
+        async def body() -> AsyncIterator[str]:
+            with tracer.start_as_current_span("query"):
+                yield "one"
+
+        def clean() -> None:
+            tracer.start_span("clean").end()
+
+        stream.callback(clean)
+        return SafeServerSentEvent(body())
+
+    @get("/unclean")
+    async def unclean(stream: StreamContext) -> SafeServerSentEvent:
+        stream.callback(fail)
+        return SafeServerSentEvent("one")
+
+    for observer in observers:
+        plugin.streams.observe(observer)
+    app = Litestar([endless, fifty, spans, unclean], plugins=[plugin], middleware=list(middleware))
+    return app, plugin
+
+
+PROVIDERS: list[TracerProvider] = []
+
+
+def scrape(registry: CollectorRegistry) -> Samples:
+    """What Prometheus reads: samples by name and the values of their labels, ``handler`` by its last word."""
+    found: Samples = {}
+    for family in text_string_to_metric_families(generate_latest(registry).decode()):
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):
+                labels = {**sample.labels, "handler": sample.labels.get("handler", "").rpartition(".")[2]}
+                found[sample.name, tuple(value for value in labels.values() if value)] = sample.value
+    return found
+
+
+async def test_prometheus_sees_a_stream_open_and_then_closed_with_its_reason() -> None:
+    """And what it has sent: the bytes and events that its client has."""
+    registry = CollectorRegistry()
+    app, _ = application(PrometheusMetrics(registry))
+    async with open_stream(app, "GET", "/endless") as stream:
+        await stream.next()
+        assert scrape(registry)["sse_streams_open", ("endless",)] == 1
+        await stream.disconnect()
+        body = len(bytes(stream._exchange.body))
+    found = scrape(registry)
+    assert found["sse_streams_open", ("endless",)] == 0
+    assert found["sse_streams_opened_total", ("endless",)] == 1
+    assert found["sse_streams_closed_total", ("endless", "client_disconnected")] == 1
+    assert found["sse_events_sent_total", ("endless",)] == 1
+    assert found["sse_bytes_sent_total", ("endless",)] == body
+    for histogram in ("sse_stream_duration_seconds", "sse_first_event_seconds", "sse_cleanup_seconds"):
+        assert found[f"{histogram}_count", ("endless",)] == 1
+
+
+async def test_the_names_are_those_that_are_documented() -> None:
+    """No more and no fewer; each is told apart by its handler, and ends by their reason."""
+    assert {f"{each.name}_total" if each.kind == "counter" else each.name for each in INSTRUMENTS} == NAMES
+    assert {label for each in INSTRUMENTS for label in each.labels} == {"handler", "reason"}
+
+
+async def test_heartbeats_refusals_and_failed_cleanups_are_counted() -> None:
+    """Each by itself: a heartbeat is no event."""
+    registry = CollectorRegistry()
+    app, _ = application(PrometheusMetrics(registry), ping_interval=0.02, max_streams=1)
+    async with open_stream(app, "GET", "/endless") as stream:
+        await stream.next()
+        await stream.wait_comment()
+        async with open_stream(app, "GET", "/endless", headers={"Accept": "*/*"}) as refused:
+            assert refused.status == 503
+    async with open_stream(app, "GET", "/unclean") as stream:
+        await stream.read()
+        await stream.wait_closed()
+    found = scrape(registry)
+    assert found["sse_heartbeats_total", ("endless",)] >= 1
+    assert found["sse_events_sent_total", ("endless",)] == 1
+    refusals = {labels for name, labels in found if name == "sse_streams_refused_total"}
+    assert {frozenset(labels) for labels in refusals} == {frozenset({"endless", "max_streams"})}
+    assert found["sse_cleanup_failures_total", ("unclean",)] == 1
+
+
+async def storm(count: int) -> None:
+    """Clients that leave at once: what is measured is what the registry has counted."""
+    registry = CollectorRegistry()
+    app, plugin = application(PrometheusMetrics(registry))
+    got: list[OpenStream] = []
+
+    async def visit() -> None:
+        for _ in range(count // 20):
+            async with open_stream(app, "GET", "/endless", timeout=WAIT) as stream:
+                if len(got) % 2:
+                    await stream.next(WAIT)
+                got.append(stream)
+                await stream.disconnect()
+
+    async with app.lifespan():
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(visit)
+        counts = plugin.streams.statistics()
+    found = scrape(registry)
+    closed = {frozenset(labels): value for (name, labels), value in found.items() if name == "sse_streams_closed_total"}
+    assert closed == {frozenset({"endless", str(reason)}): value for reason, value in counts.closed.items()}
+    assert sum(closed.values()) == found["sse_streams_opened_total", ("endless",)] == counts.opened == count
+    assert found["sse_streams_open", ("endless",)] == counts.open == 0
+    assert found["sse_stream_duration_seconds_count", ("endless",)] == count
+
+
+async def test_metrics_add_up_after_a_storm_of_aborts() -> None:
+    """None is counted twice, and none is missing."""
+    await storm(200)
+
+
+@pytest.mark.long
+async def test_metrics_add_up_after_a_storm_of_ten_thousand_aborts() -> None:
+    """As after a small one."""
+    await storm(10_000)
+
+
+async def until(registry: CollectorRegistry, sample: tuple[str, tuple[str, ...]], value: float) -> None:
+    """Scrapes until a sample has a value."""
+    with anyio.fail_after(WAIT):
+        while scrape(registry).get(sample) != value:  # noqa: ASYNC110 - nothing tells of a scrape
+            await anyio.sleep(0.005)
+
+
+async def test_sources_are_measured_that_tell_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name they are given, while streams are open and when the last has ended."""
+    monkeypatch.setattr(_measuring, "TICK", 0.01)
+    registry, log = CollectorRegistry(), MemoryEventLog()
+    plugin = SafeSSEPlugin()
+    plugin.streams.observe(PrometheusMetrics(registry, sources={"news": log}))
+
+    @get("/news")
+    async def news() -> SafeServerSentEvent:
+        return SafeServerSentEvent(log.subscribe("news"))
+
+    async with open_stream(Litestar([news], plugins=[plugin]), "GET", "/news"):
+        await until(registry, ("sse_source_subscribers", ("news",)), 1)
+    assert scrape(registry)["sse_source_subscribers", ("news",)] == 0
+
+
+async def test_blocked_streams_are_counted_while_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes nothing is seen before it is given up."""
+    monkeypatch.setattr(_measuring, "TICK", 0.01)
+    monkeypatch.setattr(_measuring, "BLOCKED", 0.02)
+    registry = CollectorRegistry()
+    app, _ = application(PrometheusMetrics(registry))
+    async with open_stream(app, "GET", "/fifty") as stream:
+        await stream.next()
+        stream.stall()
+        await until(registry, ("sse_sends_blocked", ("fifty",)), 1)
+        stream.resume()
+        await stream.read()
+        await stream.wait_closed()
+    assert scrape(registry)["sse_sends_blocked", ("fifty",)] == 0
+
+
+def test_a_source_that_tells_nothing_is_refused() -> None:
+    """By an error that names it."""
+    with pytest.raises(InvalidFieldError, match="must have a method statistics"):
+        PrometheusMetrics(CollectorRegistry(), sources={"news": object()})  # type: ignore[dict-item]
+
+
+async def test_a_registry_has_the_metrics_once() -> None:
+    """A second set is refused, and says what to do; nothing of it stays."""
+    registry = CollectorRegistry()
+    PrometheusMetrics(registry)
+    with pytest.raises(InvalidFieldError, match="make one PrometheusMetrics"):
+        PrometheusMetrics(registry)
+
+
+async def test_opentelemetry_measures_the_same() -> None:
+    """The instruments of a meter have the figures that Prometheus has."""
+    reader, registry = InMemoryMetricReader(), CollectorRegistry()
+    app, _ = application(OpenTelemetryMetrics(MeterProvider(metric_readers=[reader])), PrometheusMetrics(registry))
+    for path in ("/fifty", "/unclean"):
+        async with open_stream(app, "GET", path) as stream:
+            await stream.read()
+            await stream.wait_closed()
+    data = reader.get_metrics_data()
+    assert data is not None
+    sums: dict[str, float] = {}
+    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
+        for point in metric.data.data_points:
+            value = point.count if hasattr(point, "count") else point.value
+            sums[metric.name] = sums.get(metric.name, 0) + value
+    found = scrape(registry)
+    for each in INSTRUMENTS:
+        suffix = {"counter": "_total", "histogram": "_count", "gauge": ""}[each.kind]
+        ours = sum(value for (name, _), value in found.items() if name == each.name + suffix)
+        assert sums.get(each.otel, 0) == ours, each.name
+
+
+def tracing() -> tuple[TracerProvider, InMemorySpanExporter]:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    PROVIDERS.append(provider)
+    return provider, exporter
+
+
+async def test_a_stream_is_one_span_on_which_body_and_cleanups_hang() -> None:
+    """It has events for its steps, and its reason; what the body and the cleanups trace are its children."""
+    provider, exporter = tracing()
+    app, _ = application(OpenTelemetryTracing(provider))
+    async with open_stream(app, "GET", "/spans") as stream:
+        await stream.read()
+        await stream.wait_closed()
+    spans = {span.name.rpartition(".")[2]: span for span in exporter.get_finished_spans()}
+    assert set(spans) == {"spans", "query", "clean"}
+    ours = spans["spans"]
+    assert [event.name for event in ours.events] == ["open", "first event", "close"]
+    assert ours.attributes is not None
+    assert ours.attributes["sse.close_reason"] == "completed"
+    for child in (spans["query"], spans["clean"]):
+        assert child.parent is not None
+        assert child.parent.span_id == ours.context.span_id
+
+
+async def test_with_litestars_middleware_an_event_is_no_span() -> None:
+    """Fifty events are as many spans as one: the stream's is a child of the request's."""
+    from litestar.plugins.opentelemetry import OpenTelemetryConfig
+
+    counts = []
+    for path in ("/fifty", "/unclean"):
+        provider, exporter = tracing()
+        middleware = [OpenTelemetryConfig(tracer_provider=provider).middleware]
+        app, _ = application(OpenTelemetryTracing(provider), middleware=middleware)
+        async with open_stream(app, "GET", path) as stream:
+            await stream.read()
+            await stream.wait_closed()
+        spans = exporter.get_finished_spans()
+        counts.append(len(spans))
+        (ours,) = [span for span in spans if span.name.startswith("SSE ")]
+        assert ours.parent is not None
+        assert ours.parent.span_id in {span.context.span_id for span in spans}
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", ["PrometheusMetrics", "OpenTelemetryMetrics", "OpenTelemetryTracing"])
+def test_what_is_not_installed_is_named(name: str) -> None:
+    """By an error that says what to install; the module can be imported all the same."""
+    script = f"""
+import sys
+sys.modules["prometheus_client"] = sys.modules["opentelemetry"] = sys.modules["opentelemetry.metrics"] = None
+from litestar_safe_sse import metrics
+from litestar_safe_sse.exceptions import MissingExtraError
+try:
+    metrics.{name}()
+except MissingExtraError as error:
+    assert "litestar-safe-sse[" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=START)

@@ -1,0 +1,85 @@
+"""What Prometheus reads of an application that runs in two workers, through Litestar's own controller."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import monotonic
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.bounds import START, WAIT
+from tests.ports import free_port
+
+
+@contextmanager
+def two_workers(directory: Path) -> Iterator[httpx.Client]:
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "tests.servers.metrics_app:app", "--workers", "2", "--port", str(port)]
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        limits = httpx.Limits(max_connections=None)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT, limits=limits) as client:
+            until_it_answers(client)
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(START)
+
+
+def until_it_answers(client: httpx.Client) -> None:
+    end = monotonic() + START
+    while True:
+        try:
+            client.get("/metrics")
+        except httpx.TransportError:
+            assert monotonic() < end, "the server has not started"
+        else:
+            return
+
+
+def scrape(client: httpx.Client) -> dict[tuple[str, str | None], float]:
+    """Samples of the one handler, by name and reason."""
+    text = client.get("/metrics", headers={"Connection": "close"}).text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {(sample.name, sample.labels.get("reason")): sample.value for sample in samples}
+
+
+def until(client: httpx.Client, **expected: float) -> dict[tuple[str, str | None], float]:
+    """Scrapes until samples have these values."""
+    end = monotonic() + WAIT
+    while True:
+        found = scrape(client)
+        if all(found.get((name, None)) == value for name, value in expected.items()):
+            return found
+        assert monotonic() < end, found
+
+
+def test_streams_of_two_workers_are_open_and_then_closed_with_their_reason(tmp_path: Path) -> None:
+    """Whichever worker is scraped: the streams of both are added up."""
+    with two_workers(tmp_path) as client:
+        workers: set[str] = set()
+        reading: list[Iterator[str]] = []  # one that is let go closes its response
+        with ExitStack() as streams:
+            while len(workers) < 2:
+                assert len(reading) < 200, "all connections come to one worker"
+                response = streams.enter_context(client.stream("GET", "/endless"))
+                reading.append(response.iter_lines())
+                line = next(reading[-1])
+                while not line.startswith("data:"):
+                    line = next(reading[-1])
+                workers.add(line)
+            count = len(reading)
+            found = until(client, sse_streams_open=count, sse_events_sent_total=count)
+            assert found["sse_streams_opened_total", None] == count
+            assert ("sse_streams_closed_total", "client_disconnected") not in found
+        found = until(client, sse_streams_open=0)
+        assert found["sse_streams_closed_total", "client_disconnected"] == count
+        assert found["sse_stream_duration_seconds_count", None] == count
