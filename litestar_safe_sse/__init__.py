@@ -9,7 +9,7 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._core.statistics import RegistryStatistics, StreamStatistics
 from litestar_safe_sse._events import Event
-from litestar_safe_sse.config import SafeSSEConfig
+from litestar_safe_sse.config import PerKey, SafeSSEConfig
 from litestar_safe_sse.context import StreamContext
 from litestar_safe_sse.dependencies import StreamProvide
 from litestar_safe_sse.exceptions import (
@@ -46,6 +46,7 @@ __all__ = (
     "InvalidFieldError",
     "MissingPluginError",
     "OutsideRequestError",
+    "PerKey",
     "RegistryStatistics",
     "SSEError",
     "SSEMessage",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from litestar import Request
     from litestar.background_tasks import BackgroundTask, BackgroundTasks
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from litestar.types.composite_types import TypeDecodersSequence
     from msgspec import UnsetType
 
+    from litestar_safe_sse.config import Moment
+
 __all__ = ("HandlerOptions", "Options", "ResponseOptions")
 
 
@@ -47,6 +49,10 @@ class ResponseOptions(TypedDict, total=False):
     ping_interval: float | UnsetType | None
     send_timeout: float | UnsetType | None
     max_lifetime: float | UnsetType | None
+    jitter: float | None
+    expires_at: Moment | Callable[[Any], Moment | None] | UnsetType | None
+    reauthorize: Callable[[Any], Awaitable[object]] | UnsetType | None
+    reauthorize_interval: float | None
     cleanup_timeout: float | None
     shutdown_grace: float | None
     buffer_size: int | None

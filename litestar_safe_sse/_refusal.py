@@ -1,4 +1,4 @@
-"""How a stream is refused, at a shutdown or beyond ``max_streams``: so that its client can come back."""
+"""How a stream is refused, at a shutdown or beyond a limit: so that its client can come back."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from litestar import Response
-from litestar.exceptions import HTTPException, ServiceUnavailableException
+from litestar.exceptions import (
+    HTTPException,
+    NotAuthorizedException,
+    ServiceUnavailableException,
+    TooManyRequestsException,
+)
 from litestar.exceptions.responses import create_exception_response
 from litestar.status_codes import HTTP_200_OK
 
 from litestar_safe_sse._handler import HEADERS
+from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
     from litestar import Request
     from litestar.types import Scope
 
-    from litestar_safe_sse.config import SafeSSEConfig
+    from litestar_safe_sse._core.registry import StreamRegistry
+    from litestar_safe_sse._core.stream import Stream
+    from litestar_safe_sse.config import PerKey, SafeSSEConfig
 
-__all__ = ("ReconnectLater", "answer_refusal", "refuse")
+__all__ = ("ReconnectLater", "answer_refusal", "check_access", "raised_by_the_application", "refuse")
 
 _LEAST_RETRY = 0.1
 """Seconds that an ``EventSource`` is told to wait at least, whatever ``retry_after`` is: it never stops asking."""
@@ -39,7 +47,9 @@ class ReconnectLater(HTTPException):
         self.line = line
 
 
-def refuse(scope: Scope, config: SafeSSEConfig, why: str, *, is_shutdown: bool) -> HTTPException:
+def refuse(
+    scope: Scope, config: SafeSSEConfig, why: str, *, is_shutdown: bool, rule: PerKey | None = None
+) -> HTTPException:
     """Makes the exception that refuses a stream.
 
     An ``EventSource`` gives up for good on a 503, as on any status but 200. At a shutdown another process takes over,
@@ -50,17 +60,41 @@ def refuse(scope: Scope, config: SafeSSEConfig, why: str, *, is_shutdown: bool) 
         config: The application's settings.
         why: What to tell other clients.
         is_shutdown: Whether it is refused because of a shutdown.
+        rule: The limit of its key, if that was reached.
     """
+    on_refusal = (None if rule is None else rule.on_refusal) or config.on_refusal
     headers: dict[str, str] = {}
     if is_shutdown and scope["http_version"].startswith("1"):
         headers["Connection"] = "close"  # so that the next request goes to a process that stays
-    if is_event_source(scope) and (is_shutdown or config.on_refusal == "reconnect"):
+    if is_event_source(scope) and (is_shutdown or on_refusal != "unavailable"):
         seconds = max(config.retry_after, _LEAST_RETRY) * random.uniform(1, 2)
         # A line and no block: at one without data some clients dispatch an empty event.
         line = f"retry: {math.ceil(seconds * 1000)}{config.separator}"
         return ReconnectLater(why, line, {**HEADERS, **headers})
     headers["Retry-After"] = str(math.ceil(config.retry_after))  # RFC 9110, section 10.2.3
+    if rule is not None:
+        return TooManyRequestsException(detail=why, headers=headers)
     return ServiceUnavailableException(detail=why, headers=headers)
+
+
+def raised_by_the_application(error: InvalidFieldError) -> Exception:
+    """Returns what is to be raised where a function of the application has failed: its answer, if it is one."""
+    return error.__cause__ if isinstance(error.__cause__, HTTPException) else error
+
+
+def check_access(registry: StreamRegistry, stream: Stream, request: Request[Any, Any, Any]) -> None:
+    """Has a stream revoked when the right to it ends.
+
+    Raises:
+        NotAuthorizedException: If it has ended already: a stream that is revoked would have its client come back.
+        HTTPException: If that is how the application's function answers.
+        InvalidFieldError: If that function has failed.
+    """
+    try:
+        if not registry.watch_access(stream, request):
+            raise NotAuthorizedException(detail="the right to this stream has expired")
+    except InvalidFieldError as error:
+        raise raised_by_the_application(error) from error
 
 
 def answer_refusal(request: Request[Any, Any, Any], refusal: HTTPException) -> Response[Any]:

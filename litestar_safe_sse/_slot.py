@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from litestar import Request
 from litestar.connection.base import empty_receive, empty_send
 
 from litestar_safe_sse._core.iteration import aclose
@@ -13,9 +14,10 @@ from litestar_safe_sse._core.receiving import Receiver
 from litestar_safe_sse._core.registry import StreamRefusedError
 from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._handler import Handler
-from litestar_safe_sse._refusal import refuse
+from litestar_safe_sse._litestar import request_class_of
+from litestar_safe_sse._refusal import raised_by_the_application, refuse
 from litestar_safe_sse._servers.endings import close_after_response
-from litestar_safe_sse.exceptions import MissingPluginError
+from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse._core.buffer import BlockEncoder
     from litestar_safe_sse._core.registry import LoopState, StreamRegistry
     from litestar_safe_sse._core.stream import Stream
-    from litestar_safe_sse.config import SafeSSEConfig
+    from litestar_safe_sse.config import PerKey, SafeSSEConfig
 
 __all__ = ("SLOT", "Slot", "SlotSource")
 
@@ -122,10 +124,13 @@ class Slot:
         """
         if self.stream is None or self.stream.state is not StreamState.NEW:
             try:
-                self.stream = self.registry.admit(self.handler(scope).names)
+                connection = self._connection(scope) if self.registry.config.admission else None
+                self.stream = self.registry.admit(self.handler(scope).names, connection)
             except StreamRefusedError as refusal:
                 why, is_shutdown = str(refusal), refusal.is_shutdown
-                raise self._refuse(scope, why, is_shutdown=is_shutdown) from refusal
+                raise self._refuse(scope, why, is_shutdown=is_shutdown, rule=refusal.rule) from refusal
+            except InvalidFieldError as error:
+                raise raised_by_the_application(error) from error
             if self._loop is None:
                 self._loop = self.registry.loop_state()
                 if self.is_guarded:
@@ -194,10 +199,14 @@ class Slot:
         loop = self._loop or self.registry.loop_state()
         return await loop.run_background(work, stream, is_cancelled=is_cancelled)
 
-    def _refuse(self, scope: Scope, why: str, *, is_shutdown: bool) -> HTTPException:
+    def _connection(self, scope: Scope) -> Request[Any, Any, Any]:
+        request_class = request_class_of(scope) if "route_handler" in scope else Request
+        return request_class(scope, self.receiver.receive, self.send)
+
+    def _refuse(self, scope: Scope, why: str, *, is_shutdown: bool, rule: PerKey | None = None) -> HTTPException:
         if is_shutdown:
             close_after_response(self.send)
-        return refuse(scope, self.registry.config, why, is_shutdown=is_shutdown)
+        return refuse(scope, self.registry.config, why, is_shutdown=is_shutdown, rule=rule)
 
     async def _close(self, unused: object) -> None:
         try:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
 
-__all__ = ("SafeSSEConfig",)
+    Moment = datetime | float
+    OnRefusal = Literal["unavailable", "reconnect", "oldest"]
+
+__all__ = ("PerKey", "SafeSSEConfig")
 
 SEPARATORS = ("\r\n", "\n", "\r")
 """What ends a line: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream"""
@@ -21,7 +27,7 @@ SEPARATORS = ("\r\n", "\n", "\r")
 MAX_DURATION = 1_000_000_000
 """Seconds of the longest duration, about 31 years: more of them overflow the timers of event loops."""
 
-ON_REFUSAL = ("unavailable", "reconnect")
+ON_REFUSAL = ("unavailable", "reconnect", "oldest")
 
 MIN_SECRET = 16
 """Characters of the shortest secret."""
@@ -149,6 +155,43 @@ def check_secret(field: str, value: object) -> None:
         )
 
 
+def check_coroutine_function(field: str, value: object) -> None:
+    """Raises ``InvalidFieldError`` unless ``value`` is a coroutine function, or ``None``."""
+    if value is None or inspect.iscoroutinefunction(value):
+        return
+    if not inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004  # what it is when called
+        raise _refusal(field, value, "an async function", optional=True)
+
+
+def check_part(field: str, value: object) -> None:
+    """Raises ``InvalidFieldError`` unless ``value`` is a part of 1, and less than all of it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise _refusal(field, value, "a number from 0 up to, but not including, 1")
+
+
+def check_moment(field: str, value: object) -> None:
+    """Raises ``InvalidFieldError`` unless ``value`` is a moment in time, or ``None``."""
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise InvalidFieldError(
+                field, "must be a datetime with a time zone; give it tzinfo=timezone.utc, or its own"
+            )
+    elif value is not None and (
+        isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+    ):
+        raise _refusal(field, value, "a datetime with a time zone, or seconds of the epoch", optional=True)
+
+
+def check_retry(field: str, value: object) -> None:
+    """Raises ``InvalidFieldError`` unless ``value`` is a number of milliseconds, or the least and the most of them."""
+    if not isinstance(value, tuple):
+        check_integer(field, value, minimum=0, optional=True)
+    elif len(value) != 2 or not all(type(each) is int and 0 <= each <= _MAX_INTEGER for each in value):
+        raise _refusal(field, value, "an int, or two of them, the least and the most, from 0", optional=True)
+    elif value[0] > value[1]:
+        raise _refusal(field, value, "(least, most), in this order")
+
+
 def _refusal(field: str, value: object, allowed: str, optional: bool = False) -> InvalidFieldError:
     try:
         shown = f"{type(value).__name__} {value!r:.40}"
@@ -172,6 +215,33 @@ def _refusing_unknown_settings(cls: type[_T]) -> type[_T]:
     return cls
 
 
+@dataclass(frozen=True)
+class PerKey:
+    """A limit for the streams that have the same key, as those of one user; and what to find them by.
+
+    Args:
+        key: A function of the connection. It returns what the streams of one owner have in common, which is hashable,
+            or ``None`` for a connection that is not counted.
+        n: The streams of one key that may be open at once in a process, more being refused; ``None`` for no limit.
+        on_refusal: What becomes of one more; that of the configuration unless given.
+
+    Raises:
+        InvalidFieldError: If one of these has a value that it cannot have.
+    """
+
+    key: Callable[[Any], Hashable]
+    n: int | None = None
+    on_refusal: OnRefusal | None = None
+
+    def __post_init__(self) -> None:
+        if self.key is None:
+            raise _refusal("key", None, "a function of the connection")
+        check_function("key", self.key)
+        check_integer("n", self.n, minimum=1, optional=True)
+        if self.on_refusal is not None:
+            check_choice("on_refusal", self.on_refusal, ON_REFUSAL)
+
+
 @_refusing_unknown_settings
 @dataclass(frozen=True, kw_only=True)
 class SafeSSEConfig:
@@ -185,23 +255,35 @@ class SafeSSEConfig:
         send_timeout: Seconds that a client which doesn't read may block one ``send`` before its stream is
             ended; ``None`` for no limit.
         max_lifetime: Seconds after which a stream is ended, for its client to reconnect; ``None`` for no limit.
+        jitter: The part of ``max_lifetime`` by which that of a stream may be shorter, at random, so that clients that
+            came together do not come back together: from 0 to less than 1.
+        expires_at: When the right to a stream ends, upon which it is revoked: a ``datetime`` with a time zone, seconds
+            of the epoch, ``None`` for never, or a function of the connection that returns one of these.
+        reauthorize: An async function of the connection, called again and again while the stream is open. If it
+            raises, returns ``False``, or does not answer, the stream is revoked.
+        reauthorize_interval: Seconds between two such calls at most, and those in which it has to answer.
         cleanup_timeout: Seconds that an ending body, or a cleanup, may take before it is given up. The
             default and that of ``shutdown_grace`` add up to less than the 10 seconds ``docker stop`` waits.
         shutdown_grace: Seconds that a body which asked for it may go on saying farewell once the server
             shuts down; 0 for none.
+        drain_spread: Seconds, not more than ``shutdown_grace``, over which the streams are told of a shutdown one by
+            one, so that their clients do not come back in the same moment; 0 for all at once.
         retry: Milliseconds that clients wait before they reconnect (the standard's reconnection time), sent
-            with the first event of streams that set none; ``None`` leaves it to the client.
+            with the first event of streams that set none; ``(least, most)`` to draw them for each stream; ``None``
+            leaves it to the client.
         buffer_size: Bytes that a body may run ahead of the socket. The default is the high-water mark of an
             asyncio transport.
         slice_timeout: Seconds of one slice of ``StreamContext.iterate``: how often a body that waits for its
             source looks up to see whether it should stop.
         retry_after: Seconds after which the client of a refused stream is to try again. A 503 tells them in
             ``Retry-After``; an ``EventSource`` is told up to twice as many, at random, as its reconnection time.
-        max_streams: Streams that may be open at once, more being refused; ``None`` for no limit.
-        on_refusal: How a stream beyond ``max_streams`` is refused. ``"unavailable"``: by a 503, at which an
-            ``EventSource`` gives up for good. ``"reconnect"``: a GET that accepts ``text/event-stream`` is
-            answered 200, with a reconnection time and nothing else, so that an ``EventSource`` comes back; others
-            by a 503. At a shutdown it is the latter in either case.
+        max_streams: Streams that may be open at once in a process, more being refused; ``None`` for no limit.
+        admission: Limits for the streams that have something in common: a ``PerKey``, or several of them.
+        on_refusal: What becomes of a stream beyond ``max_streams`` or a limit of ``admission``. ``"unavailable"``: it
+            is answered by a 503 or 429, at which an ``EventSource`` gives up for good. ``"reconnect"``: a GET that
+            accepts ``text/event-stream`` is answered 200, with a reconnection time and nothing else, so that an
+            ``EventSource`` comes back; others by a 503 or 429. ``"oldest"``: the oldest stream is closed in its favour.
+            At a shutdown it is as with ``"reconnect"`` in any case.
         max_last_event_id: Bytes that an incoming ``Last-Event-ID`` may have.
         last_event_id_query: The name of a query parameter that stands for ``Last-Event-ID`` where a request has no
             such header: ``EventSource`` can set none on its first request. ``None`` for no such parameter.
@@ -221,14 +303,20 @@ class SafeSSEConfig:
     ping_interval: float | None = 15.0
     send_timeout: float | None = 30.0
     max_lifetime: float | None = None
+    jitter: float = 0.0
+    expires_at: Moment | Callable[[Any], Moment | None] | None = None
+    reauthorize: Callable[[Any], Awaitable[object]] | None = None
+    reauthorize_interval: float = 60.0
     cleanup_timeout: float = 5.0
     shutdown_grace: float = 2.0
-    retry: int | None = None
+    drain_spread: float = 0.0
+    retry: int | tuple[int, int] | None = None
     buffer_size: int = 65536
     slice_timeout: float = 1.0
     retry_after: float = 1.0
     max_streams: int | None = None
-    on_refusal: Literal["unavailable", "reconnect"] = "unavailable"
+    admission: PerKey | Sequence[PerKey] = ()
+    on_refusal: OnRefusal = "unavailable"
     max_last_event_id: int = 1024
     last_event_id_query: str | None = None
     on_error: Callable[[Exception], object] | None = None
@@ -240,13 +328,19 @@ class SafeSSEConfig:
         check_duration("ping_interval", self.ping_interval, optional=True)
         check_duration("send_timeout", self.send_timeout, optional=True)
         check_duration("max_lifetime", self.max_lifetime, optional=True)
+        check_part("jitter", self.jitter)
+        (check_function if callable(self.expires_at) else check_moment)("expires_at", self.expires_at)
+        check_coroutine_function("reauthorize", self.reauthorize)
+        check_duration("reauthorize_interval", self.reauthorize_interval)
         check_duration("cleanup_timeout", self.cleanup_timeout)
         check_duration("shutdown_grace", self.shutdown_grace, zero=True)
-        check_integer("retry", self.retry, minimum=0, optional=True)
+        check_duration("drain_spread", self.drain_spread, zero=True)
+        check_retry("retry", self.retry)
         check_integer("buffer_size", self.buffer_size, minimum=1)
         check_duration("slice_timeout", self.slice_timeout)
         check_duration("retry_after", self.retry_after, zero=True)
         check_integer("max_streams", self.max_streams, minimum=1, optional=True)
+        self._check_admission()
         check_choice("on_refusal", self.on_refusal, ON_REFUSAL)
         check_integer("max_last_event_id", self.max_last_event_id, minimum=1)
         if self.last_event_id_query is not None:
@@ -255,3 +349,11 @@ class SafeSSEConfig:
         check_separator("separator", self.separator)
         check_text("ping_comment", self.ping_comment)
         check_secret("doctor", self.doctor)
+
+    def _check_admission(self) -> None:
+        rules: Any = (self.admission,) if isinstance(self.admission, PerKey) else self.admission
+        if isinstance(rules, Iterable):
+            rules = tuple(rules)
+        if not isinstance(rules, tuple) or not all(isinstance(rule, PerKey) for rule in rules):
+            raise _refusal("admission", self.admission, "a PerKey, or a sequence of them")
+        object.__setattr__(self, "admission", rules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from litestar_safe_sse._core.transport import HTTPTransport
 from litestar_safe_sse._frames import is_made_of_frames
 from litestar_safe_sse._handler import make_encoder, make_headers
 from litestar_safe_sse._litestar import as_called, chosen_status, to_asgi
-from litestar_safe_sse._refusal import answer_refusal
+from litestar_safe_sse._refusal import answer_refusal, check_access
 from litestar_safe_sse._slot import Slot
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -38,16 +39,18 @@ if TYPE_CHECKING:
     from litestar_safe_sse._core.encoding import Preamble
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse._handler import Handler, RawHeaders
+    from litestar_safe_sse.config import Moment
 
 __all__ = ("SafeServerSentEvent",)
 
 OVERRIDES = (
     *("ping_interval", "send_timeout", "max_lifetime", "on_error"),  # of which ``None`` is a value
-    *("cleanup_timeout", "shutdown_grace", "buffer_size", "separator"),
+    *("expires_at", "reauthorize"),  # and of these
+    *("cleanup_timeout", "shutdown_grace", "buffer_size", "separator", "jitter", "reauthorize_interval"),
 )
 """The settings that a response may have of its own."""
 
-UNGIVEN = (UNSET,) * 4 + (None,) * 4
+UNGIVEN = (UNSET,) * 6 + (None,) * 6
 """What stands for each of them where a response leaves it to the plugin's configuration."""
 
 
@@ -74,6 +77,12 @@ class SafeServerSentEvent(Response[Any]):
         ping_interval: Seconds without an event after which a heartbeat is sent; ``None`` for no heartbeats.
         send_timeout: Seconds after which a client that takes no bytes is given up; ``None`` for no limit.
         max_lifetime: Seconds after which the stream is ended, for the client to reconnect; ``None`` for no limit.
+        jitter: The part of ``max_lifetime`` by which it may be shorter, at random.
+        expires_at: When the right to the stream ends, upon which it is revoked: a ``datetime`` with a time zone,
+            seconds of the epoch, a function of the request that returns one of these, or ``None`` for never.
+        reauthorize: An async function of the request, called again and again; if it raises, returns ``False``, or
+            does not answer, the stream is revoked. ``None`` for none.
+        reauthorize_interval: Seconds between two such calls.
         cleanup_timeout: Seconds that the body, and each cleanup, may take to end.
         shutdown_grace: Seconds that a body which asked for it may go on when the server shuts down.
         buffer_size: Bytes that the body may run ahead of the socket.
@@ -106,6 +115,10 @@ class SafeServerSentEvent(Response[Any]):
         ping_interval: float | UnsetType | None = UNSET,
         send_timeout: float | UnsetType | None = UNSET,
         max_lifetime: float | UnsetType | None = UNSET,
+        jitter: float | None = None,
+        expires_at: Moment | Callable[[Any], Moment | None] | UnsetType | None = UNSET,
+        reauthorize: Callable[[Any], Awaitable[object]] | UnsetType | None = UNSET,
+        reauthorize_interval: float | None = None,
         cleanup_timeout: float | None = None,
         shutdown_grace: float | None = None,
         buffer_size: int | None = None,
@@ -123,8 +136,8 @@ class SafeServerSentEvent(Response[Any]):
             raise InvalidFieldError("status_code", f"{status_code} allows no body (RFC 9110, section 6.4.1); give 200")
         self.overrides: dict[str, Any] = {}
         given = (
-            *(ping_interval, send_timeout, max_lifetime, on_error),
-            *(cleanup_timeout, shutdown_grace, buffer_size, separator),
+            *(ping_interval, send_timeout, max_lifetime, on_error, expires_at, reauthorize),
+            *(cleanup_timeout, shutdown_grace, buffer_size, separator, jitter, reauthorize_interval),
         )
         if given != UNGIVEN:
             pairs = zip(OVERRIDES, given, UNGIVEN, strict=True)
@@ -177,6 +190,8 @@ class SafeServerSentEvent(Response[Any]):
         encoder = self._encoder(handler, config, type_encoders or {})
         try:
             stream = slot.accept(request.scope, self.content, encoder, config)
+            if config.expires_at is not None or config.reauthorize is not None:
+                check_access(slot.registry, stream, request)
         except HTTPException as refusal:
             if not slot.has_failed:
                 raise
@@ -207,6 +222,8 @@ class SafeServerSentEvent(Response[Any]):
 
     def _preamble(self, config: SafeSSEConfig) -> Preamble:
         retry = config.retry if self.retry_duration is None else None
+        if isinstance(retry, tuple):
+            retry = random.randint(*retry)
         return make_preamble(config.separator, self.comment_message, retry)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from litestar_safe_sse._core import asyncgens
+from litestar_safe_sse._core.access import Access, seconds_left
+from litestar_safe_sse._core.admission import Admission, NoPlaceError
 from litestar_safe_sse._core.log import StreamLog
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.statistics import RegistryStatistics
@@ -29,13 +32,13 @@ from litestar_safe_sse._runtime.current import current_key, current_runtime
 from litestar_safe_sse._runtime.shielding import run_shielded, wait_shielded
 from litestar_safe_sse._servers.connections import Connection, Connections
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
-from litestar_safe_sse.exceptions import SSEError
+from litestar_safe_sse.exceptions import InvalidFieldError, SSEError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable, Iterator
+    from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
 
     from litestar_safe_sse._core.statistics import Observer
-    from litestar_safe_sse.config import SafeSSEConfig
+    from litestar_safe_sse.config import PerKey, SafeSSEConfig
 
 __all__ = ("StreamRefusedError", "StreamRegistry")
 
@@ -46,11 +49,30 @@ class StreamRefusedError(SSEError):
     Args:
         why: What to tell the client.
         is_shutdown: Whether a shutdown is under way.
+        rule: The limit of its key, if it is that which was reached.
     """
 
-    def __init__(self, why: str, *, is_shutdown: bool) -> None:
+    def __init__(self, why: str, *, is_shutdown: bool = False, rule: PerKey | None = None) -> None:
         super().__init__(why)
         self.is_shutdown = is_shutdown
+        self.rule = rule
+
+
+class LaterShutdown:
+    """Tells a stream of a shutdown when its time has come.
+
+    Args:
+        stream: The stream.
+    """
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def on_time(self) -> None:
+        """Called by the wheel."""
+        self._stream.close(CloseReason.SHUTDOWN)
 
 
 class LoopState:
@@ -154,6 +176,13 @@ class StreamRegistry:
         self._refused = 0
         self._closed: Counter[CloseReason] = Counter()
         self._observers: tuple[Observer, ...] = ()
+        self._admission = Admission.of(config)
+        if config.drain_spread > config.shutdown_grace:
+            raise InvalidFieldError(
+                "drain_spread",
+                f"must be no more than shutdown_grace ({config.shutdown_grace} s), within which the streams are told, "
+                f"not {config.drain_spread}; give less, or a longer grace",
+            )
 
     def __len__(self) -> int:
         return sum(len(loop.streams) for loop in tuple(self._loops.values()))
@@ -183,19 +212,52 @@ class StreamRegistry:
         for stream in tuple(loop.streams.values()):
             await stream.aclose(reason)
 
-    def admit(self, names: StreamNames) -> Stream:
+    async def aclose_where(
+        self, *, key: Hashable, by: PerKey | None = None, reason: CloseReason = CloseReason.REVOKED
+    ) -> int:
+        """Ends the streams of this event loop that have a key, and waits until they have cleaned up.
+
+        Args:
+            key: What the function of a ``PerKey`` has returned for their connections.
+            by: That ``PerKey``; any of the configuration's if ``None``.
+            reason: The reason they end for. A stream that is revoked sends nothing more.
+
+        Returns:
+            The number of streams.
+
+        Raises:
+            InvalidFieldError: If the reason is not a ``CloseReason``, or the configuration has no such ``PerKey``.
+        """
+        if not isinstance(reason, CloseReason):
+            raise InvalidFieldError("reason", f"{reason!r} is no CloseReason; give one of its members")
+        rules = tuple(self.config.admission)  # type: ignore[arg-type]
+        if self._admission is None or not rules or (by is not None and by not in rules):
+            raise InvalidFieldError("admission", "must have the PerKey by which the streams are to be found")
+        runtime = self._here().runtime
+        found = [stream for stream in self._admission.find(key, by) if stream.runtime is runtime]
+        for stream in found:
+            stream.close(reason)
+        for stream in found:
+            await stream.aclose(reason)
+        return len(found)
+
+    def admit(self, names: StreamNames, connection: object = None) -> Stream:
         """Makes a stream.
 
         Args:
             names: What the streams of its handler are called.
+            connection: What the keys are of, if the configuration has some.
 
         Raises:
-            StreamRefusedError: If a shutdown is under way or ``max_streams`` are open.
+            StreamRefusedError: If a shutdown is under way, or no place is left.
+            InvalidFieldError: If a key cannot be told.
         """
         loop = self._here()
-        full = self.config.max_streams is not None and len(self) >= self.config.max_streams
-        if loop.draining or full:
-            raise self._refuse(names, is_shutdown=loop.draining)
+        if loop.draining:
+            raise self._refuse(names, StreamRefusedError("the server is shutting down", is_shutdown=True))
+        limit = self.config.max_streams
+        if limit is not None and self.config.on_refusal != "oldest" and len(self) >= limit:
+            raise self._refuse(names, StreamRefusedError("too many streams are open"))
         observers = (*self._observers, loop.log) if loop.log.is_wanted else self._observers
         watch = Watch(observers) if observers else None
         stream = Stream(
@@ -208,7 +270,10 @@ class StreamRegistry:
             watch=watch,
             on_closed=loop.forget,
         )
+        victims = () if self._admission is None else self._take_places(stream, self._admission, connection)
         loop.streams[stream.id] = stream
+        for victim in victims:
+            victim.close(CloseReason.CLOSED)
         self._opened += 1
         if watch is not None:
             watch.opened(stream)
@@ -222,14 +287,43 @@ class StreamRegistry:
         """Has an observer notified of the streams that are opened from now on."""
         self._observers += (observer,)
 
-    def _refuse(self, names: StreamNames, *, is_shutdown: bool) -> StreamRefusedError:
-        why = "the server is shutting down" if is_shutdown else "too many streams are open"
+    def watch_access(self, stream: Stream, connection: object) -> bool:
+        """Has a stream revoked when the right to it ends, as its settings say.
+
+        Args:
+            stream: The stream.
+            connection: What they are asked about.
+
+        Returns:
+            Whether there is a right to begin with.
+
+        Raises:
+            InvalidFieldError: If it cannot be told.
+        """
+        seconds = seconds_left(stream.config, connection)
+        if seconds > 0 and (seconds < math.inf or stream.config.reauthorize is not None):
+            loop = self._here()
+            Access(stream, connection, loop.wheel, loop.logger).begin(seconds)
+        return seconds > 0
+
+    def _take_places(self, stream: Stream, admission: Admission, connection: object) -> Sequence[Stream]:
+        """Takes places for a stream; returns those that have to make room."""
+        keys = admission.keys(connection)
+        try:
+            return admission.take(stream, keys)
+        except NoPlaceError as error:
+            why = "too many streams are open" + ("" if error.rule is None else " for this client")
+            raise self._refuse(stream.names, StreamRefusedError(why, rule=error.rule)) from None
+
+    def _refuse(self, names: StreamNames, refusal: StreamRefusedError) -> StreamRefusedError:
         self._refused += 1
         for observer in self._observers:
-            observer.stream_refused(names.handler, why)
-        return StreamRefusedError(why, is_shutdown=is_shutdown)
+            observer.stream_refused(names.handler, str(refusal))
+        return refusal
 
     def _on_closed(self, stream: Stream) -> None:
+        if self._admission is not None:
+            self._admission.give_back(stream)
         if stream.close_reason is not None:
             self._closed[stream.close_reason] += 1
 
@@ -254,9 +348,14 @@ class StreamRegistry:
             return
         loop.draining = True
         now = monotonic()
-        for stream in tuple(loop.streams.values()):
+        streams = tuple(loop.streams.values())
+        for number, stream in enumerate(streams):
             stream.bound_end(now + self.config.shutdown_grace, now + streams_timeout(self.config))
-            stream.close(CloseReason.SHUTDOWN)
+            delay = self.config.drain_spread * number / len(streams)
+            if delay:
+                loop.wheel.set(LaterShutdown(stream), now + delay)
+            else:
+                stream.close(CloseReason.SHUTDOWN)
         loop.drop_if_empty()
         loop.overdue = loop.runtime.call_later(drain_timeout(self.config), loop.end_background)
 

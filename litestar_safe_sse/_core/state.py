@@ -27,7 +27,7 @@ class CloseReason(str, Enum):
     SHUTDOWN = "shutdown"
     """The server was told to stop."""
     REVOKED = "revoked"
-    """The application withdrew the client's right to the stream."""
+    """The client's right to the stream has ended, or was withdrawn: nothing more is sent."""
     CLOSED = "closed"
     """The application closed the stream."""
     ERROR = "error"

@@ -48,7 +48,7 @@ from litestar_safe_sse._core.portal import Portal
 from litestar_safe_sse._core.state import ACTIONS, Action, Cause, CloseReason, Lifecycle, StreamState
 from litestar_safe_sse._core.statistics import StreamStatistics
 from litestar_safe_sse._core.timers import EARLY, Alarm
-from litestar_safe_sse._core.timing import FINAL_SEND_TIMEOUT, SECOND_CANCELLATION
+from litestar_safe_sse._core.timing import FINAL_SEND_TIMEOUT, SECOND_CANCELLATION, draw_shorter
 from litestar_safe_sse._core.writer import Writer
 from litestar_safe_sse._runtime.base import Interrupted
 from litestar_safe_sse._runtime.shielding import wait_shielded
@@ -280,6 +280,8 @@ class Stream:
         self._decide(reason)
         if reason.client_gone:
             self._hang_up()
+        elif reason is CloseReason.REVOKED:
+            self._silence()
         self._act(Cause.of(reason))
 
     def fail(self, failure: BaseException) -> None:
@@ -362,6 +364,13 @@ class Stream:
             self._buffer.drop()
         else:
             self._writer.hang_up()
+
+    def _silence(self) -> None:
+        """Sends nothing more but the end, and not even that to a client that takes nothing."""
+        if self._writer is None:
+            self._buffer.drop()
+        else:
+            self._writer.silence(self.config.send_timeout or self.config.cleanup_timeout)
 
     # The request task writes the response
 
@@ -456,7 +465,7 @@ class Stream:
         else:
             self._life.move(StreamState.OPEN)
             if self.config.max_lifetime is not None:
-                self._set_deadline(self.config.max_lifetime)
+                self._set_deadline(draw_shorter(self.config.max_lifetime, self.config.jitter))
         self._listener = Listener(self, transport, self.runtime, self.names.listener_task)
         self._alarm.set(self._look_at_writer(monotonic()))
 

@@ -9,12 +9,14 @@ From the first signal to the end of the drain:
 ===================================  ==================================================================
 
 The last bytes (``FINAL_SEND_TIMEOUT``), the dropping of clients that do not take them (``DROP_DELAY``, ``STALL_TIME``)
-and the second cancellation (``SECOND_CANCELLATION``) lie within these. After the drain the application's own shutdown
-begins, which is bounded by ``APPLICATION_SHUTDOWN`` where nobody else bounds it.
+and the second cancellation (``SECOND_CANCELLATION``) lie within these. So does ``drain_spread``, which lies within
+``shutdown_grace``: what is told last has no grace left, but all of its ``cleanup_timeout``. After the drain the
+application's own shutdown begins, which is bounded by ``APPLICATION_SHUTDOWN`` where nobody else bounds it.
 """
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 __all__ = (
     "DROP_DELAY",
     "FINAL_SEND_TIMEOUT",
+    "REAUTHORIZE_JITTER",
     "SECOND_CANCELLATION",
     "STALL_TIME",
     "drain_timeout",
+    "draw_shorter",
     "exit_timeout",
     "streams_timeout",
 )
@@ -49,6 +53,10 @@ stream's; they begin when the others are dropped."""
 DRAIN_MARGIN = 0.5
 """Seconds beyond grace and cleanup after which a drain no longer waits."""
 
+REAUTHORIZE_JITTER = 0.2
+"""The part by which the time between two questions of one stream may be shorter, so that the streams of clients that
+came together do not ask together."""
+
 APPLICATION_SHUTDOWN = 3.0
 """Seconds that the application's own shutdown may take after the drain, where that is ours to bound."""
 
@@ -66,3 +74,8 @@ def drain_timeout(config: SafeSSEConfig) -> float:
 def exit_timeout(config: SafeSSEConfig) -> float:
     """Returns the seconds that a process may live on which nothing else would end."""
     return streams_timeout(config) + APPLICATION_SHUTDOWN
+
+
+def draw_shorter(seconds: float, jitter: float) -> float:
+    """Returns a time, or, at random, one that is shorter by up to that part of it."""
+    return seconds * (1 - jitter * random.random()) if jitter else seconds

@@ -119,7 +119,7 @@ class Writer:
             buffer.mark_written()
             if buffer.linger():
                 await buffer.wait_filled()
-        if buffer.state is not BufferState.DROPPED:
+        if buffer.state is not BufferState.DROPPED or self._life.reason is CloseReason.REVOKED:
             self._has_begun = True
             self._sent_at, self._sending = monotonic(), True
             draining = self._life.reason is CloseReason.SHUTDOWN
@@ -174,6 +174,17 @@ class Writer:
             self._connections.give_up(self._transport.connection, patience)
         self.hang_up()
         self._cut()
+
+    def silence(self, patience: float) -> None:
+        """Sends nothing more but the end; a ``send()`` under way is taken back with its connection.
+
+        Args:
+            patience: Seconds in which a client takes nothing that is to be dropped.
+        """
+        if self._sending and self._has_begun:
+            self.give_up(patience)
+        else:
+            self._buffer.drop()
 
     def hang_up(self) -> None:
         """Sends nothing more. What hooks and middleware do while the headers are sent has its time to end."""

@@ -87,7 +87,7 @@ class App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            stream = self.streams.admit(NAMES)
+            stream = self.streams.admit(NAMES, scope)
         except StreamRefusedError:
             await send({"type": "http.response.start", "status": 503, "headers": []})
             await send({"type": "http.response.body", "body": b"refused"})
@@ -107,6 +107,8 @@ class App:
     async def _respond(self, stream: Stream, content: Any, scope: Any, receive: Any, send: Any) -> None:
         config = replace(stream.config, **self._settings)
         stream.accept(content, Encoder(separator=config.separator, ping_comment=config.ping_comment), config)
+        if not self.streams.watch_access(stream, scope):
+            raise PermissionError
         start = {"type": "http.response.start", "status": 200, "headers": []}
         limit = config.buffer_size
         transport = HTTPTransport(scope, receive, send, start, runtime=stream.runtime, limit=limit)

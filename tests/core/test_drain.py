@@ -187,3 +187,42 @@ async def test_a_grace_of_its_own_is_bounded_by_the_shutdown(began_before: bool)
             await server.probe.until("farewell")
     assert server.probe.events == ["farewell", "finally", "cleanup"]
     assert server.probe.reason is (CloseReason.MAX_LIFETIME if began_before else CloseReason.SHUTDOWN)
+
+
+async def test_a_drain_is_spread_evenly_within_the_grace() -> None:
+    """With ``drain_spread`` streams are told one by one, the oldest first, and all end in the time of the drain."""
+
+    async def told(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        number = len(server.streams)
+        yield "one"
+        await stream.wait_closing()
+        probe.note(str(number))
+        times.append(time.monotonic())
+        yield "farewell"
+
+    times: list[float] = []
+    spread = 0.4
+    server = Server(told, SafeSSEConfig(shutdown_grace=spread, drain_spread=spread, cleanup_timeout=WAIT))
+    connections = [Connection() for _ in range(4)]
+    async with anyio.create_task_group() as tasks, server.app.lifespan():
+        for connection in connections:
+            tasks.start_soon(server.app, connection.scope, connection.receive, connection.send)
+            await connection.until(lambda got: b"one" in got.body)
+        began = time.monotonic()
+    assert [event for event in server.probe.events if event != "cleanup"] == ["1", "2", "3", "4"]
+    assert times[3] - began >= spread * 3 / 4 - 0.01
+    assert server.streams.statistics().closed == {CloseReason.SHUTDOWN: 4}
+
+
+async def test_a_server_that_cancels_leaves_a_spread_drain_its_time() -> None:
+    """A stream that is not told yet goes on, and ends as one that the shutdown has ended."""
+    server = Server(waiting, SafeSSEConfig(shutdown_grace=0.2, drain_spread=0.2))
+    connections = [Connection() for _ in range(2)]
+    async with server.app.lifespan(), anyio.create_task_group() as tasks:
+        for connection in connections:
+            tasks.start_soon(server.app, connection.scope, connection.receive, connection.send)
+            await connection.until(lambda got: b"one" in got.body)
+        server.streams.begin_drain()
+        tasks.cancel_scope.cancel()
+    assert server.streams.statistics().closed == {CloseReason.SHUTDOWN: 2}
+    assert [connection.complete for connection in connections] == [True, True]

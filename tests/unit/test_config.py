@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import pickle
 import sys
+from datetime import datetime, timedelta, timezone
 from enum import IntEnum
 from typing import Any
 
 import pytest
 
-from litestar_safe_sse.config import SafeSSEConfig, check_duration, check_integer, check_separator, check_text
+from litestar_safe_sse.config import PerKey, SafeSSEConfig, check_duration, check_integer, check_separator, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 DURATIONS = {
@@ -18,8 +20,10 @@ DURATIONS = {
     "ping_interval": (True, False),
     "send_timeout": (True, False),
     "max_lifetime": (True, False),
+    "reauthorize_interval": (False, False),
     "cleanup_timeout": (False, False),
     "shutdown_grace": (False, True),
+    "drain_spread": (False, True),
     "slice_timeout": (False, False),
     "retry_after": (False, True),
 }
@@ -44,13 +48,19 @@ def test_defaults_are_the_documented_ones() -> None:
         "ping_interval": 15.0,
         "send_timeout": 30.0,
         "max_lifetime": None,
+        "jitter": 0.0,
+        "expires_at": None,
+        "reauthorize": None,
+        "reauthorize_interval": 60.0,
         "cleanup_timeout": 5.0,
         "shutdown_grace": 2.0,
+        "drain_spread": 0.0,
         "retry": None,
         "buffer_size": 65536,
         "slice_timeout": 1.0,
         "retry_after": 1.0,
         "max_streams": None,
+        "admission": (),
         "on_refusal": "unavailable",
         "max_last_event_id": 1024,
         "last_event_id_query": None,
@@ -255,7 +265,7 @@ def test_check_text_returns_plain_text() -> None:
     assert (type(text), text) == (str, "é")
 
 
-@pytest.mark.parametrize("value", ["unavailable", "reconnect"])
+@pytest.mark.parametrize("value", ["unavailable", "reconnect", "oldest"])
 def test_a_choice_takes_its_values(value: Any) -> None:
     """A setting with few values takes each of them."""
     assert SafeSSEConfig(on_refusal=value).on_refusal == value
@@ -264,7 +274,7 @@ def test_a_choice_takes_its_values(value: Any) -> None:
 @pytest.mark.parametrize("value", ["", "503", None, True, 503, ["reconnect"]])
 def test_a_choice_refuses_any_other(value: Any) -> None:
     """A setting with few values refuses any other, and the error names them."""
-    with pytest.raises(InvalidFieldError, match="invalid on_refusal: must be 'unavailable' or 'reconnect', not "):
+    with pytest.raises(InvalidFieldError, match="on_refusal: must be 'unavailable', 'reconnect' or 'oldest', not "):
         SafeSSEConfig(on_refusal=value)
 
 
@@ -281,3 +291,116 @@ def test_secret_is_not_shown() -> None:
     config = SafeSSEConfig(doctor="sesame-open-thyself")
     assert config.doctor == "sesame-open-thyself"
     assert "sesame" not in repr(config)
+
+
+# Admission, lifetime and access
+
+
+def key_of(connection: Any) -> Any:
+    return connection
+
+
+async def confirm(connection: Any) -> bool:
+    return True
+
+
+class Confirms:
+    async def __call__(self, connection: Any) -> bool:
+        return True
+
+
+def test_admission_is_one_limit_or_several() -> None:
+    """What is given is kept as a tuple, so that a configuration can be made of another."""
+    limit = PerKey(key_of, 3)
+    config = SafeSSEConfig(admission=limit)
+    assert config.admission == (limit,)
+    assert SafeSSEConfig(admission=iter([limit, limit])).admission == (limit, limit)  # type: ignore[arg-type]
+    assert dataclasses.replace(config, retry=1).admission == (limit,)
+
+
+@pytest.mark.parametrize("value", [None, 3, key_of, [key_of], [PerKey(key_of), None], "x", PerKey])
+def test_admission_refuses_what_is_no_limit(value: Any) -> None:
+    """The error names the class that a limit has to be."""
+    with pytest.raises(InvalidFieldError, match="invalid admission: must be a PerKey, or a sequence of them, not "):
+        SafeSSEConfig(admission=value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"key": None}, "invalid key: must be a function of the connection, not NoneType None"),
+        ({"key": "user"}, "invalid key: must be a function, no coroutine function"),
+        ({"key": confirm}, "invalid key: must be a function, no coroutine function"),
+        ({"n": 0}, "invalid n: must be an int from 1 "),
+        ({"n": -1}, "invalid n: must be an int from 1 "),
+        ({"n": True}, "invalid n: must be an int from 1 "),
+        ({"n": 1.5}, "invalid n: must be an int from 1 "),
+        ({"on_refusal": "newest"}, "invalid on_refusal: must be 'unavailable', 'reconnect' or 'oldest', not "),
+    ],
+)
+def test_a_limit_refuses_wrong_values(options: dict[str, Any], message: str) -> None:
+    """Each error names the field and what it has to be."""
+    with pytest.raises(InvalidFieldError, match=message):
+        PerKey(**{"key": key_of, **options})
+
+
+@pytest.mark.parametrize("value", [0, 0.5, 0.999])
+def test_jitter_is_a_part(value: float) -> None:
+    """Anything from nothing to nearly all of it."""
+    assert SafeSSEConfig(jitter=value).jitter == value
+
+
+@pytest.mark.parametrize("value", [1, -0.1, math.nan, math.inf, True, "0.5", None])
+def test_jitter_refuses_what_is_no_part(value: Any) -> None:
+    """A lifetime of no time at all is none."""
+    with pytest.raises(InvalidFieldError, match="invalid jitter: must be a number from 0 up to, but not including, 1"):
+        SafeSSEConfig(jitter=value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        0,
+        1.5,
+        datetime(2030, 1, 1, tzinfo=timezone.utc),
+        datetime(2030, 1, 1, tzinfo=timezone(timedelta(hours=2))),
+        key_of,
+    ],
+)
+def test_expires_at_is_a_moment_or_a_function(value: Any) -> None:
+    """Times are absolute, and may be told by a function of the connection."""
+    assert SafeSSEConfig(expires_at=value).expires_at == value
+
+
+@pytest.mark.parametrize("value", ["2030-01-01", True, math.nan, math.inf, datetime(2030, 1, 1), timedelta(1), confirm])
+def test_expires_at_refuses_what_is_no_moment(value: Any) -> None:
+    """A ``datetime`` without a time zone would mean another moment on each machine."""
+    with pytest.raises(InvalidFieldError, match="invalid expires_at: must be "):
+        SafeSSEConfig(expires_at=value)
+
+
+@pytest.mark.parametrize("value", [None, confirm, Confirms(), functools.partial(confirm)])
+def test_reauthorize_is_an_async_function(value: Any) -> None:
+    """Anything that is one when it is called."""
+    assert SafeSSEConfig(reauthorize=value).reauthorize is value
+
+
+@pytest.mark.parametrize("value", [key_of, "x", True, lambda _: True])
+def test_reauthorize_refuses_any_other(value: Any) -> None:
+    """One that is not async could block the event loop of all streams."""
+    with pytest.raises(InvalidFieldError, match="invalid reauthorize: must be an async function, or None, not "):
+        SafeSSEConfig(reauthorize=value)
+
+
+@pytest.mark.parametrize("value", [(0, 0), (1000, 1000), (1000, 5000), (0, 2**63 - 1)])
+def test_retry_may_be_drawn(value: tuple[int, int]) -> None:
+    """The least and the most are kept."""
+    assert SafeSSEConfig(retry=value).retry == value
+
+
+@pytest.mark.parametrize("value", [(), (1,), (1, 2, 3), (2, 1), (-1, 2), (1.0, 2), (True, 2), (1, 2**63), [1, 2]])
+def test_retry_refuses_what_cannot_be_drawn(value: Any) -> None:
+    """Two counts of milliseconds, in order."""
+    with pytest.raises(InvalidFieldError, match="invalid retry: must be "):
+        SafeSSEConfig(retry=value)
