@@ -157,6 +157,7 @@ COVERED_BY = (
     "tests/integration",
     "tests/servers",
     "tests/sources",
+    "tests/view",
     "--deselect=tests/sources/test_resume.py",
     "--deselect=tests/sources/test_queue_delivery.py",
     "--deselect=tests/sources/test_redis_leaks.py",

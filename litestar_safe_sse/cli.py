@@ -108,7 +108,7 @@ def doctor(url: str, direct: str | None, only: list[str], skip: list[str], as_js
     healthy, 1 if it is sick, and 2 if that could not be told.
     """
     need_library()
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # which an application that was loaded has lowered
+    quieten()
     try:
         report = anyio.run(run_doctor, url, direct, only, skip, options)
     except BaseException as error:
@@ -118,6 +118,41 @@ def doctor(url: str, direct: str | None, only: list[str], skip: list[str], as_js
     else:
         show(report)
     sys.exit(exit_code(report))
+
+
+@sse_group.command()
+@click.argument("url")
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    callback=parse_headers,
+    metavar="'NAME: VALUE'",
+    help="What the guards of the view want; may be repeated.",
+)
+@click.option("--cacert", metavar="FILE", help="Certificates to trust in place of the system's.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def streams(url: str, headers: dict[str, str], cacert: str | None, as_json: bool) -> None:
+    """Lists the live streams of an application, and the last that ended.
+
+    URL is that of its StreamsView: of the application's root, if the view is at /_sse/streams. Of several processes
+    those are listed that were met. Exits with 2 if the view does not answer.
+    """
+    need_library()
+    quieten()
+    from litestar_safe_sse._view.asking import ask_streams
+    from litestar_safe_sse._view.rendering import render
+
+    try:
+        snapshots = anyio.run(ask_streams, url, headers, cacert)
+    except BaseException as error:
+        fail(error)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(snapshots), indent=2).decode())
+    else:
+        from rich.console import Console
+
+        render(snapshots, Console())
 
 
 async def run_doctor(
@@ -157,6 +192,11 @@ def need_library() -> None:
         import httpx  # noqa: F401
     except ImportError as error:
         fail(MissingExtraError("httpx is needed: pip install 'litestar-safe-sse[cli]'"), error)
+
+
+def quieten() -> None:
+    """Has each request not told of, whatever the application that was loaded has set up."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def fail(error: BaseException, cause: BaseException | None = None) -> NoReturn:

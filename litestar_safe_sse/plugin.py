@@ -26,6 +26,7 @@ from litestar_safe_sse.dependencies import KEY, check_parameters, provide_stream
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.handlers import SSERouteHandler, describe_stream
 from litestar_safe_sse.response import SafeServerSentEvent
+from litestar_safe_sse.view import StreamsView
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -48,21 +49,27 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         config: The settings; the defaults unless given.
         adopt: Whether handlers that answer with another response of the type ``text/event-stream`` have it served by
             our stream too: Litestar's ``ServerSentEvent`` and ``Stream``, and those that libraries make of them.
+        view: A page of the live streams, for those who pass its guards; ``None`` for none.
 
     Attributes:
         config: The settings.
         streams: The registry of the live streams.
     """
 
-    def __init__(self, config: SafeSSEConfig | None = None, *, adopt: bool = False) -> None:
+    def __init__(
+        self, config: SafeSSEConfig | None = None, *, adopt: bool = False, view: StreamsView | None = None
+    ) -> None:
         if config is not None and not isinstance(config, SafeSSEConfig):
             raise InvalidFieldError("config", f"{type(config).__name__} is no SafeSSEConfig; give one, or None")
         if adopt not in (True, False):
             raise InvalidFieldError("adopt", f"must be a bool, not {adopt!r}")
+        if view is not None and not isinstance(view, StreamsView):
+            raise InvalidFieldError("view", f"{type(view).__name__} is no StreamsView; give one, or None")
         self.config = config or SafeSSEConfig()
         super().__init__(StreamRegistry(self.config))
         self._app_config: AppConfig | None = None
         self._adopter = Adopter() if adopt else None
+        self._view = view
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Extends the application's configuration; called by Litestar."""
@@ -82,9 +89,20 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
             from litestar_safe_sse._doctor.route import make_doctor_router
 
             app_config.route_handlers.append(make_doctor_router(self.config, self.config.doctor))
+        if self._view is not None:
+            self._show(self._view, app_config)
         self._app_config = app_config
         app_config.on_shutdown.append(self.streams.stop)  # after the hooks of the application
         return app_config
+
+    def _show(self, view: StreamsView, app_config: AppConfig) -> None:
+        from litestar_safe_sse._view.records import Records, RememberRequest
+        from litestar_safe_sse._view.route import make_view_router
+
+        records = Records(self.streams, view.who)
+        self.streams.observe(records)
+        app_config.middleware.insert(0, DefineMiddleware(RememberRequest, records=records))
+        app_config.route_handlers.append(make_view_router(view, records))
 
     def on_cli_init(self, cli: Group) -> None:
         """Adds the commands of ``litestar sse``; called by Litestar."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-for part in ("core", "docs", "doctor", "example", "integration", "litestar", "servers", "sources", "unit"):
+for part in ("core", "docs", "doctor", "example", "integration", "litestar", "servers", "sources", "unit", "view"):
     pytest.register_assert_rewrite(f"tests.{part}")  # so that a helper's assertion tells what it has seen
 
 SERVER = re.compile(r"\[(?:\w+-)*?((?:uvicorn|granian|hypercorn|daphne)(?:-(?:h\d+|httptools|asyncio|uvloop|trio))*)")

@@ -20,7 +20,7 @@ from litestar_safe_sse._doctor.reading import Reading
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-__all__ = ("Deployment", "root_of")
+__all__ = ("Deployment", "check_url", "root_of", "trust")
 
 MAX_AT_ONCE = 16
 """Connections by which the process is looked for that knows a stream."""
@@ -35,14 +35,24 @@ def root_of(url: str) -> str:
     Raises:
         CannotTellError: It is no URL that can be asked.
     """
+    parsed = check_url(url)
+    path = parsed.path.rstrip("/").removesuffix(PATH)
+    return str(parsed.copy_with(path=path, query=None, fragment=None)).rstrip("/")
+
+
+def check_url(url: str) -> httpx.URL:
+    """Returns a URL that can be asked.
+
+    Raises:
+        CannotTellError: It is none.
+    """
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError):
         parsed = httpx.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host or "%" in parsed.host:
         raise CannotTellError(f"{url!r} is no URL of a deployment; give one such as https://example.org/api")
-    path = parsed.path.rstrip("/").removesuffix(PATH)
-    return str(parsed.copy_with(path=path, query=None, fragment=None)).rstrip("/")
+    return parsed
 
 
 class Deployment:
@@ -60,12 +70,7 @@ class Deployment:
     ) -> None:
         self.url = root_of(url)
         self._headers = {"User-Agent": "litestar-sse-doctor", **(headers or {}), SECRET_HEADER: secret}
-        try:
-            self._trust = ssl.create_default_context(cafile=authorities)
-        except (OSError, ssl.SSLError) as error:
-            raise CannotTellError(
-                f"--cacert {authorities} can't be read ({error}); give a file of PEM certificates"
-            ) from error
+        self._trust = trust(authorities)
 
     @asynccontextmanager
     async def client(self, *, http2: bool = True) -> AsyncIterator[httpx.AsyncClient]:
@@ -184,6 +189,20 @@ class Deployment:
             return msgspec.json.decode(response.content, type=VisitReport)
         except (httpx.HTTPError, msgspec.DecodeError):
             return VisitReport()
+
+
+def trust(authorities: str | None) -> ssl.SSLContext:
+    """Returns what certificates are checked by.
+
+    Raises:
+        CannotTellError: The file can't be read.
+    """
+    try:
+        return ssl.create_default_context(cafile=authorities)
+    except (OSError, ssl.SSLError) as error:
+        raise CannotTellError(
+            f"--cacert {authorities} can't be read ({error}); give a file of PEM certificates"
+        ) from error
 
 
 def has_http2() -> bool:

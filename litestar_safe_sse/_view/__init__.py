@@ -1,0 +1,1 @@
+"""What ``StreamsView`` shows, and the route that shows it."""

@@ -1,0 +1,160 @@
+"""What is known of the live streams, and of the last that ended."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence  # of what is decoded again
+from contextvars import ContextVar
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from litestar import Request
+from litestar.enums import ScopeType
+from msgspec import Struct
+
+from litestar_safe_sse._core.state import CloseReason, StreamState
+from litestar_safe_sse._core.statistics import Observer, RegistryStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from litestar.types import ASGIApp, Receive, Scope, Send
+
+    from litestar_safe_sse._core.registry import StreamRegistry
+    from litestar_safe_sse._core.statistics import ObservedStream
+
+__all__ = ("RecordedStream", "Records", "RememberRequest", "Snapshot")
+
+SHOWN = 1000
+"""Live streams that are told of, the oldest."""
+
+KEPT = 100
+"""Streams that have ended and are told of, the last."""
+
+
+class RecordedStream(Struct, frozen=True, kw_only=True):
+    """One stream.
+
+    Attributes:
+        id: Its identifier.
+        handler: The name of the handler.
+        path: What was asked for, without the query.
+        who: Whom it belongs to.
+        state: What it is doing.
+        reason: Why it ended or is ending.
+        age: Seconds since it was made; of one that has ended, until then.
+        events: Events and comments, heartbeats included.
+        heartbeats: Heartbeats among them.
+        pending: Bytes that wait for the writer.
+        ended: When it ended, in seconds since 1970; ``None`` while it lives.
+    """
+
+    id: str
+    handler: str
+    path: str
+    who: str
+    state: StreamState
+    reason: CloseReason | None
+    age: float
+    events: int
+    heartbeats: int
+    pending: int
+    ended: float | None = None
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """The streams of one process at one moment.
+
+    Attributes:
+        process: Its number; each process knows its own streams only.
+        counts: The figures of the registry.
+        streams: The live streams.
+        ended: The last that ended, the latest first.
+    """
+
+    process: int
+    counts: RegistryStatistics
+    streams: Sequence[RecordedStream]
+    ended: Sequence[RecordedStream]
+
+
+class Records(Observer):
+    """Remembers whose the live streams are, and how the last ended.
+
+    Args:
+        registry: The streams.
+        who: Tells of a request whose it is.
+    """
+
+    def __init__(self, registry: StreamRegistry, who: Callable[[Request[Any, Any, Any]], str]) -> None:
+        self.registry = registry
+        self.scope: ContextVar[Scope | None] = ContextVar("scope", default=None)
+        """That of the request in whose task a stream is made."""
+        self._who = who
+        self._callers: dict[str, tuple[str, str]] = {}
+        self._ended: deque[RecordedStream] = deque(maxlen=KEPT)
+
+    def stream_opened(self, stream: ObservedStream) -> None:
+        """Remembers whose it is."""
+        scope = self.scope.get()
+        if scope is not None:
+            self._callers[stream.id] = scope["path"], self._tell(Request(scope))
+
+    def stream_closed(self, stream: ObservedStream) -> None:
+        """Remembers how it ended."""
+        self._ended.appendleft(self._record(stream, time.time()))
+        self._callers.pop(stream.id, None)
+
+    def stream_refused(self, handler: str, why: str) -> None:
+        """Is counted by the registry."""
+
+    def stream_sent(self, stream: ObservedStream, size: int, *_: int) -> None:
+        """Is in the stream's own figures."""
+
+    def snapshot(self) -> Snapshot:
+        """Returns what is known at this moment."""
+        return Snapshot(
+            process=os.getpid(),
+            counts=self.registry.statistics(),
+            streams=[self._record(stream) for stream in islice(self.registry, SHOWN)],
+            ended=list(self._ended),
+        )
+
+    def _tell(self, request: Request[Any, Any, Any]) -> str:
+        try:
+            return str(self._who(request))
+        except Exception as error:  # an observer must not raise: the stream would not be opened
+            return f"unknown: {error!r}"
+
+    def _record(self, stream: ObservedStream, ended: float | None = None) -> RecordedStream:
+        found = stream.statistics()
+        path, who = self._callers.get(stream.id, ("", "unknown"))
+        return RecordedStream(
+            id=stream.id,
+            handler=stream.handler,
+            path=path,
+            who=who,
+            state=found.state,
+            reason=found.close_reason,
+            age=found.age,
+            events=found.events,
+            heartbeats=found.heartbeats,
+            pending=found.bytes_pending,
+            ended=ended,
+        )
+
+
+class RememberRequest:
+    """Middleware by which it is known in whose request a stream is made."""
+
+    def __init__(self, app: ASGIApp, records: Records) -> None:
+        self.app = app
+        self.records = records
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if scope["type"] == ScopeType.HTTP:
+            self.records.scope.set(scope)
+        await self.app(scope, receive, send)

@@ -1,0 +1,1 @@
+"""The view of the live streams, as JSON, in a browser and in a terminal."""

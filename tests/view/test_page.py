@@ -1,0 +1,120 @@
+"""The page in a real browser, and the list in a terminal, of a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.bounds import START, WAIT
+from tests.example.processes import CHROMIUM
+from tests.servers.kinds import KINDS
+from tests.servers.processes import running
+from tests.view.app import AUTHORIZATION
+
+PATH = "/_sse/streams"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("view")
+    with running(KINDS["uvicorn-h1-httptools-uvloop"], directory, app="tests.view.app:app") as server:
+        yield f"http://127.0.0.1:{server.address[1]}"
+
+
+@contextlib.contextmanager
+def opened(url: str, path: str, who: str) -> Iterator[Iterator[str]]:
+    """A stream whose first event has come, by lines."""
+    with httpx.stream("GET", f"{url}{path}", params={"who": who}, timeout=WAIT) as response:
+        lines = response.iter_lines()
+        assert next(lines) == "data: first"
+        yield lines
+
+
+@pytest.fixture
+def page(browser: BrowserContext, url: str) -> Iterator[Page]:
+    """The page. Whatever it writes to the console or loads from elsewhere fails the test."""
+    page = browser.new_page()
+    page.set_extra_http_headers({"Authorization": AUTHORIZATION})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(url) else complaints.append(request.url))
+    page.goto(f"{url}{PATH}/page.html")
+    expect(page.get_by_role("status")).to_have_text("live")
+    yield page
+    page.close()
+    assert [complaint for complaint in complaints if not complaint.startswith("data:")] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
+def test_streams_come_and_go_on_the_page(page: Page, url: str) -> None:
+    """Without its being loaded again; what clients say of themselves is shown as text."""
+    live, ended = page.locator("#live tr"), page.locator("#ended tr")
+    with opened(url, "/jobs", "<b>ann</b>"):
+        row = live.filter(has_text="/jobs")
+        expect(row).to_have_count(1)
+        expect(row).to_contain_text("<b>ann</b>")
+        expect(row).to_contain_text("open")
+    expect(live.filter(has_text="/jobs")).to_have_count(0)
+    expect(ended.filter(has_text="<b>ann</b>")).to_contain_text("client_disconnected")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
+def test_buttons_close_streams(page: Page, url: str) -> None:
+    """One, or all of a handler, which the clients see as a proper end."""
+    live, ended = page.locator("#live tr"), page.locator("#ended tr")
+    with opened(url, "/jobs", "one") as one, opened(url, "/news", "two"), opened(url, "/news", "three"):
+        live.filter(has_text="one").get_by_role("button", name="Close", exact=True).click()
+        assert set(one) == {""}
+        live.filter(has_text="two").get_by_role("button", name="Close all").click()
+        for who in ("one", "two", "three"):
+            expect(ended.filter(has_text=who)).to_contain_text("closed")
+            expect(live.filter(has_text=who)).to_have_count(0)
+    expect(page.get_by_role("status")).to_have_text("live")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "litestar_safe_sse.cli", "streams", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=START)
+
+
+def test_streams_are_listed_in_a_terminal(url: str) -> None:
+    """By the same view, and as JSON for programs."""
+    header = ("--header", f"Authorization: {AUTHORIZATION}")
+    with opened(url, "/jobs", "ann"):
+        shown = run(url, *header)
+        [process] = json.loads(run(f"{url}{PATH}", *header, "--json").stdout)
+    assert shown.returncode == 0
+    assert "/jobs" in shown.stdout
+    assert [stream["who"] for stream in process["streams"] if stream["path"] == "/jobs"] == ["ann"]
+
+
+def test_every_worker_is_asked(tmp_path: Path) -> None:
+    """Each knows its own streams only."""
+    with running(KINDS["uvicorn-h1-httptools-uvloop"], tmp_path, app="tests.view.app:app", workers=2) as server:
+        url = f"http://127.0.0.1:{server.address[1]}"
+        with opened(url, "/jobs", "ann"):
+            listed = json.loads(run(url, "--header", f"Authorization: {AUTHORIZATION}", "--json").stdout)
+    owners = [process for process in listed if process["streams"]]
+    assert len({process["process"] for process in listed}) == len(listed) <= 2
+    assert [[stream["who"] for stream in process["streams"]] for process in owners] in ([["ann"]], [])
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "says"),
+    [("", "X: y", "its guards refuse (401)"), ("/jobs?who=x", "X: y", "no answer within"), ("/none", "X: y", "404")],
+)
+def test_what_is_no_view_is_told_in_a_line(url: str, path: str, header: str, says: str) -> None:
+    """And what to do."""
+    told = run(f"{url}{path}", "--header", header)
+    assert told.returncode == 2
+    [line] = told.stderr.splitlines()
+    assert says in line
