@@ -50,6 +50,14 @@ def fast(session: nox.Session) -> None:
     session.run(*PYTEST, *(session.posargs or IN_PROCESS))
 
 
+@nox.session
+def plugins(session: nox.Session) -> None:
+    """The tests, and the types, of what is shown with other plugins of Litestar's."""
+    install(session, "plugins")
+    session.run("mypy", *map(str, [*Path("tests/plugins").glob("*.py"), *Path("docs/examples/database").glob("*.py")]))
+    session.run(*PYTEST, *(session.posargs or ["tests/plugins"]))
+
+
 @nox.session(python=False)
 def test(session: nox.Session) -> None:
     """All tests but the long ones, by the README's command; needs Redis, Node.js and Chromium."""
