@@ -25,6 +25,7 @@ from litestar_safe_sse.exceptions import (
 from litestar_safe_sse.handlers import sse
 from litestar_safe_sse.plugin import SafeSSEPlugin
 from litestar_safe_sse.response import SafeServerSentEvent
+from litestar_safe_sse.websocket import sse_websocket
 
 if TYPE_CHECKING:
     __version__: str
@@ -61,4 +62,5 @@ __all__ = (
     "StreamStatistics",
     "UndeclaredEventError",
     "sse",
+    "sse_websocket",
 )

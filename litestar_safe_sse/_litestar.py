@@ -45,6 +45,7 @@ __all__ = (
     "request_class_of",
     "return_dto_above",
     "to_asgi",
+    "websocket_class_of",
 )
 
 _PASSES_APP = "app" in inspect.signature(Response.to_asgi_response).parameters
@@ -79,6 +80,12 @@ def request_class_of(scope: Scope) -> type[Request[Any, Any, Any]]:
     handler: Any = scope["route_handler"]
     found = handler.resolve_request_class() if hasattr(handler, "ownership_layers") else handler.request_class
     return cast("type[Request[Any, Any, Any]]", found)
+
+
+def websocket_class_of(scope: Scope) -> Any:
+    """Returns the class of the WebSockets that a scope's handler is given."""
+    handler: Any = scope["route_handler"]
+    return handler.resolve_websocket_class() if hasattr(handler, "ownership_layers") else handler.websocket_class
 
 
 def chosen_status(status_code: int | None, handler: object) -> int:

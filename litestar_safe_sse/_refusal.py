@@ -7,15 +7,18 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from litestar import Response
+from litestar.enums import ScopeType
 from litestar.exceptions import (
     HTTPException,
     NotAuthorizedException,
     ServiceUnavailableException,
     TooManyRequestsException,
+    WebSocketException,
 )
 from litestar.exceptions.responses import create_exception_response
 from litestar.status_codes import HTTP_200_OK
 
+from litestar_safe_sse._core.websocket import TRY_AGAIN_LATER
 from litestar_safe_sse._handler import HEADERS
 from litestar_safe_sse.exceptions import InvalidFieldError
 
@@ -49,7 +52,7 @@ class ReconnectLater(HTTPException):
 
 def refuse(
     scope: Scope, config: SafeSSEConfig, why: str, *, is_shutdown: bool, rule: PerKey | None = None
-) -> HTTPException:
+) -> HTTPException | WebSocketException:
     """Makes the exception that refuses a stream.
 
     An ``EventSource`` gives up for good on a 503, as on any status but 200. At a shutdown another process takes over,
@@ -62,6 +65,8 @@ def refuse(
         is_shutdown: Whether it is refused because of a shutdown.
         rule: The limit of its key, if that was reached.
     """
+    if scope["type"] == ScopeType.WEBSOCKET:
+        return WebSocketException(detail=why, code=TRY_AGAIN_LATER)
     on_refusal = (None if rule is None else rule.on_refusal) or config.on_refusal
     headers: dict[str, str] = {}
     if is_shutdown and scope["http_version"].startswith("1"):

@@ -22,15 +22,17 @@ from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from litestar.exceptions import HTTPException
-    from litestar.types import Scope, Send
+    from litestar.exceptions import HTTPException, WebSocketException
+    from litestar.types import Scope
 
     from litestar_safe_sse._core.buffer import BlockEncoder
     from litestar_safe_sse._core.registry import LoopState, StreamRegistry
     from litestar_safe_sse._core.stream import Stream
+    from litestar_safe_sse._core.websocket import WebSocketChannel
     from litestar_safe_sse.config import PerKey, SafeSSEConfig
+    from litestar_safe_sse.context import StreamContext
 
-__all__ = ("SLOT", "Slot", "SlotSource")
+__all__ = ("SLOT", "Slot", "SlotSource", "WebSocketSlot")
 
 SLOT = "_litestar_safe_sse"
 """The key of the request's slot in the ``state`` of its scope, which survives a middleware's copy of the scope."""
@@ -76,7 +78,9 @@ class Slot:
 
     __slots__ = ("_loop", "_source", "_unused", "has_failed", "is_guarded", "receiver", "registry", "send", "stream")
 
-    def __init__(self, source: SlotSource, receiver: Receiver, send: Send, *, is_guarded: bool = True) -> None:
+    def __init__(
+        self, source: SlotSource, receiver: Receiver | WebSocketChannel, send: Any, *, is_guarded: bool = True
+    ) -> None:
         self._source = source
         self.registry = source.streams
         self.receiver = receiver
@@ -203,7 +207,9 @@ class Slot:
         request_class = request_class_of(scope) if "route_handler" in scope else Request
         return request_class(scope, self.receiver.receive, self.send)
 
-    def _refuse(self, scope: Scope, why: str, *, is_shutdown: bool, rule: PerKey | None = None) -> HTTPException:
+    def _refuse(
+        self, scope: Scope, why: str, *, is_shutdown: bool, rule: PerKey | None = None
+    ) -> HTTPException | WebSocketException:
         if is_shutdown:
             close_after_response(self.send)
         return refuse(scope, self.registry.config, why, is_shutdown=is_shutdown, rule=rule)
@@ -215,3 +221,15 @@ class Slot:
         except Exception as exc:
             logger = self.registry.logger or logging.getLogger("litestar_safe_sse")
             logger.warning(f"SSE stream that was never started: its body failed to close: {exc!r}")
+
+
+class WebSocketSlot(Slot):
+    """What one WebSocket has of the plugin."""
+
+    __slots__ = ("channel", "context")
+
+    def __init__(self, source: SlotSource, channel: WebSocketChannel) -> None:
+        super().__init__(source, channel, channel.send)
+        self.channel = channel
+        self.context: StreamContext | None = None
+        """What the handler sees of the stream, if it asks for it: it is told what the client resumes after."""

@@ -12,12 +12,13 @@ from urllib.parse import parse_qsl
 
 from litestar.di import Provide
 from litestar.enums import ScopeType
-from litestar.exceptions import ClientException, ImproperlyConfiguredException
+from litestar.exceptions import ClientException, ImproperlyConfiguredException, WebSocketException
 from litestar.utils.signature import ParsedSignature
 
 from litestar_safe_sse._core.encoding import decode_last_event_id
-from litestar_safe_sse._litestar import dependencies_of, request_class_of
-from litestar_safe_sse._slot import Slot
+from litestar_safe_sse._core.websocket import INVALID_MESSAGE
+from litestar_safe_sse._litestar import dependencies_of, request_class_of, websocket_class_of
+from litestar_safe_sse._slot import SLOT, Slot, WebSocketSlot
 from litestar_safe_sse.context import Injected, StreamContext
 from litestar_safe_sse.exceptions import (
     InvalidFieldError,
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = ("KEY", "StreamProvide", "check_parameters", "provide_stream", "warn_of_short_lives")
 
+QUERY = "last_event_id"
+"""The query parameter that the client of a WebSocket resumes by, unless the configuration names one: pages can't set
+its headers."""
+
 KEY = "stream"
 """The name of the parameter that a stream's context is injected as."""
 
@@ -53,11 +58,35 @@ def provide_stream(scope: Scope) -> StreamContext:
         HTTPException: If the stream is refused.
     """
     if scope["type"] != ScopeType.HTTP:
-        raise OutsideRequestError("a StreamContext belongs to an HTTP request; a WebSocket has no event stream")
+        return provide_stream_of_websocket(scope)
     slot = Slot.of(scope)
     last_event_id = last_event_id_of(scope, slot.registry.config)
     request_class = request_class_of(scope)
     return StreamContext(slot.admit(scope), request_class(scope, slot.receiver.receive, slot.send), last_event_id)
+
+
+def provide_stream_of_websocket(scope: Scope) -> StreamContext:
+    """Makes the context of a WebSocket's stream.
+
+    Raises:
+        OutsideRequestError: If the handler has none.
+        WebSocketException: If the client named an ID that no event can have had, or the stream is refused.
+    """
+    slot: Slot | None = scope["state"].get(SLOT)
+    if not isinstance(slot, WebSocketSlot):
+        raise OutsideRequestError(
+            "a StreamContext belongs to a stream, which a handler of @websocket has none of; use @sse_websocket"
+        )
+    config = slot.registry.config
+    try:
+        last_event_id = last_event_id_of(
+            scope, replace(config, last_event_id_query=config.last_event_id_query or QUERY)
+        )
+    except ClientException as error:
+        raise WebSocketException(detail=error.detail, code=INVALID_MESSAGE) from error
+    socket = websocket_class_of(scope)(scope, slot.channel.receive, slot.channel.send)
+    slot.context = StreamContext(slot.admit(scope), socket, last_event_id)
+    return slot.context
 
 
 class StreamProvide(Provide):

@@ -18,7 +18,7 @@ from litestar_safe_sse._litestar import handler_from, return_dto_above
 from litestar_safe_sse._openapi import EventSchema, describe_events, operation_of
 from litestar_safe_sse._options import HandlerOptions, Options, ResponseOptions
 from litestar_safe_sse._typed import TypedEncoder
-from litestar_safe_sse.config import check_duration
+from litestar_safe_sse.config import check_duration, check_name
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.response import SafeServerSentEvent
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from litestar.connection import ASGIConnection
     from litestar.dto.data_structures import DTOFieldDefinition
     from litestar.enums import HttpMethod
+    from litestar.handlers import BaseRouteHandler
     from litestar.openapi import OpenAPIConfig
     from litestar.openapi.spec import Reference, Schema
     from litestar.types import Method, TypeEncodersMap
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     Methods = HttpMethod | Method | Sequence[HttpMethod | Method]
     DTO = type[AbstractDTO[Any]]
 
-__all__ = ("SSERouteHandler", "describe_stream", "sse")
+__all__ = ("SSERouteHandler", "TypedStream", "check_generator", "describe_stream", "dtos_for", "sse")
 
 PREFETCH = 0.5
 """Seconds that the headers wait for the first event: enough for a refusal by a database or by another service, and too
@@ -68,6 +69,7 @@ def sse(
     method: Methods = "GET",
     prefetch: float = PREFETCH,
     validate: bool | None = None,
+    websocket: str | None = None,
     **options: Unpack[Options],
 ) -> Callable[[Callable[P, EventsT]], SSERouteHandler[P, EventsT]]:
     """Makes a handler of a generator function: what it yields is the stream, answered 200 unless told otherwise.
@@ -82,6 +84,8 @@ def sse(
         prefetch: Seconds that the headers wait for the first event at most. An exception that comes before is answered
             with an error, by Litestar's exception handlers, as that of any handler. 0 for not at all.
         validate: Whether to refuse what the annotation does not name; in debug mode unless given.
+        websocket: The path of a WebSocket that streams the same, with the same guards, middleware and dependencies;
+            below that of the router or controller, as ``path`` is. ``None`` for none.
         **options: Those of ``SafeServerSentEvent``, and those of Litestar's handlers.
 
     Returns:
@@ -90,14 +94,14 @@ def sse(
     Raises:
         InvalidFieldError: If an option is unknown or has a wrong value, or the function is no generator function.
     """
-    answer = _answer(prefetch, validate, options)
+    answer = _answer(prefetch, validate, websocket, options)
     handling: dict[str, Any] = {
         name: value for name, value in options.items() if name in HandlerOptions.__annotations__
     }
     handling.setdefault("status_code", 200)
 
     def decorate(fn: Callable[P, EventsT]) -> SSERouteHandler[P, EventsT]:
-        _check_generator(fn)
+        check_generator(fn)
         return handler_from(  # type: ignore[no-any-return]
             SSERouteHandler,
             fn,
@@ -110,10 +114,12 @@ def sse(
     return decorate
 
 
-def _answer(prefetch: float, validate: bool | None, options: Options) -> type[StreamDTO]:
+def _answer(prefetch: float, validate: bool | None, websocket: str | None, options: Options) -> type[StreamDTO]:
     check_duration("prefetch", prefetch, zero=True)
     if validate not in (True, False, None):
         raise InvalidFieldError("validate", f"must be a bool, or None, not {validate!r}")
+    if websocket is not None:
+        check_name("websocket", websocket)
     for name in options:
         if name not in _OPTIONS:
             raise InvalidFieldError(
@@ -124,6 +130,7 @@ def _answer(prefetch: float, validate: bool | None, options: Options) -> type[St
     namespace = {
         "prefetch": prefetch,
         "validate": validate,
+        "websocket": websocket,
         "options": response,
         "item_dto": options.get("return_dto", Empty),
         "streams": {},
@@ -134,7 +141,7 @@ def _answer(prefetch: float, validate: bool | None, options: Options) -> type[St
 _OPTIONS = ResponseOptions.__annotations__.keys() | HandlerOptions.__annotations__.keys()
 
 
-def _check_generator(fn: Any) -> None:
+def check_generator(fn: Any) -> None:
     function = inspect.unwrap(fn.func if isinstance(fn, partial) else fn)
     if not (inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)):
         raise InvalidFieldError(
@@ -188,6 +195,7 @@ class StreamDTO(AbstractDTO[Any]):
 
     prefetch: ClassVar[float]
     validate: ClassVar[bool | None]
+    websocket: ClassVar[str | None]
     options: ClassVar[dict[str, Any]]
     item_dto: ClassVar[Any]
     streams: ClassVar[dict[str, TypedStream]]
@@ -258,13 +266,13 @@ def describe_stream(handler: HTTPRouteHandler, config_of: Callable[[], OpenAPICo
     if isinstance(handler, SSERouteHandler):
         answer: type[StreamDTO] = handler.return_dto  # type: ignore[assignment]
         declared = Declared(returned.raw, str(handler))
-        answer.streams[handler.handler_id] = TypedStream(declared, _dtos(handler, declared, answer.item_dto))
+        answer.streams[handler.handler_id] = TypedStream(declared, dtos_for(handler, declared, answer.item_dto))
     elif not returned.is_subclass_of(SafeServerSentEvent):
         return
     handler.operation_class = operation_of(handler.operation_class, handler.status_code, config_of)
 
 
-def _dtos(handler: HTTPRouteHandler, declared: Declared, given: Any) -> dict[type, DTO]:
+def dtos_for(handler: BaseRouteHandler, declared: Declared, given: Any) -> dict[type, DTO]:
     """Finds the DTOs that are for events of a handler, by the class of the items."""
     found: dict[type, DTO] = {}
     for event in dict.fromkeys(event.kind for event in (*declared.items, *declared.data)):

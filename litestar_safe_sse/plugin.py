@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from litestar.di import Provide
 from litestar.enums import ScopeType
@@ -17,9 +17,10 @@ from litestar_safe_sse._adopt import Adopter
 from litestar_safe_sse._core.receiving import Receiver
 from litestar_safe_sse._core.registry import StreamRegistry
 from litestar_safe_sse._core.state import CloseReason
+from litestar_safe_sse._core.websocket import WebSocketChannel
 from litestar_safe_sse._litestar import chosen_status, logger_of
 from litestar_safe_sse._refusal import ReconnectLater, answer_refusal
-from litestar_safe_sse._slot import SLOT, Slot, SlotSource
+from litestar_safe_sse._slot import SLOT, Slot, SlotSource, WebSocketSlot
 from litestar_safe_sse.config import SafeSSEConfig
 from litestar_safe_sse.context import StreamContext
 from litestar_safe_sse.dependencies import KEY, check_parameters, provide_stream, warn_of_short_lives
@@ -27,6 +28,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.handlers import SSERouteHandler, describe_stream
 from litestar_safe_sse.response import SafeServerSentEvent
 from litestar_safe_sse.view import StreamsView
+from litestar_safe_sse.websocket import SSEWebSocketHandler, handler_beside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -70,6 +72,7 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         self._app_config: AppConfig | None = None
         self._adopter = Adopter() if adopt else None
         self._view = view
+        self._with_websocket: set[str] = set()
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Extends the application's configuration; called by Litestar."""
@@ -131,8 +134,19 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
                     self._adopter.adopt(handler)
                 if streams(handler, adopting=self._adopter is not None):
                     warn_of_short_lives(handler)
+                if isinstance(handler, SSERouteHandler):
+                    self._register_beside(handler)
         elif isinstance(route, WebSocketRoute):
             check_parameters(route.route_handler)
+            if isinstance(route.route_handler, SSEWebSocketHandler):
+                route.route_handler.endpoint.describe(route.route_handler)
+
+    def _register_beside(self, handler: SSERouteHandler[Any, Any]) -> None:
+        """Registers the WebSocket that a handler of ``@sse`` has asked for: once, though it may have several paths."""
+        path: str | None = handler.return_dto.websocket  # type: ignore[union-attr]
+        if path is not None and handler.handler_id not in self._with_websocket:
+            self._with_websocket.add(handler.handler_id)
+            handler.app.register(handler_beside(handler, path))
 
     def _openapi_config(self) -> OpenAPIConfig | None:
         """Returns how the document is made: whatever other plugins have made of it."""
@@ -173,14 +187,22 @@ class StreamGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        if scope["type"] != ScopeType.HTTP:
+        is_websocket = scope["type"] != ScopeType.HTTP
+        if is_websocket and not isinstance(scope["route_handler"], SSEWebSocketHandler):
             await self.app(scope, receive, send)
             return
         registry = self.source.streams
         if registry.logger is None:  # a server that runs no lifespan
             registry.logger = logger_of(scope["litestar_app"])
-        receiver = Receiver.of(receive, registry.config.buffer_size)
-        slot = scope["state"][SLOT] = Slot(self.source, receiver, send)
+        receiver: Receiver | WebSocketChannel
+        if is_websocket:
+            receiver = WebSocketChannel(receive, send)
+            send = receiver.send
+            slot: Slot = WebSocketSlot(self.source, receiver)
+        else:
+            receiver = Receiver.of(receive, registry.config.buffer_size)
+            slot = Slot(self.source, receiver, send)
+        scope["state"][SLOT] = slot
         try:
             await self.app(scope, receiver.receive, send)
         except Exception as exc:

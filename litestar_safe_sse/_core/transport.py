@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from litestar_safe_sse._core.receiving import Receiver
+from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.timing import FINAL_SEND_TIMEOUT
 from litestar_safe_sse._servers.connections import Connection
 from litestar_safe_sse._servers.endings import close_after_response, cut_response
@@ -44,12 +45,12 @@ class Transport(Protocol):
     async def send(self, chunk: bytes) -> None:
         """Sends whole events; called after :meth:`start`."""
 
-    async def end(self, *, failed: bool, draining: bool) -> None:
+    async def end(self, *, failed: bool, reason: CloseReason | None) -> None:
         """Ends the response so that the client can tell whether it has all of it.
 
         Args:
             failed: Whether there should have been more.
-            draining: Whether the server has been stopped, so that the client is to come back elsewhere.
+            reason: Why the stream ends.
         """
 
     def wait_left(self) -> Coroutine[Any, Any, None]:
@@ -100,11 +101,11 @@ class HTTPTransport:
         if self._flow_control is not None:
             await self._flow_control.drain()
 
-    async def end(self, *, failed: bool, draining: bool) -> None:
+    async def end(self, *, failed: bool, reason: CloseReason | None) -> None:
         """Ends the body; one that has failed is cut instead, which tells the client that events are missing."""
         ends_after_error = self._flow_control is not None and self._flow_control.ends_after_error
         self.release()
-        if draining:
+        if reason is CloseReason.SHUTDOWN:  # the client is to come back elsewhere
             close_after_response(self._send)
         if not failed or ends_after_error:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})

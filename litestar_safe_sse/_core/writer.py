@@ -122,8 +122,7 @@ class Writer:
         if buffer.state is not BufferState.DROPPED or self._life.reason is CloseReason.REVOKED:
             self._has_begun = True
             self._sent_at, self._sending = monotonic(), True
-            draining = self._life.reason is CloseReason.SHUTDOWN
-            await transport.end(failed=self._life.is_cut_short, draining=draining)
+            await transport.end(failed=self._life.is_cut_short, reason=self._life.reason)
             self._sending = False
 
     async def write_on(self) -> None:

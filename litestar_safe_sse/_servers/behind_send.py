@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("behind", "daphne_request", "module_of_owner")
+__all__ = ("behind", "daphne_request", "daphne_websocket", "module_of_owner")
 
 _DEPTH = 32
 """Wrappers around ``send`` that are looked behind."""
@@ -57,8 +57,21 @@ def module_of_owner(method: object) -> str:
 
 def daphne_request(candidate: Any) -> Any:
     """Returns the request that a ``send`` of Daphne's is for, as long as it has a channel; else ``None``."""
+    request = _served_by_daphne(candidate)
+    if getattr(request, "channel", None) is not None and hasattr(request, "registerProducer"):
+        return request
+    return None
+
+
+def daphne_websocket(candidate: Any) -> Any:
+    """Returns the WebSocket that a ``send`` of Daphne's is for, as long as it has a transport; else ``None``."""
+    protocol = _served_by_daphne(candidate)
+    if getattr(protocol, "transport", None) is not None and hasattr(protocol, "sendMessage"):
+        return protocol
+    return None
+
+
+def _served_by_daphne(candidate: Any) -> Any:
     if isinstance(candidate, functools.partial) and module_of_owner(candidate.func) == "daphne.server":
-        request = candidate.args[0]
-        if getattr(request, "channel", None) is not None and hasattr(request, "registerProducer"):
-            return request
+        return candidate.args[0]
     return None

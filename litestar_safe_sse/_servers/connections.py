@@ -18,7 +18,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse._servers.behind_send import behind, daphne_request, module_of_owner
+from litestar_safe_sse._servers.behind_send import behind, daphne_request, daphne_websocket, module_of_owner
 from litestar_safe_sse._servers.sockets import Addresses, connected, shut
 from litestar_safe_sse._servers.stalls import StallSearch
 
@@ -213,7 +213,7 @@ def _drop(connections: Iterable[Connection]) -> list[Connection]:
 def _transport_of(candidate: Any) -> Transport | None:
     """Returns the transport that something behind ``send`` writes to, if it is a server's."""
     module = module_of_owner(candidate)
-    if module.startswith("uvicorn.protocols.http."):
+    if module.startswith(("uvicorn.protocols.http.", "uvicorn.protocols.websockets.")):
         return _of_asyncio(getattr(candidate.__self__, "transport", None))
     if module == "hypercorn.asyncio.tcp_server":
         return _of_asyncio(getattr(getattr(candidate.__self__, "writer", None), "transport", None))
@@ -221,6 +221,8 @@ def _transport_of(candidate: Any) -> Transport | None:
         return _of_trio(getattr(candidate.__self__, "stream", None))
     if (request := daphne_request(candidate)) is not None:
         return _of_twisted(getattr(request.channel, "transport", None))
+    if (protocol := daphne_websocket(candidate)) is not None:
+        return _of_twisted(protocol.transport)
     return None
 
 

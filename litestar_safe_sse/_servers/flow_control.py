@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse._servers.behind_send import behind, daphne_request, module_of_owner
+from litestar_safe_sse._servers.behind_send import behind, daphne_request, daphne_websocket, module_of_owner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,6 +64,22 @@ class DaphneFlowControl(FlowControl):
             request.unregisterProducer()
 
 
+class DaphneWebSocketFlowControl(DaphneFlowControl):
+    """Of a WebSocket, Twisted still takes the HTTP channel that it came by for the producer.
+
+    Told to pause, that pauses the reading, so that nobody learns any more that the client has left.
+    """
+
+    def __init__(self, protocol: Any, runtime: Runtime) -> None:
+        protocol.unregisterProducer()
+        super().__init__(protocol, runtime)
+
+    def close(self) -> None:
+        protocol, self._request = self._request, None
+        if protocol is not None and getattr(protocol, "transport", None) is not None:
+            protocol.unregisterProducer()
+
+
 class HypercornFlowControl(FlowControl):
     """The buffer of an HTTP/2 stream pauses its writer by an event that its reader sets again at once."""
 
@@ -94,7 +110,9 @@ def find_flow_control(send: Callable[..., Awaitable[None]], runtime: Runtime, li
     for candidate in behind(send):
         if (request := daphne_request(candidate)) is not None:
             return DaphneFlowControl(request, runtime)
-        if module_of_owner(candidate) == "hypercorn.protocol.http_stream":
+        if (protocol := daphne_websocket(candidate)) is not None:
+            return DaphneWebSocketFlowControl(protocol, runtime)
+        if module_of_owner(candidate) in ("hypercorn.protocol.http_stream", "hypercorn.protocol.ws_stream"):
             stream = candidate.__self__
             buffers = getattr(getattr(stream.send, "__self__", None), "stream_buffers", None)
             if isinstance(buffers, dict):

@@ -134,9 +134,11 @@ class Server:
         **settings: Those of the response.
     """
 
+    kind = App
+
     def __init__(self, body: Body, config: SafeSSEConfig = PATIENT, **settings: Any) -> None:
         self.probe = Probe()
-        self.app = App(lambda stream: body(self.probe, self._opened(stream)), config, **settings)
+        self.app = self.kind(lambda stream: body(self.probe, self._opened(stream)), config, **settings)
         self.streams = self.app.streams
 
     def _opened(self, stream: StreamContext) -> StreamContext:
