@@ -392,10 +392,19 @@ class StreamRegistry:
             self._forget_gone_loops()
             logger = self.logger or logging.getLogger("litestar_safe_sse")
             delay = exit_timeout(self.config)
-            watch = ShutdownWatch(self.begin_drain, logger, drain=self.drain, termination_delay=delay)
+            watch = ShutdownWatch(
+                self.begin_drain,
+                logger,
+                drain=self.drain,
+                termination_delay=delay,
+                has_websockets=self._has_websockets,
+            )
             loop = self._loops[runtime.key] = LoopState(runtime, watch, logger, self._on_closed)
             watch.install()
         return loop
+
+    def _has_websockets(self) -> bool:
+        return any(stream.transport is not None and stream.transport.is_websocket for stream in self)
 
     def _forget_gone_loops(self) -> None:
         """Undoes what was done for loops that ended without telling, as without a lifespan."""

@@ -35,6 +35,11 @@ class Transport(Protocol):
     """
 
     @property
+    def is_websocket(self) -> bool:
+        """Whether it is a WebSocket."""
+        ...
+
+    @property
     def connection(self) -> Connection:
         """The connection, to be dropped if the client takes nothing."""
         ...
@@ -74,6 +79,8 @@ class HTTPTransport:
     """
 
     __slots__ = ("_flow_control", "_receiver", "_scope", "_send", "_start")
+
+    is_websocket = False
 
     def __init__(
         self, scope: Message, receive: Receive, send: Send, start: Message, *, runtime: Runtime, limit: int

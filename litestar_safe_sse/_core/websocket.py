@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._servers.connections import Connection
-from litestar_safe_sse._servers.endings import Hold
+from litestar_safe_sse._servers.endings import Hold, close_websocket
 from litestar_safe_sse._servers.flow_control import find_flow_control
 from litestar_safe_sse.exceptions import SSEError
 
@@ -79,9 +79,11 @@ class WebSocketChannel:
     __slots__ = (
         "_first",
         "_first_limit",
+        "_has_stopped",
         "_is_connected",
         "_is_read",
         "_news",
+        "_reading",
         "_receive",
         "has_accepted",
         "has_ended",
@@ -95,6 +97,8 @@ class WebSocketChannel:
         self._news: anyio.Event | None = None
         self._is_connected = False
         self._is_read = False
+        self._reading: anyio.CancelScope | None = None
+        self._has_stopped = anyio.Event()
         self._first_limit: int | None = None
         """Bytes that the first message may have, while it is waited for."""
         self._first: Message | None = None
@@ -126,8 +130,10 @@ class WebSocketChannel:
             return
         if kind == "websocket.close":
             await self._accept_to_tell(message)
-            message = {**message, "reason": _shortened(message.get("reason") or "")}
             self.has_ended = True
+            message = {**message, "reason": _shortened(message.get("reason") or "")}
+            if self.has_accepted and close_websocket(self.server_send, message.get("code", 1000), message["reason"]):
+                return
         self.has_accepted |= kind == "websocket.accept"
         await self.server_send(message)
 
@@ -137,8 +143,21 @@ class WebSocketChannel:
             await self.send({"type": "websocket.accept"})
 
     async def wait_left(self) -> None:
-        """Reads until the client has left."""
+        """Reads until the client has left; for ever if it is told to stop before that."""
         self._is_read = True
+        with anyio.CancelScope() as self._reading:
+            await self._read()
+        if not self.has_left:
+            self._has_stopped.set()
+            await anyio.sleep_forever()
+
+    async def stop_reading(self) -> None:
+        """Ends the reading, which is to be done ahead of the close frame: Granian sends none while somebody reads."""
+        if self._reading is not None and not self.has_left:
+            self._reading.cancel()
+            await self._has_stopped.wait()
+
+    async def _read(self) -> None:
         while not self.has_left:
             message = await self._receive()
             self._take(message)
@@ -215,6 +234,8 @@ class WebSocketTransport:
 
     __slots__ = ("_binary", "_channel", "_flow_control", "_hold", "_runtime", "_scope", "refusal")
 
+    is_websocket = True
+
     def __init__(
         self, scope: Message, channel: WebSocketChannel, *, runtime: Runtime, limit: int, binary: bool = False
     ) -> None:
@@ -255,6 +276,7 @@ class WebSocketTransport:
         """Closes the WebSocket by the code that says why."""
         self._release_flow_control()
         why = CloseReason.ERROR if failed or reason is None else reason
+        await self._channel.stop_reading()
         code, text = self.refusal or (CLOSE_CODES.get(why, 1000), str(why))
         await self._channel.send({"type": "websocket.close", "code": code, "reason": text})
 

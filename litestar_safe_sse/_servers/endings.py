@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse._servers.behind_send import behind, daphne_request, module_of_owner
+from litestar_safe_sse._servers.behind_send import behind, daphne_request, daphne_websocket, module_of_owner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ("Hold", "close_after_response", "cut_response")
+__all__ = ("Hold", "close_after_response", "close_websocket", "cut_response")
 
 
 async def cut_response(send: Callable[..., Awaitable[None]]) -> None:
@@ -83,6 +83,25 @@ class Hold:
             vars(protocol).pop("shutdown", None)
             if self._is_asked:
                 protocol.shutdown()
+
+
+def close_websocket(send: Callable[..., Awaitable[None]], code: int, reason: str) -> bool:
+    """Closes a WebSocket of Daphne's, where a ``websocket.close`` is an error by most of the codes that are registered.
+
+    Args:
+        send: The ASGI ``send`` of the WebSocket.
+        code: Its code.
+        reason: Its text, of at most 123 bytes.
+
+    Returns:
+        Whether it has been closed; elsewhere a ``websocket.close`` does it.
+    """
+    for candidate in behind(send):
+        protocol = daphne_websocket(candidate)
+        if protocol is not None and hasattr(protocol, "sendCloseFrame"):
+            protocol.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
+            return True
+    return False
 
 
 def _set_false(owner: Any, name: str) -> None:

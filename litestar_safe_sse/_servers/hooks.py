@@ -36,6 +36,7 @@ __all__ = (
     "Site",
     "delay_termination",
     "hold_reactor",
+    "hold_websockets",
     "hook_first_step",
     "hook_signals",
     "hook_trigger",
@@ -131,6 +132,7 @@ class Site:
         has_first_step: Whether the server's first step has been hooked.
         drain: Ends everything and returns when that is done.
         termination_delay: Seconds for which a SIGTERM is put off that would have killed the process at once.
+        has_websockets: Tells whether streams are open over WebSockets.
     """
 
     notifier: Notifier
@@ -138,6 +140,7 @@ class Site:
     has_first_step: bool
     drain: Callable[[], Awaitable[None]] | None
     termination_delay: float
+    has_websockets: Callable[[], bool] = bool
 
 
 # Places
@@ -330,6 +333,36 @@ class ReactorHold:
             self._reactor.removeSystemEventTrigger(self._trigger)
 
 
+class WorkerHold:
+    """Keeps a Granian worker from its shutdown until the drain is over, if it is notified ahead of the worker."""
+
+    place = "the worker's shutdown"
+
+    def __init__(
+        self, notifier: Notifier, is_needed: Callable[[], bool], drain: Callable[[], Awaitable[None]], stop: Call
+    ) -> None:
+        self._is_needed = is_needed
+        self._drain = drain
+        self._stop = stop
+        self._task: asyncio.Task[None] | None = None
+        notifier.add(self._hold)
+
+    def _hold(self) -> None:
+        if self._is_needed():
+            _ignore_signals()  # a signal is handed to Granian on a later turn of the loop
+            self._task = asyncio.ensure_future(self._drain_and_stop())
+
+    async def _drain_and_stop(self) -> None:
+        try:
+            await self._drain()
+            await asyncio.sleep(_FLUSH_TIME)
+        finally:
+            self._stop()
+
+    def remove(self) -> None:
+        """Does nothing: the notifier forgets it."""
+
+
 # What is hooked
 
 
@@ -422,11 +455,32 @@ def ignore_repeated_signals(site: Site) -> Iterator[Hook]:
     yield from ()
 
 
+def hold_websockets(site: Site) -> Iterator[Hook]:
+    """Keeps a Granian worker from its shutdown while streams are open over WebSockets.
+
+    It waits for the responses to HTTP requests, but not for WebSockets: from the signal on it delivers nothing to them,
+    and its worker dies of it (a panic of the thread that frees the bytes) where a client has stopped reading.
+    """
+    if "granian.server.mp" in site.modules and sys.platform != "win32" and site.drain is not None:
+        events = [
+            frame.f_locals.get("shutdown_event") for frame in callers() if module_of(frame) == "granian.server.mp"
+        ]
+        stop = next((event.set for event in events if event is not None and hasattr(event, "set")), None)
+        if stop is not None:
+            yield WorkerHold(site.notifier, site.has_websockets, site.drain, stop)
+
+
 def _ignore_signals_soon(turns: int = _TURNS_OF_A_SIGNAL) -> None:
     loop = asyncio.get_running_loop()
     if turns:
         loop.call_soon(_ignore_signals_soon, turns - 1)
         return
+    _ignore_signals()
+
+
+def _ignore_signals() -> None:
+    """Has the loop hand no signal to Granian any more; hooks still hear of each."""
+    loop = asyncio.get_running_loop()
     for number in SIGNALS:
         handler = signal.getsignal(number)
         if callable(handler):

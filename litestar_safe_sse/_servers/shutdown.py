@@ -30,6 +30,7 @@ from litestar_safe_sse._servers.hooks import (
     Site,
     delay_termination,
     hold_reactor,
+    hold_websockets,
     hook_first_step,
     hook_signals,
     hook_trigger,
@@ -75,7 +76,7 @@ SERVERS = (
     Server(
         "granian",
         first_steps=(FirstStep("granian.server.embed", "self", ("shutdown",)),),
-        extra_hooks=(ignore_repeated_signals, remember_addresses),
+        extra_hooks=(hold_websockets, ignore_repeated_signals, remember_addresses),
         needs_first_step=False,
         remedy="set workers_kill_timeout, without which Granian waits for the streams for ever",
     ),
@@ -104,6 +105,7 @@ class ShutdownWatch:
         drain: Ends everything and returns when that is done; awaited where nothing else keeps the server waiting.
         termination_delay: Seconds that a Hypercorn worker may live on after a SIGTERM that would have killed it at
             once: long enough for the drain and for the application's own shutdown.
+        has_websockets: Tells whether streams are open over WebSockets, for which Granian does not wait by itself.
     """
 
     def __init__(
@@ -113,11 +115,13 @@ class ShutdownWatch:
         *,
         drain: Callable[[], Awaitable[None]] | None = None,
         termination_delay: float = 30.0,
+        has_websockets: Callable[[], bool] = bool,
     ) -> None:
         self._on_shutdown = on_shutdown
         self._drain = drain
         self._logger = logger
         self._termination_delay = termination_delay
+        self._has_websockets = has_websockets
         self._notifier: Notifier | None = None
         self._hooks: list[Hook] = []
 
@@ -134,7 +138,7 @@ class ShutdownWatch:
         self._notifier = notifier = Notifier(current_runtime(), self._logger, self._on_shutdown)
         steps = _hook_steps(server, notifier)
         signals = list(hook_signals(notifier))
-        site = Site(notifier, modules, bool(steps), self._drain, self._termination_delay)
+        site = Site(notifier, modules, bool(steps), self._drain, self._termination_delay, self._has_websockets)
         extra = [hook for make in server.extra_hooks for hook in make(site)]
         self._hooks = [*steps, *signals, *extra]
         self._report(server, has_first_step=bool(steps), has_signals=bool(signals))
