@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from litestar.di import Provide
 from litestar.enums import ScopeType
@@ -28,7 +28,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.handlers import SSERouteHandler, describe_stream
 from litestar_safe_sse.response import SafeServerSentEvent
 from litestar_safe_sse.view import StreamsView
-from litestar_safe_sse.websocket import SSEWebSocketHandler, handler_beside
+from litestar_safe_sse.websocket import SSEWebSocketHandler, register_websocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -72,7 +72,6 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         self._app_config: AppConfig | None = None
         self._adopter = Adopter() if adopt else None
         self._view = view
-        self._with_websocket: set[str] = set()
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Extends the application's configuration; called by Litestar."""
@@ -135,18 +134,11 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
                 if streams(handler, adopting=self._adopter is not None):
                     warn_of_short_lives(handler)
                 if isinstance(handler, SSERouteHandler):
-                    self._register_beside(handler)
+                    register_websocket(handler)
         elif isinstance(route, WebSocketRoute):
             check_parameters(route.route_handler)
             if isinstance(route.route_handler, SSEWebSocketHandler):
                 route.route_handler.endpoint.describe(route.route_handler)
-
-    def _register_beside(self, handler: SSERouteHandler[Any, Any]) -> None:
-        """Registers the WebSocket that a handler of ``@sse`` has asked for: once, though it may have several paths."""
-        path: str | None = handler.return_dto.websocket  # type: ignore[union-attr]
-        if path is not None and handler.handler_id not in self._with_websocket:
-            self._with_websocket.add(handler.handler_id)
-            handler.app.register(handler_beside(handler, path))
 
     def _openapi_config(self) -> OpenAPIConfig | None:
         """Returns how the document is made: whatever other plugins have made of it."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypedDict, T
 import anyio
 from litestar import WebSocket
 from litestar.handlers import WebsocketRouteHandler
+from litestar.routes import WebSocketRoute
 from litestar.types import Empty
 from litestar.utils.path import join_paths
 from litestar.utils.signature import ParsedSignature
@@ -259,6 +260,7 @@ class Endpoint:
         config = replace(slot.registry.config, **self.template.overrides)
         body = Opening(self, slot, begin)
         stream = slot.accept(socket.scope, body, self._encoder(socket, config), config)
+        slot.registry.loop_state().expect_websockets()
         body.stream = stream
         body.transport = transport = WebSocketTransport(
             socket.scope, slot.channel, runtime=stream.runtime, limit=config.buffer_size, binary=self.binary
@@ -372,6 +374,18 @@ def _annotations_of(fn: Any) -> dict[str, Any]:
 
         return dict(annotationlib.get_annotations(fn, format=annotationlib.Format.FORWARDREF))
     return dict(fn.__annotations__)
+
+
+def register_websocket(handler: SSERouteHandler[Any, Any]) -> None:
+    """Registers the WebSocket that a handler of ``@sse`` has asked for: once, though it may have several paths.
+
+    Args:
+        handler: A registered handler.
+    """
+    path: str | None = handler.return_dto.websocket  # type: ignore[union-attr]
+    websockets = [route.route_handler for route in handler.app.routes if isinstance(route, WebSocketRoute)]
+    if path is not None and not any(getattr(known, "beside", None) is handler for known in websockets):
+        handler.app.register(handler_beside(handler, path))
 
 
 def handler_beside(handler: SSERouteHandler[Any, Any], path: str) -> SSEWebSocketHandler[Any, Any]:

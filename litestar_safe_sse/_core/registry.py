@@ -109,6 +109,10 @@ class LoopState:
             self.drop_if_empty()
         self._finish_if_empty()
 
+    def expect_websockets(self) -> None:
+        """Prepares for a stream over a WebSocket."""
+        self.watch.expect_websockets()
+
     def begin_response(self) -> None:
         """Has a drain wait until :meth:`end_response` is called, too."""
         self.responses += 1

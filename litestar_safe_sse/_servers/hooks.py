@@ -34,6 +34,7 @@ __all__ = (
     "Logger",
     "Notifier",
     "Site",
+    "WorkerHold",
     "delay_termination",
     "hold_reactor",
     "hold_websockets",
@@ -334,33 +335,46 @@ class ReactorHold:
 
 
 class WorkerHold:
-    """Keeps a Granian worker from its shutdown until the drain is over, if it is notified ahead of the worker."""
+    """Keeps a Granian worker from its shutdown until the drain is over, if there are WebSockets.
+
+    Until it is armed, by the first of them, the worker is left alone.
+
+    Args:
+        is_needed: Tells whether there are WebSockets.
+        drain: Ends everything and returns when that is done.
+        stop: Tells the worker what its own handler of signals tells it.
+    """
 
     place = "the worker's shutdown"
 
-    def __init__(
-        self, notifier: Notifier, is_needed: Callable[[], bool], drain: Callable[[], Awaitable[None]], stop: Call
-    ) -> None:
+    def __init__(self, is_needed: Callable[[], bool], drain: Callable[[], Awaitable[None]], stop: Call) -> None:
         self._is_needed = is_needed
         self._drain = drain
         self._stop = stop
+        self._is_armed = False
         self._task: asyncio.Task[None] | None = None
-        notifier.add(self._hold)
 
-    def _hold(self) -> None:
-        if self._is_needed():
-            _ignore_signals()  # a signal is handed to Granian on a later turn of the loop
+    def arm(self) -> None:
+        """Takes the place of the worker's handler of signals; what stands in front of it stays there."""
+        if not self._is_armed and _is_in_main_thread():
+            self._is_armed = True
+            _handle_signals(self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._task is None:
             self._task = asyncio.ensure_future(self._drain_and_stop())
 
     async def _drain_and_stop(self) -> None:
         try:
-            await self._drain()
-            await asyncio.sleep(_FLUSH_TIME)
+            if self._is_needed():
+                await self._drain()
+                await asyncio.sleep(_FLUSH_TIME)
         finally:
             self._stop()
 
     def remove(self) -> None:
-        """Does nothing: the notifier forgets it."""
+        """Leaves its handler, which does what the worker's would have done."""
+        self._is_needed = bool
 
 
 # What is hooked
@@ -467,7 +481,7 @@ def hold_websockets(site: Site) -> Iterator[Hook]:
         ]
         stop = next((event.set for event in events if event is not None and hasattr(event, "set")), None)
         if stop is not None:
-            yield WorkerHold(site.notifier, site.has_websockets, site.drain, stop)
+            yield WorkerHold(site.has_websockets, site.drain, stop)
 
 
 def _ignore_signals_soon(turns: int = _TURNS_OF_A_SIGNAL) -> None:
@@ -475,16 +489,16 @@ def _ignore_signals_soon(turns: int = _TURNS_OF_A_SIGNAL) -> None:
     if turns:
         loop.call_soon(_ignore_signals_soon, turns - 1)
         return
-    _ignore_signals()
+    _handle_signals(_do_nothing)
 
 
-def _ignore_signals() -> None:
-    """Has the loop hand no signal to Granian any more; hooks still hear of each."""
+def _handle_signals(call: Call) -> None:
+    """Has the loop hand signals to something else than Granian; hooks still hear of each."""
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         handler = signal.getsignal(number)
         if callable(handler):
-            loop.add_signal_handler(number, _do_nothing)
+            loop.add_signal_handler(number, call)
             signal.signal(number, handler)
 
 

@@ -28,6 +28,7 @@ from litestar_safe_sse._servers.hooks import (
     FirstStep,
     Notifier,
     Site,
+    WorkerHold,
     delay_termination,
     hold_reactor,
     hold_websockets,
@@ -151,6 +152,12 @@ class ShutdownWatch:
         self._notifier = None
         while self._hooks:
             self._hooks.pop().remove()
+
+    def expect_websockets(self) -> None:
+        """Prepares for streams over WebSockets, for which not every server waits; to be called at each."""
+        for hook in self._hooks:
+            if isinstance(hook, WorkerHold):
+                hook.arm()
 
     def _report(self, server: Server, *, has_first_step: bool, has_signals: bool) -> None:
         places = ", ".join(str(hook.place) for hook in self._hooks) or "nothing"
