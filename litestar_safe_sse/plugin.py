@@ -134,7 +134,7 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
                 if streams(handler, adopting=self._adopter is not None):
                     warn_of_short_lives(handler)
                 if isinstance(handler, SSERouteHandler):
-                    register_websocket(handler)
+                    register_websocket(handler, self._app_config.route_handlers if self._app_config else [])
         elif isinstance(route, WebSocketRoute):
             check_parameters(route.route_handler)
             if isinstance(route.route_handler, SSEWebSocketHandler):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypedDict, T
 
 import anyio
 from litestar import WebSocket
+from litestar.exceptions import ImproperlyConfiguredException
 from litestar.handlers import WebsocketRouteHandler
-from litestar.routes import WebSocketRoute
 from litestar.types import Empty
 from litestar.utils.path import join_paths
 from litestar.utils.signature import ParsedSignature
@@ -376,16 +376,25 @@ def _annotations_of(fn: Any) -> dict[str, Any]:
     return dict(fn.__annotations__)
 
 
-def register_websocket(handler: SSERouteHandler[Any, Any]) -> None:
-    """Registers the WebSocket that a handler of ``@sse`` has asked for: once, though it may have several paths.
+def register_websocket(handler: SSERouteHandler[Any, Any], registered: list[Any]) -> None:
+    """Has the WebSocket registered that a handler of ``@sse`` has asked for: once, though it may have several paths.
 
     Args:
         handler: A registered handler.
+        registered: What the application has been made with; Litestar is going through it.
+
+    Raises:
+        ImproperlyConfiguredException: If the application is there already.
     """
     path: str | None = handler.return_dto.websocket  # type: ignore[union-attr]
-    websockets = [route.route_handler for route in handler.app.routes if isinstance(route, WebSocketRoute)]
-    if path is not None and not any(getattr(known, "beside", None) is handler for known in websockets):
-        handler.app.register(handler_beside(handler, path))
+    if path is None or any(getattr(known, "beside", None) is handler for known in registered):
+        return
+    if hasattr(handler.app, "asgi_handler"):
+        raise ImproperlyConfiguredException(
+            f"{handler} has a WebSocket, so it must be among the route_handlers that Litestar(...) is made with; or "
+            "register the function twice, by @sse and by @sse_websocket"
+        )
+    registered.append(handler_beside(handler, path))
 
 
 def handler_beside(handler: SSERouteHandler[Any, Any], path: str) -> SSEWebSocketHandler[Any, Any]:
