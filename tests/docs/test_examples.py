@@ -37,7 +37,8 @@ def test_every_example_is_shown_and_tested() -> None:
     shown = set(re.findall(r"^```\{literalinclude\} (?:\.\./)?examples/(\w+)\.py$", pages, re.MULTILINE))
     files = {path.stem for path in EXAMPLES.glob("*.py")}
     tests = "".join(
-        (HERE / name).read_text() for name in ("test_examples.py", "test_source_recipes.py", "test_handlers_page.py")
+        (HERE / name).read_text()
+        for name in ("test_examples.py", "test_source_recipes.py", "test_handlers_page.py", "test_websocket_page.py")
     )
     tested = set(re.findall(r'^@example\("(\w+)"\)', tests, re.MULTILINE))
     assert shown == files == tested | {"llm_tokens"}
