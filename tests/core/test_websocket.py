@@ -84,8 +84,8 @@ async def test_a_client_that_left_before_it_was_accepted_never_starts_the_body()
 
 
 async def test_a_client_that_never_connects_does_not_hold_up_a_shutdown() -> None:
-    """A server that says nothing at all leaves the stream where it is, to be ended."""
-    server, socket = WebSocketServer(waiting), Socket()
+    """A server that says nothing at all leaves the stream where it is, to be ended in its time."""
+    server, socket = WebSocketServer(waiting, SafeSSEConfig(cleanup_timeout=SHORT)), Socket()
 
     async def receive() -> Any:
         await anyio.sleep_forever()
