@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from litestar.datastructures import MutableScopeHeaders
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
 
     RawHeaders = list[tuple[bytes, bytes]]
 
-__all__ = ("HEADERS", "Handler", "make_encoder", "make_headers")
+__all__ = ("HEADERS", "Handler", "draw_retry", "make_encoder", "make_headers")
 
 _E = TypeVar("_E", bound=Encoder)
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 """What keeps proxies from holding events back. No ``Connection``: HTTP/2 forbids it, and HTTP/1.1 needs none."""
+
+
+def draw_retry(config: SafeSSEConfig) -> int | None:
+    """Returns the reconnection time of one stream, in milliseconds."""
+    return random.randint(*config.retry) if isinstance(config.retry, tuple) else config.retry
 
 
 class Handler:

@@ -18,12 +18,13 @@ from litestar.exceptions import (
 from litestar.exceptions.responses import create_exception_response
 from litestar.status_codes import HTTP_200_OK
 
-from litestar_safe_sse._core.websocket import TRY_AGAIN_LATER
+from litestar_safe_sse._core.websocket import POLICY_VIOLATION, TRY_AGAIN_LATER
 from litestar_safe_sse._handler import HEADERS
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
     from litestar import Request
+    from litestar.connection import ASGIConnection
     from litestar.types import Scope
 
     from litestar_safe_sse._core.registry import StreamRegistry
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from litestar_safe_sse.config import PerKey, SafeSSEConfig
 
 __all__ = ("ReconnectLater", "answer_refusal", "check_access", "raised_by_the_application", "refuse")
+
+EXPIRED = "the right to this stream has expired"
 
 _LEAST_RETRY = 0.1
 """Seconds that an ``EventSource`` is told to wait at least, whatever ``retry_after`` is: it never stops asking."""
@@ -87,19 +90,23 @@ def raised_by_the_application(error: InvalidFieldError) -> Exception:
     return error.__cause__ if isinstance(error.__cause__, HTTPException) else error
 
 
-def check_access(registry: StreamRegistry, stream: Stream, request: Request[Any, Any, Any]) -> None:
+def check_access(registry: StreamRegistry, stream: Stream, connection: ASGIConnection[Any, Any, Any, Any]) -> None:
     """Has a stream revoked when the right to it ends.
 
     Raises:
         NotAuthorizedException: If it has ended already: a stream that is revoked would have its client come back.
+        WebSocketException: The same, for a WebSocket.
         HTTPException: If that is how the application's function answers.
         InvalidFieldError: If that function has failed.
     """
     try:
-        if not registry.watch_access(stream, request):
-            raise NotAuthorizedException(detail="the right to this stream has expired")
+        is_expired = not registry.watch_access(stream, connection)
     except InvalidFieldError as error:
         raise raised_by_the_application(error) from error
+    if is_expired and connection.scope["type"] == ScopeType.WEBSOCKET:
+        raise WebSocketException(detail=EXPIRED, code=POLICY_VIOLATION)
+    if is_expired:
+        raise NotAuthorizedException(detail=EXPIRED)
 
 
 def answer_refusal(request: Request[Any, Any, Any], refusal: HTTPException) -> Response[Any]:

@@ -6,8 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from litestar import Request
+from litestar import Request, WebSocket
 from litestar.connection.base import empty_receive, empty_send
+from litestar.enums import ScopeType
 
 from litestar_safe_sse._core.iteration import aclose
 from litestar_safe_sse._core.receiving import Receiver
@@ -22,6 +23,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from litestar.connection import ASGIConnection
     from litestar.exceptions import HTTPException, WebSocketException
     from litestar.types import Scope
 
@@ -203,7 +205,9 @@ class Slot:
         loop = self._loop or self.registry.loop_state()
         return await loop.run_background(work, stream, is_cancelled=is_cancelled)
 
-    def _connection(self, scope: Scope) -> Request[Any, Any, Any]:
+    def _connection(self, scope: Scope) -> ASGIConnection[Any, Any, Any, Any]:
+        if scope["type"] == ScopeType.WEBSOCKET:
+            return WebSocket(scope, self.receiver.receive, self.send)
         request_class = request_class_of(scope) if "route_handler" in scope else Request
         return request_class(scope, self.receiver.receive, self.send)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from litestar_safe_sse._core.iteration import check_content
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.transport import HTTPTransport
 from litestar_safe_sse._frames import is_made_of_frames
-from litestar_safe_sse._handler import make_encoder, make_headers
+from litestar_safe_sse._handler import draw_retry, make_encoder, make_headers
 from litestar_safe_sse._litestar import as_called, chosen_status, to_asgi
 from litestar_safe_sse._refusal import answer_refusal, check_access
 from litestar_safe_sse._slot import Slot
@@ -221,9 +220,7 @@ class SafeServerSentEvent(Response[Any]):
         return {"event": self.event_type, "id": self.event_id, "retry": self.retry_duration}
 
     def _preamble(self, config: SafeSSEConfig) -> Preamble:
-        retry = config.retry if self.retry_duration is None else None
-        if isinstance(retry, tuple):
-            retry = random.randint(*retry)
+        retry = draw_retry(config) if self.retry_duration is None else None
         return make_preamble(config.separator, self.comment_message, retry)
 
 

@@ -29,8 +29,9 @@ from litestar_safe_sse._core.websocket import (
     WebSocketTransport,
 )
 from litestar_safe_sse._events import Declared
-from litestar_safe_sse._handler import make_encoder
+from litestar_safe_sse._handler import draw_retry, make_encoder
 from litestar_safe_sse._litestar import handler_from
+from litestar_safe_sse._refusal import check_access
 from litestar_safe_sse._slot import Slot, WebSocketSlot
 from litestar_safe_sse._typed import TypedEncoder
 from litestar_safe_sse.config import check_choice, check_duration
@@ -39,7 +40,7 @@ from litestar_safe_sse.handlers import TypedStream, check_generator, dtos_for
 from litestar_safe_sse.response import SafeServerSentEvent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from litestar.dto import AbstractDTO
     from litestar.types import (
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._core.encoding import Encoder
     from litestar_safe_sse._core.stream import Stream
-    from litestar_safe_sse.config import SafeSSEConfig
+    from litestar_safe_sse.config import Moment, SafeSSEConfig
     from litestar_safe_sse.handlers import SSERouteHandler
 
 __all__ = ("SSEWebSocketHandler", "WebSocketOptions", "sse_websocket")
@@ -77,6 +78,10 @@ class WebSocketOptions(TypedDict, total=False):
     ping_interval: float | UnsetType | None
     send_timeout: float | UnsetType | None
     max_lifetime: float | UnsetType | None
+    jitter: float | None
+    expires_at: Moment | Callable[[Any], Moment | None] | UnsetType | None
+    reauthorize: Callable[[Any], Awaitable[object]] | UnsetType | None
+    reauthorize_interval: float | None
     cleanup_timeout: float | None
     shutdown_grace: float | None
     buffer_size: int | None
@@ -102,6 +107,10 @@ _OF_STREAMS = {
     "ping_interval",
     "send_timeout",
     "max_lifetime",
+    "jitter",
+    "expires_at",
+    "reauthorize",
+    "reauthorize_interval",
     "cleanup_timeout",
     "shutdown_grace",
     "buffer_size",
@@ -129,8 +138,7 @@ class TypedJSONLines(JSONLines, TypedEncoder):
     def _event_of(self, item: Any, name: str | None) -> bytes:
         transform = self._transforms.get(type(item))
         data = item if transform is None else transform(item)
-        head = self._head if name is None else self._head_of(name)
-        return f"{head}{self._as_json(data)}}}\n".encode()
+        return self.block(self._as_json(data), name)
 
 
 class Resumption(Struct):
@@ -260,6 +268,8 @@ class Endpoint:
         config = replace(slot.registry.config, **self.template.overrides)
         body = Opening(self, slot, begin)
         stream = slot.accept(socket.scope, body, self._encoder(socket, config), config)
+        if config.expires_at is not None or config.reauthorize is not None:
+            check_access(slot.registry, stream, socket)
         slot.registry.loop_state().expect_websockets()
         body.stream = stream
         body.transport = transport = WebSocketTransport(
@@ -267,7 +277,7 @@ class Endpoint:
         )
         if self.resume_timeout:
             slot.channel.expect_first(6 * config.max_last_event_id + _ENVELOPE)
-        retry = config.retry if self.template.retry_duration is None else None
+        retry = draw_retry(config) if self.template.retry_duration is None else None
         await stream.serve(transport, make_json_preamble(retry))
 
     def _encoder(self, socket: WebSocket[Any, Any, Any], config: SafeSSEConfig) -> Encoder:

@@ -118,11 +118,11 @@ class Encoder:
         """A comment line that says nothing, for a stream that has nothing to say yet."""
         self._defaults = defaults
         # Nothing here refers to the encoder, which is let go of with the response that has settings of its own.
-        layout = Layout(separator, defaults.event, defaults.id, defaults.retry)
+        layout = self._make_layout(separator, defaults)
         self._json = JSONEncoder(enc_hook=enc_hook)
         self.text_heads = Heads(layout.make_text_head)
         """The heads of texts that are ASCII, by the type of their events."""
-        self.bytes_heads = Heads(partial(layout.make_bytes_head, _encoded))
+        self.bytes_heads = Heads(partial(layout.make_bytes_head, self._encode_text))
         """The heads of other texts."""
         self._numbered_heads = Heads(layout.make_numbered_head)
         self._json_heads = Heads(partial(layout.make_bytes_head, partial(_to_json, self._json)))
@@ -147,6 +147,9 @@ class Encoder:
             **converters,
         }
 
+    def _make_layout(self, separator: str, defaults: SSEMessage) -> Layout:
+        return Layout(separator, defaults.event, defaults.id, defaults.retry)
+
     def encode(self, item: object) -> bytes:
         """Returns the block for ``item``.
 
@@ -168,6 +171,10 @@ class Encoder:
         if kind is str and str not in self._converters:
             return _encoded(self.text_heads[None].block(item))  # type: ignore[arg-type]
         return self._other(item)
+
+    @staticmethod
+    def _encode_text(text: str) -> bytes:
+        return _encoded(text)
 
     def encode_message(self, message: SSEMessage) -> bytes:
         """Returns the block for a message that was resolved.
@@ -267,7 +274,7 @@ class Encoder:
             return self._converted(convert(item))
         if not is_text(kind) and len(self.json_types) < _JSON_TYPES:
             self.json_types[kind] = self._json_heads[None]  # what was looked up once is not looked up again
-        return _encoded(self.text_heads[None].block(as_text(item, self._json)))
+        return self.block(as_text(item, self._json), None)
 
     def _converter_of(self, kind: type) -> Converter | None:
         for base in kind.__mro__:

@@ -12,13 +12,14 @@ from msgspec import UNSET
 from msgspec.json import encode
 
 from litestar_safe_sse._core.decoding import Decoder
-from litestar_safe_sse._core.encoding import Encoder, Head, Preamble, as_text
+from litestar_safe_sse._core.encoding import Encoder, Preamble, as_text
 from litestar_safe_sse._core.frame import Frame
+from litestar_safe_sse._core.heads import BytesHead, Layout, TextHead
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from litestar_safe_sse._core.encoding import Converter
 
@@ -28,6 +29,44 @@ _END = "}\n"
 
 _TEXTS: Mapping[type, Converter] = dict.fromkeys((str, bytes, bytearray, memoryview), SSEMessage)
 """Items that are a string in JSON, where an ``Encoder`` takes them for what they are."""
+
+
+class TextLineHead(TextHead):
+    """Of messages whose pieces are texts, all ASCII."""
+
+    __slots__ = ()
+
+    def join(self, pieces: list[str], parts: list[bytes]) -> None:
+        super().join([_quoted(piece) for piece in pieces], parts)
+
+
+class LineHead(BytesHead):
+    """Of messages whose pieces are JSON."""
+
+    __slots__ = ()
+
+    def join(self, pieces: list[bytes], parts: list[bytes]) -> None:
+        super().join([_on_one_line(piece) for piece in pieces], parts)
+
+
+class LineLayout(Layout):
+    """How the messages of a stream are laid out."""
+
+    __slots__ = ()
+
+    @property
+    def tail(self) -> str:
+        return _END
+
+    def first(self, event: str | None) -> str:
+        opened = _opened(self.event if event is None else event, self.id, self.retry)
+        return f'{opened}"data":'
+
+    def make_text_head(self, event: str | None) -> TextHead:
+        return TextLineHead(self.first(event), self.tail, self.separator)
+
+    def make_bytes_head(self, encode: Callable[[Any], bytes], event: str | None) -> BytesHead:
+        return LineHead(self.first(event), self.tail, self.separator, encode)
 
 
 class JSONLines(Encoder):
@@ -45,6 +84,13 @@ class JSONLines(Encoder):
         self.heartbeat = b"{}\n"
         self.opening = b""
 
+    def _make_layout(self, separator: str, defaults: SSEMessage) -> Layout:
+        return LineLayout(separator, defaults.event, defaults.id, defaults.retry)
+
+    @staticmethod
+    def _encode_text(text: str) -> bytes:
+        return _quoted(check_text("data", text)).encode()
+
     def encode(self, item: object) -> bytes:
         """Returns the line for ``item``.
 
@@ -56,28 +102,10 @@ class JSONLines(Encoder):
         return super().encode(item)
 
     def block(self, text: str, event: str | None) -> bytes:
-        """Returns the line of an event of a type, with a text as its data."""
-        return f"{self._head if event is None else self._head_of(event)}{_quoted(text)}{_END}".encode()
-
-    def head(self, event: str | None) -> Head:
-        """Returns what surrounds the JSON of events of a type."""
-        first = self._head_of(event).encode()
-        return Head(first, _END.encode() + first)
-
-    def join_texts(self, texts: list[str]) -> bytes:
-        """Returns the lines of texts."""
-        return "".join([f"{self._head}{_quoted(text)}{_END}" for text in texts]).encode()
-
-    def join_jsons(self, jsons: list[bytes], head: Head) -> bytes:
-        """Returns the lines of what is JSON already."""
-        return b"".join((head.first, head.between.join(map(_on_one_line, jsons)), _END.encode()))
-
-    def _head_of(self, event: str | None) -> str:
-        defaults = self._defaults
-        return f'{_opened(event, defaults.id, defaults.retry)}"data":'
-
-    def _event(self, text: str) -> str:
-        return f"{self._head}{_on_one_line(text.encode()).decode()}{_END}"
+        """Returns the line of an event of a type, with a text that is JSON as its data."""
+        parts: list[bytes] = []
+        self.head(event).join([text.encode()], parts)
+        return b"".join(parts)
 
     def _message(self, message: SSEMessage) -> bytes:
         return self._block(message, "").encode()

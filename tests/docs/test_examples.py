@@ -38,9 +38,13 @@ def test_every_example_is_shown_and_tested() -> None:
     files = {path.stem for path in EXAMPLES.glob("*.py")}
     tests = "".join(
         (HERE / name).read_text()
-        for name in ("test_examples.py", "test_source_recipes.py", "test_handlers_page.py", "test_websocket_page.py")
+        for name in (
+            *("test_examples.py", "test_source_recipes.py", "test_handlers_page.py", "test_websocket_page.py"),
+            "test_access_page.py",
+        )
     )
-    tested = set(re.findall(r'^@example\("(\w+)"\)', tests, re.MULTILINE))
+    tested = set(re.findall(r'^@example\("(\w+)"\)|= load\("(\w+)"', tests, re.MULTILINE))
+    tested = {name for names in tested for name in names if name}
     assert shown == files == tested | {"llm_tokens"}
 
 
