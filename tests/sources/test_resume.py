@@ -128,6 +128,8 @@ class Client:
         lines = [line for line in block.split(b"\r\n") if not line.startswith(b":")]
         fields = dict(line.split(b": ", 1) for line in lines)
         self._last_event_id = fields.get(b"id", self._last_event_id)
+        if fields.get(b"event") == b"subscribed":  # where a client begins that was here before the first event
+            return
         if b"event" in fields:
             self.others.append(block)
         elif b"data" in fields:
