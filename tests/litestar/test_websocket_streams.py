@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from litestar_safe_sse import (
     CloseReason,
     InvalidFieldError,
     MissingPluginError,
+    PerKey,
     SafeSSEConfig,
     SafeSSEPlugin,
     SSEMessage,
@@ -196,6 +198,44 @@ async def test_stream_beyond_the_limit_is_told_to_come_back() -> None:
             first.leave()
         assert streams.statistics().refused == 1
         assert closed(streams) == {CloseReason.CLIENT_DISCONNECTED: 1}
+
+
+async def test_limits_of_a_client_hold() -> None:
+    """The key is told of the WebSocket; one too many is sent away by 1013, and a revoked one by 1008."""
+    per_user = PerKey(lambda connection: connection.query_params["user"], 1)
+
+    @sse_websocket("/")
+    async def handler() -> AsyncIterator[str]:
+        yield "one"
+        await anyio.sleep_forever()
+
+    async with (
+        serving(handler, config=SafeSSEConfig(admission=per_user)) as (app, streams),
+        anyio.create_task_group() as tasks,
+    ):
+        first, other = socket_at("/", "user=ann"), socket_at("/", "user=ben")
+        for socket in (first, other):
+            tasks.start_soon(serve, app, socket)
+            await socket.until(lambda got: b"one" in got.body)
+        assert (await visit(app, "/", "user=ann")).messages[-1]["code"] == 1013
+        assert await streams.aclose_where(key="ann", reason=CloseReason.REVOKED) == 1
+        await first.until(lambda _: first.code == 1008)
+        assert other.code is None
+        await streams.aclose_all()
+    assert closed(streams) == {CloseReason.REVOKED: 1, CloseReason.CLOSED: 1}
+
+
+@pytest.mark.parametrize("seconds", [-1.0, SHORT])
+async def test_right_to_a_stream_ends(seconds: float) -> None:
+    """Before it has begun, or while it is open: by 1008."""
+
+    @sse_websocket("/", expires_at=lambda connection: time.time() + seconds)
+    async def handler() -> AsyncIterator[str]:
+        yield "one"
+        await anyio.sleep_forever()
+
+    async with serving(handler) as (app, _):
+        assert (await visit(app, "/")).messages[-1]["code"] == 1008
 
 
 async def test_stream_is_refused_at_a_shutdown() -> None:
