@@ -79,7 +79,7 @@ def test_outer_proxy_that_does_not_learn_of_the_header_is_named(kind: ProxyKind,
 
 @pytest.mark.long
 def test_direct_url_tells_which_of_two_proxies_it_is(server: int, tmp_path: Path) -> None:
-    """Past the outer proxy all is well, which says that it is the outer one, though it names no client."""
+    """Past the outer proxy all is well, which says that it is the outer one."""
     inner, outer = tmp_path / "inner", tmp_path / "outer"
     with proxy(NGINX, "none", server, inner) as behind, proxy(NGINX, "buffering", behind, outer) as port:
         answer = ask_doctor(url(port), "--direct", url(behind), "--json", "--only", "delivery,buffers")
