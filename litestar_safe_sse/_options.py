@@ -33,19 +33,15 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse.config import Moment
 
-__all__ = ("HandlerOptions", "Options", "ResponseOptions")
+__all__ = ("HandlerOptions", "Options", "ResponseOptions", "StreamOptions")
 
 
-class ResponseOptions(TypedDict, total=False):
-    """What ``SafeServerSentEvent`` takes and no handler of Litestar's does."""
+class StreamOptions(TypedDict, total=False):
+    """What any stream may have of its own."""
 
-    cookies: ResponseCookies | None
-    encoding: str
-    headers: ResponseHeaders | None
     event_type: str | None
     event_id: int | str | None
     retry_duration: int | None
-    comment_message: str | None
     ping_interval: float | UnsetType | None
     send_timeout: float | UnsetType | None
     max_lifetime: float | UnsetType | None
@@ -57,6 +53,15 @@ class ResponseOptions(TypedDict, total=False):
     shutdown_grace: float | None
     buffer_size: int | None
     on_error: Callable[[Exception], object] | UnsetType | None
+
+
+class ResponseOptions(StreamOptions, total=False):
+    """What ``SafeServerSentEvent`` takes and no handler of Litestar's does."""
+
+    comment_message: str | None
+    cookies: ResponseCookies | None
+    encoding: str
+    headers: ResponseHeaders | None
     separator: str | None
 
 

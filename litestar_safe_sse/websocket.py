@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
 import anyio
 from litestar import WebSocket
@@ -31,6 +31,7 @@ from litestar_safe_sse._core.websocket import (
 from litestar_safe_sse._events import Declared
 from litestar_safe_sse._handler import draw_retry, make_encoder
 from litestar_safe_sse._litestar import handler_from
+from litestar_safe_sse._options import StreamOptions
 from litestar_safe_sse._refusal import check_access
 from litestar_safe_sse._slot import Slot, WebSocketSlot
 from litestar_safe_sse._typed import TypedEncoder
@@ -40,7 +41,7 @@ from litestar_safe_sse.handlers import TypedStream, check_generator, dtos_for
 from litestar_safe_sse.response import SafeServerSentEvent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 
     from litestar.dto import AbstractDTO
     from litestar.types import (
@@ -52,12 +53,11 @@ if TYPE_CHECKING:
         TypeEncodersMap,
     )
     from litestar.types.composite_types import TypeDecodersSequence
-    from msgspec import UnsetType
     from typing_extensions import Unpack
 
     from litestar_safe_sse._core.encoding import Encoder
     from litestar_safe_sse._core.stream import Stream
-    from litestar_safe_sse.config import Moment, SafeSSEConfig
+    from litestar_safe_sse.config import SafeSSEConfig
     from litestar_safe_sse.handlers import SSERouteHandler
 
 __all__ = ("SSEWebSocketHandler", "WebSocketOptions", "sse_websocket")
@@ -69,23 +69,9 @@ P = ParamSpec("P")
 EventsT = TypeVar("EventsT", bound="AsyncIterable[Any] | Iterable[Any]")
 
 
-class WebSocketOptions(TypedDict, total=False):
+class WebSocketOptions(StreamOptions, total=False):
     """What ``@sse_websocket`` takes beside its own parameters: of a stream, and of Litestar's handlers."""
 
-    event_type: str | None
-    event_id: int | str | None
-    retry_duration: int | None
-    ping_interval: float | UnsetType | None
-    send_timeout: float | UnsetType | None
-    max_lifetime: float | UnsetType | None
-    jitter: float | None
-    expires_at: Moment | Callable[[Any], Moment | None] | UnsetType | None
-    reauthorize: Callable[[Any], Awaitable[object]] | UnsetType | None
-    reauthorize_interval: float | None
-    cleanup_timeout: float | None
-    shutdown_grace: float | None
-    buffer_size: int | None
-    on_error: Callable[[Exception], object] | UnsetType | None
     dependencies: Dependencies | None
     exception_handlers: ExceptionHandlersMap | None
     guards: Sequence[Guard] | None
@@ -100,22 +86,7 @@ class WebSocketOptions(TypedDict, total=False):
     websocket_class: type[WebSocket[Any, Any, Any]] | None
 
 
-_OF_STREAMS = {
-    "event_type",
-    "event_id",
-    "retry_duration",
-    "ping_interval",
-    "send_timeout",
-    "max_lifetime",
-    "jitter",
-    "expires_at",
-    "reauthorize",
-    "reauthorize_interval",
-    "cleanup_timeout",
-    "shutdown_grace",
-    "buffer_size",
-    "on_error",
-}
+_OF_STREAMS = StreamOptions.__annotations__
 
 _OF_HANDLERS = (
     "dependencies",
