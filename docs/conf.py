@@ -32,7 +32,7 @@ nitpick_ignore_regex = [
     (r"py:.*", rf"(?!{OURS})[A-Z]\w*"),
     (r"py:.*", r"(?:[a-z]+|None|~?_?T)"),
     (r"py:.*", r"(litestar_safe_sse\.[\w.]+\.)?([A-Z][a-z]*)?T"),  # type variables
-    (r"py:.*", r"SSERouteHandler"),  # what a decorator makes of a function is described in words
+    (r"py:.*", r"SSE(Route|WebSocket)Handler"),  # what a decorator makes of a function is described in words
     (r"py:.*", r"(litestar_safe_sse\._core\.stream\.)?Stream"),  # its public part is described in words
     (r"py:class", r"litestar_safe_sse\.sources\.[\w.]+Subscription"),  # so are theirs
 ]

@@ -107,12 +107,6 @@ class Records(Observer):
         self._ended.appendleft(self._record(stream, time.time()))
         self._callers.pop(stream.id, None)
 
-    def stream_refused(self, handler: str, why: str) -> None:
-        """Is counted by the registry."""
-
-    def stream_sent(self, stream: ObservedStream, size: int, *_: int) -> None:
-        """Is in the stream's own figures."""
-
     def snapshot(self) -> Snapshot:
         """Returns what is known at this moment."""
         return Snapshot(

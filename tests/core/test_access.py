@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from inspect import iscoroutinefunction
 from typing import Any
 
 import anyio
@@ -237,7 +238,7 @@ class Doorman:
     def __init__(self, last: Any, confirms: int = 3) -> None:
         self.asked: list[Any] = []
         self.running = 0
-        self._last = last
+        self._last: Any = last
         self._confirms = confirms
 
     async def __call__(self, connection: Any) -> Any:
@@ -249,7 +250,7 @@ class Doorman:
                 return None if len(self.asked) % 2 else True
             if isinstance(self._last, Exception):
                 raise self._last
-            return await self._last() if callable(self._last) else self._last
+            return await self._last() if iscoroutinefunction(self._last) else self._last
         finally:
             self.running -= 1
 
