@@ -324,7 +324,8 @@ class _ChannelSubscribers:
                     self._pass_on(name, item)
                 if self._burst:
                     await asyncio.sleep(0)
-                    await give_turn(listener.mailbox for listener in tuple(self._listeners.get(name, ())))
+                # Though there is nothing left now: a burst may come in by and by.
+                await give_turn(listener.mailbox for listener in tuple(self._listeners.get(name, ())))
         finally:
             self._pump = None
 
