@@ -13,35 +13,15 @@ from pathlib import Path
 
 from tests.bounds import START, WAIT
 from tests.ports import free_port
+from tests.servers.nginx import TEMPLATE
 from tests.servers.processes import connect
 
 IDLE_TIMEOUT = 2
 """Seconds of the idle time-out that is too short."""
 
-NGINX = """
-daemon off;
-master_process off;
-pid {directory}/pid;
-error_log {directory}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://127.0.0.1:{upstream};
-            proxy_set_header Connection "";
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            {fault}
-        }}
-    }}
-}}
-"""
+NGINX = TEMPLATE.replace("{upstream}", "127.0.0.1:{upstream}").replace(
+    "{settings}", "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; {fault}"
+)
 HAPROXY = """
 global
     maxconn 100

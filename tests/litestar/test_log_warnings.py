@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -15,9 +15,6 @@ from tests.bounds import WAIT
 from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
 from tests.litestar.logs import Records, fail, serving, standard, streaming
-
-if TYPE_CHECKING:
-    pass
 
 pytestmark = pytest.mark.anyio
 

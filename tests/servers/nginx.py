@@ -13,7 +13,7 @@ from tests.ports import free_port
 from tests.servers.kinds import Address
 from tests.servers.processes import connect
 
-CONFIGURATION = """
+TEMPLATE = """
 daemon off;
 master_process off;
 pid {directory}/pid;
@@ -30,13 +30,16 @@ http {{
         listen 127.0.0.1:{port};
         location / {{
             proxy_pass http://{upstream};
-            proxy_buffering off;
-            proxy_http_version 1.1;
             proxy_set_header Connection "";
-            proxy_set_header X-Forwarded-For 203.0.113.9;
+            {settings}
         }}
     }}
 }}
+"""
+UNBUFFERED = """
+            proxy_buffering off;
+            proxy_http_version 1.1;
+            proxy_set_header X-Forwarded-For 203.0.113.9;
 """
 
 
@@ -46,7 +49,9 @@ def nginx(server: Address, directory: Path) -> Iterator[Address]:
     directory.mkdir()
     port = free_port()
     upstream = f"unix:{server}:" if isinstance(server, str) else f"{server[0]}:{server[1]}"
-    (directory / "nginx.conf").write_text(CONFIGURATION.format(directory=directory, port=port, upstream=upstream))
+    (directory / "nginx.conf").write_text(
+        TEMPLATE.format(directory=directory, port=port, upstream=upstream, settings=UNBUFFERED)
+    )
     process = subprocess.Popen(
         ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf")],
         stdin=subprocess.DEVNULL,

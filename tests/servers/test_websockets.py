@@ -17,7 +17,7 @@ from tests.servers.questions import ask, until_stuck
 from tests.servers.test_abort_matrix import problems_of
 from tests.servers.test_shutdown_matrix import STILL_THERE, assert_none
 from tests.servers.test_shutdown_matrix import problems_of as problems_after_shutdown
-from tests.servers.websocket_bodies import GRACE
+from tests.servers.websocket_bodies import ENDLESS, GRACE
 from tests.servers.websocket_clients import Visitor, WayOut, visitors
 
 APP = "tests.servers.websocket_app:app"
@@ -31,20 +31,6 @@ KINDS = [
     ServerKind("hypercorn", "1.1", "asyncio", ("--worker-class", "asyncio")),
     ServerKind("hypercorn", "1.1", "trio", ("--worker-class", "trio", "--graceful-timeout", "1")),
     ServerKind("daphne", "1.1", ""),
-]
-
-ENDLESS = [
-    "await_in_finally",
-    "plain_finally",
-    "nested",
-    "task_group",
-    "cancel_scope",
-    "timeouts",
-    "context_variable",
-    "swallows",
-    "raises_in_cleanup",
-    "sync_sleep",
-    "farewell",
 ]
 
 

@@ -6,7 +6,7 @@ SEND_TIMEOUT = 0.3
 GRACE = 1.0
 """Longer than Uvicorn leaves a WebSocket alone once it has been told to stop."""
 
-BODIES = [
+ENDLESS = [
     "await_in_finally",
     "plain_finally",
     "nested",
@@ -18,6 +18,9 @@ BODIES = [
     "raises_in_cleanup",
     "sync_sleep",
     "farewell",
+]
+BODIES = [
+    *ENDLESS,
     "flood",
     "flood_in_task_group",
     "busy",
