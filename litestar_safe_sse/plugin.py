@@ -179,24 +179,19 @@ class StreamGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        is_websocket = scope["type"] != ScopeType.HTTP
-        if is_websocket and not isinstance(scope["route_handler"], SSEWebSocketHandler):
+        slot: Slot
+        if scope["type"] == ScopeType.HTTP:
+            slot = Slot(self.source, Receiver.of(receive, self.source.streams.config.buffer_size), send)
+        elif isinstance(scope["route_handler"], SSEWebSocketHandler):
+            slot = WebSocketSlot(self.source, WebSocketChannel(receive, send))
+        else:
             await self.app(scope, receive, send)
             return
-        registry = self.source.streams
-        if registry.logger is None:  # a server that runs no lifespan
-            registry.logger = logger_of(scope["litestar_app"])
-        receiver: Receiver | WebSocketChannel
-        if is_websocket:
-            receiver = WebSocketChannel(receive, send)
-            send = receiver.send
-            slot: Slot = WebSocketSlot(self.source, receiver)
-        else:
-            receiver = Receiver.of(receive, registry.config.buffer_size)
-            slot = Slot(self.source, receiver, send)
+        if slot.registry.logger is None:  # a server that runs no lifespan
+            slot.registry.logger = logger_of(scope["litestar_app"])
         scope["state"][SLOT] = slot
         try:
-            await self.app(scope, receiver.receive, send)
+            await self.app(scope, slot.receiver.receive, slot.send)
         except Exception as exc:
             await slot.end(CloseReason.ERROR, exc)
             raise

@@ -224,6 +224,9 @@ class SafeServerSentEvent(Response[Any]):
         return make_preamble(config.separator, self.comment_message, retry)
 
 
+_SENT = MutableScopeHeaders({"headers": ()})
+
+
 class SafeSSEResponse(ASGIResponse):
     """The ASGI side of a ``SafeServerSentEvent``."""
 
@@ -282,11 +285,13 @@ class SafeSSEResponse(ASGIResponse):
         stream = self.stream
         if self.slot.is_guarded:  # not what middleware makes of it, which is the application's to read
             receive = self.slot.receiver.receive
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()}
+        self.headers = _SENT  # what has been sent is not held for as long as the stream lasts
         transport = HTTPTransport(
             scope,
             receive,
             send,  # type: ignore[arg-type]
-            {"type": "http.response.start", "status": self.status_code, "headers": self.encode_headers()},
+            start,
             runtime=stream.runtime,
             limit=stream.config.buffer_size,
         )

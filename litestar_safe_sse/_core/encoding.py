@@ -58,6 +58,9 @@ class Preamble(NamedTuple):
     """Lines for the block of the first event."""
 
 
+_NO_PREAMBLE = Preamble()
+
+
 class Encoder:
     """Turns the items of one stream into blocks.
 
@@ -379,6 +382,8 @@ def make_preamble(separator: str, comment: str | None, retry: int | None) -> Pre
         comment: The comment that it begins with.
         retry: The reconnection time that its first event carries.
     """
+    if comment is None and retry is None:
+        return _NO_PREAMBLE
     return Preamble(
         b"" if comment is None else encode_comment(comment, separator),
         b"" if retry is None else f"retry: {retry}{separator}".encode(),

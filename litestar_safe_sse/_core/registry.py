@@ -87,6 +87,7 @@ class LoopState:
         self.logger = logger
         self.log = StreamLog(logger, runtime.call_later)
         self._on_closed = on_closed
+        self.on_stream_closed = self._forget  # made once for all of them
         self.streams: dict[str, Stream] = {}
         self.responses = 0
         """Responses that are not over yet: after its stream each may have background tasks to do."""
@@ -100,7 +101,7 @@ class LoopState:
         self.farewells: list[Connection] = []
         """The connections of the streams that a drain has ended."""
 
-    def forget(self, stream: Stream) -> None:
+    def _forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
         self._on_closed(stream)
         if self.draining:
@@ -272,7 +273,7 @@ class StreamRegistry:
             names=names,
             log=loop.log,
             watch=watch,
-            on_closed=loop.forget,
+            on_closed=loop.on_stream_closed,
         )
         victims = () if self._admission is None else self._take_places(stream, self._admission, connection)
         loop.streams[stream.id] = stream

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from types import FrameType, TracebackType
+    from types import CodeType, FrameType, TracebackType
 
 __all__ = ("NEXT_PAUSE", "PAUSE", "Cancellation")
 
@@ -61,7 +61,9 @@ class Cancellation:
         self._loop = task.get_loop()
         self._again: Callable[[], object] | None = again
         self._body = body
-        self._place = _place_in(_frame_of(body))
+        frame = _frame_of(body)
+        self._place = None if frame is None else frame.f_lasti
+        """The instruction of the body's at which it was cancelled."""
         self._pause = pause
         self.requests = earlier + 1
         """How many count with the task until the step in which the cancellation arrives has been done: so long, that no
@@ -145,10 +147,17 @@ class Cancellation:
             self._timer = self._loop.call_later(self._pause, self._look)
 
     def _look(self) -> None:
-        if not self._is_bodys or (self._place is not None and _place_in(_frame_of(self._body)) == self._place):
+        if not self._is_bodys or self._is_back():
             self._have_another()
         elif self._place is not None:
             self._wait()
+
+    def _is_back(self) -> bool:
+        """Whether the body waits again where it was cancelled."""
+        frame = _frame_of(self._body)
+        if frame is None or self._place is None:
+            return False
+        return _position(frame.f_code, frame.f_lasti) == _position(frame.f_code, self._place)
 
     def _have_another(self) -> None:
         again, self._again = self._again, None
@@ -173,13 +182,11 @@ def _frame_of(body: object) -> FrameType | None:
     return frame
 
 
-def _place_in(frame: FrameType | None) -> object:
-    """Returns where in its source a frame stands."""
-    if frame is None:
-        return None
+def _position(code: CodeType, instruction: int) -> object:
+    """Returns where in its source an instruction stands."""
     if sys.version_info >= (3, 11):  # there may be several waits in a line
-        return next(islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), None)
-    return frame.f_lineno
+        return next(islice(code.co_positions(), instruction // 2, None), None)
+    return next((line for start, end, line in code.co_lines() if start <= instruction < end), None)
 
 
 def _has_passed(error: object, frame: FrameType | None) -> bool:
