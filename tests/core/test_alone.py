@@ -22,9 +22,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=2 * START)
 
 
-def test_streams_are_served_aborted_shut_down_and_cleaned_without_litestar() -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["test_drain.py", "test_endings.py", "test_order.py"], id="some"),
+        pytest.param(BARE, id="all", marks=pytest.mark.long),
+    ],
+)
+def test_streams_are_served_aborted_shut_down_and_cleaned_without_litestar(names: list[str]) -> None:
     """The tests of the core pass where Litestar cannot be imported."""
-    done = run(*(f"tests/core/{name}" for name in BARE), "-k", "not uvloop and not any_await")
+    done = run(*(f"tests/core/{name}" for name in names), "-k", "not uvloop and not any_await")
     assert done.returncode == 0, done.stdout[-3000:]
 
 
