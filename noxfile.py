@@ -66,8 +66,11 @@ def test(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def long(session: nox.Session) -> None:
-    """The storms, the soaks and the variants of servers; needs what ``test`` does."""
+    """The storms, the soaks, the variants of servers, and twenty clients for each way of leaving; needs as ``test``."""
     session.run("./scripts/test", "-m", "long", *session.posargs, external=True)
+    if not session.posargs:
+        visits = {"SAFE_SSE_REPEATS": "20"}
+        session.run("./scripts/test", "tests/servers/test_abort_matrix.py", env=visits, external=True)
 
 
 @nox.session

@@ -24,7 +24,7 @@ from tests.servers.questions import MEASURES, ask, crowd, settled, until_stuck
 from tests.servers.report import Cell
 from tests.servers.responses import Ending, ProtocolError
 
-REPEATS = int(os.environ.get("SAFE_SSE_REPEATS", "20"))
+REPEATS = int(os.environ.get("SAFE_SSE_REPEATS", "6"))
 ABORTS = int(os.environ.get("SAFE_SSE_ABORTS", "10000"))
 MEASURING = FLAVOUR != "safe"
 """Litestar's own response is measured for comparison, and nothing is asserted of it."""
