@@ -11,7 +11,7 @@ import asyncio
 import math
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import anyio
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse.sources.redis._scripts import Script
     from litestar_safe_sse.sources.redis.connection import Command, RedisConnection
-    from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 __all__ = ("RedisLink",)
 
@@ -73,15 +72,29 @@ class Call(NamedTuple):
             self.reply.set_exception(failure)
 
 
+class Connector(Protocol):
+    """Where connections come from."""
+
+    @property
+    def reply_timeout(self) -> float:
+        """Seconds that Redis has to answer, beyond those that a command itself waits."""
+        ...
+
+    async def connect(self) -> RedisConnection: ...
+
+    async def execute(self, *command: str | bytes | float) -> Any:
+        """Sends a command on another connection than the link's own."""
+
+
 class RedisLink:
     """Commands on one connection, opened when it is needed, by a task that lives while there is something to do.
 
     Args:
-        plugin: Where connections come from.
+        connector: Where connections come from.
     """
 
-    def __init__(self, plugin: RedisPlugin) -> None:
-        self._plugin = plugin
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
         self._connection: RedisConnection | None = None
         self._client_id: int | None = None
         self._calls: deque[Call] = deque()
@@ -131,7 +144,7 @@ class RedisLink:
         if self._closed:
             reply.set_exception(SourceUnavailableError("the connection to Redis has been closed"))
             return reply
-        call = Call(packed, reply, loop.time() + wait + self._plugin.reply_timeout, each)
+        call = Call(packed, reply, loop.time() + wait + self._connector.reply_timeout, each)
         self._calls.append(call)
         if self._timer is None:
             self._timer = loop.call_at(call.deadline, self._expire)
@@ -170,7 +183,7 @@ class RedisLink:
         while self._task is not None and self._client_id is not None:
             try:
                 # 0: it has not reached Redis yet, or its reply is on its way already.
-                if await self._plugin.execute("CLIENT", "UNBLOCK", self._client_id):
+                if await self._connector.execute("CLIENT", "UNBLOCK", self._client_id):
                     return
             except (SourceUnavailableError, SourceRefusedError):
                 return  # it will be answered when its time is up
@@ -254,7 +267,7 @@ class RedisLink:
         if self._connection is None:
             asked = {id(call): call for call in self._calls}  # who asks later is not answered by what was tried before
             try:
-                self._connection = await self._plugin.connect()
+                self._connection = await self._connector.connect()
                 self._client_id = await self._ask_for_client_id(self._connection)
             except (SourceUnavailableError, SourceRefusedError) as error:
                 await self._drop()
@@ -264,7 +277,7 @@ class RedisLink:
 
     async def _ask_for_client_id(self, connection: RedisConnection) -> int | None:
         """Returns what :meth:`interrupt` needs; ``None`` where the permission is missing."""
-        with anyio.move_on_after(self._plugin.reply_timeout):
+        with anyio.move_on_after(self._connector.reply_timeout):
             await connection.send([pack(("CLIENT", "ID"))])
             reply = await connection.receive()
             return reply if isinstance(reply, int) else None
