@@ -9,13 +9,14 @@ from __future__ import annotations
 from litestar_safe_sse.exceptions import MissingExtraError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._subscription import Overflow, Subscription
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
-from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, Reset, Subscribed
+from litestar_safe_sse.sources.event_log import EventLog, Reset, Subscribed
 from litestar_safe_sse.sources.memory import MemoryEventLog
 from litestar_safe_sse.sources.redis.group_queue import QueueItem, RedisGroupQueue
 from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import Gap, PubSubMessage, RedisPubSub
 from litestar_safe_sse.sources.redis.queue import RedisQueue
+from litestar_safe_sse.sources.statistics import EventLogStatistics, QueueStatistics, SourceStatistics
 
 __all__ = (
     "ChannelMessage",
@@ -28,6 +29,7 @@ __all__ = (
     "Overflow",
     "PubSubMessage",
     "QueueItem",
+    "QueueStatistics",
     "RedisEventLog",
     "RedisGroupQueue",
     "RedisPlugin",
@@ -35,6 +37,7 @@ __all__ = (
     "RedisQueue",
     "Reset",
     "SourceRefusedError",
+    "SourceStatistics",
     "SourceUnavailableError",
     "Subscribed",
     "Subscription",

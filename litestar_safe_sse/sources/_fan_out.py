@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,7 +16,7 @@ import anyio
 from litestar_safe_sse.sources._cursor import Position, cursor, record, tag
 from litestar_safe_sse.sources._pages import Pages, with_id
 from litestar_safe_sse.sources._subscription import give_turn
-from litestar_safe_sse.sources.event_log import EventLogStatistics
+from litestar_safe_sse.sources.statistics import EventLogStatistics, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -114,6 +115,7 @@ class FanOut(ABC):
         self._audiences: dict[tuple[str, ...], Audience] = {}
         self._pages = Pages(self.fetch)
         self._subscribers = 0
+        self.tally = Tally()
 
     @abstractmethod
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
@@ -152,7 +154,13 @@ class FanOut(ABC):
 
     def statistics(self) -> EventLogStatistics:
         """Returns the log's figures in this event loop."""
-        return EventLogStatistics(self._subscribers, len(self.topics))
+        live = [mailbox for audience in self._audiences.values() for mailbox in audience.mailboxes()]
+        return EventLogStatistics(
+            **{**asdict(self.tally.of_source(self.topics, live)), "subscribers": self._subscribers},
+            replaying=max(0, self._subscribers - len(live)),
+            replayed=self.tally.replayed,
+            appended=self.tally.appended,
+        )
 
     def hold(self, places: Mapping[str, Position]) -> list[LiveTopic]:
         """Takes topics into use for a subscription, which has to release them.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources._fan_out import FanOut, LiveTopic
     from litestar_safe_sse.sources._pages import Page
     from litestar_safe_sse.sources._stored import Extent, Why
+    from litestar_safe_sse.sources.statistics import Tally
 
 __all__ = ("LogSubscription", "SubscribeOptions")
 
@@ -54,9 +55,9 @@ class SubscribeOptions:
             check_start("on_reset", self.on_reset)
         self.make_mailbox()
 
-    def make_mailbox(self) -> Mailbox:
+    def make_mailbox(self, tally: Tally | None = None) -> Mailbox:
         """Returns an empty mailbox for live events."""
-        return make_mailbox(self.buffer, self.overflow, self.key)
+        return make_mailbox(self.buffer, self.overflow, self.key, tally)
 
     def resume_at(self, lost: dict[str, Why], *, was_there: bool) -> StartAt:
         """Returns where topics go on that can't be resumed.
@@ -209,6 +210,7 @@ class Seeking:
         place = cursor(record(tag, places[topic]) for topic, tag in subscription.tags.items())
         opening: SSEMessage | None = None
         if lost:
+            fan_out.tally.gaps += 1
             opening = SSEMessage(Reset(lost, resumed), RESET, place)
         elif place != subscription.cursor:
             opening = SSEMessage(Subscribed([*subscription.tags]), SUBSCRIBED, place)
@@ -228,7 +230,7 @@ class Seeking:
     ) -> SSEMessage | None:
         held = Held(fan_out, fan_out.hold({topic: extents[topic].newest for topic in subscription.tags}))
         if all(topic.position.is_at(places[topic.name]) for topic in held.topics):
-            Live(held, subscription.options.make_mailbox()).begin(subscription)
+            Live(held, subscription.options.make_mailbox(fan_out.tally)).begin(subscription)
             # At once, so that the policy for slow subscribers holds from the first message on.
             return opening
         if opening is not None and opening.event == RESET:
@@ -323,7 +325,7 @@ class Replaying:
     def _set_goal(self, subscription: LogSubscription) -> None:
         self._goal = {topic.name: topic.position for topic in self._held.topics}
         if sum(goal.seq - self._places[name].seq for name, goal in self._goal.items()) <= PAGE:
-            self._live = Live(self._held, subscription.options.make_mailbox())
+            self._live = Live(self._held, subscription.options.make_mailbox(self._held.fan_out.tally))
 
     async def _fetch(self, subscription: LogSubscription, topic: LiveTopic) -> None:
         goal = self._goal[topic.name]
@@ -344,6 +346,7 @@ class Replaying:
         if last is None or last.epoch != goal.epoch or (last.seq == goal.seq and last != goal):
             return False
         self._ready.extend(islice(self._messages(subscription, topic, page), wanted))
+        self._held.fan_out.tally.replayed += wanted
         self._opening = None
         self._places[topic.name] = last
         return True

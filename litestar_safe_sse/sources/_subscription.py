@@ -15,6 +15,7 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._runtime.current import current_runtime
 from litestar_safe_sse.config import check_integer
 from litestar_safe_sse.exceptions import InvalidFieldError
+from litestar_safe_sse.sources.statistics import Tally
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -74,12 +75,14 @@ class Mailbox:
 
     Args:
         limit: Messages that it holds at most.
+        tally: Where it is counted what is lost here.
     """
 
-    __slots__ = ("_limit", "_wake", "ended", "error", "lost", "messages")
+    __slots__ = ("_limit", "_tally", "_wake", "ended", "error", "lost", "messages")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, tally: Tally) -> None:
         self._limit = limit
+        self._tally = tally
         self.messages: deque[SSEMessage] = deque()
         self._wake: Wake | None = None
         self.ended = False
@@ -111,7 +114,7 @@ class Mailbox:
     def put(self, topic: str, message: SSEMessage) -> None:
         """Adds a message, if there is room and no end; otherwise does what the policy says."""
         if len(self.messages) >= self._limit:
-            self.end()
+            self.overflow()
         elif not self.ended:
             self.messages.append(message)
             if self._wake is not None:
@@ -120,6 +123,12 @@ class Mailbox:
     def take(self) -> SSEMessage | None:
         """Returns the next message, and removes it; ``None`` if there is none."""
         return self.messages.popleft() if self.messages else None
+
+    def overflow(self) -> None:
+        """Accepts nothing more, since it is full."""
+        if not self.ended:
+            self._tally.overflows += 1
+            self.end()
 
     def end(self, error: Exception | None = None, *, lost: bool = False) -> None:
         """Accepts nothing more; what is in it can still be taken."""
@@ -139,14 +148,15 @@ class DroppingMailbox(Mailbox):
 
     __slots__ = ("_dropped",)
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
+    def __init__(self, limit: int, tally: Tally) -> None:
+        super().__init__(limit, tally)
         self._dropped = 0
 
     def put(self, topic: str, message: SSEMessage) -> None:
         if len(self.messages) >= self._limit and not self.ended:
             self.messages.popleft()
             self._dropped += 1
+            self._tally.dropped += 1
         super().put(topic, message)
 
     def take(self) -> SSEMessage | None:
@@ -161,8 +171,8 @@ class LatestMailbox(Mailbox):
 
     __slots__ = ("_by_key", "_key")
 
-    def __init__(self, limit: int, key: Key) -> None:
-        super().__init__(limit)
+    def __init__(self, limit: int, tally: Tally, key: Key) -> None:
+        super().__init__(limit, tally)
         self._key = key
         self._by_key: dict[Hashable, SSEMessage] = {}
 
@@ -186,7 +196,7 @@ class LatestMailbox(Mailbox):
             return
         self._by_key.pop(key, None)  # put at the end again: ids must not go backwards
         if len(self._by_key) >= self._limit:
-            self.end()
+            self.overflow()
             return
         self._by_key[key] = message
         if self._wake is not None:
@@ -196,13 +206,14 @@ class LatestMailbox(Mailbox):
         return self._by_key.pop(next(iter(self._by_key))) if self._by_key else None
 
 
-def make_mailbox(limit: int, overflow: Overflow, key: Key | None = None) -> Mailbox:
+def make_mailbox(limit: int, overflow: Overflow, key: Key | None = None, tally: Tally | None = None) -> Mailbox:
     """Returns an empty mailbox.
 
     Args:
         limit: Messages that it holds at most.
         overflow: What happens when it is full.
         key: What makes a message replace an older one; with ``"latest"`` only.
+        tally: Where it is counted what is lost in it.
 
     Raises:
         InvalidFieldError: An argument can't be used.
@@ -210,12 +221,13 @@ def make_mailbox(limit: int, overflow: Overflow, key: Key | None = None) -> Mail
     check_integer("buffer", limit, minimum=1)
     if key is not None and overflow != "latest":
         raise InvalidFieldError("key", "must be left out unless overflow is 'latest'")
+    tally = tally or Tally()
     if overflow == "close":
-        return Mailbox(limit)
+        return Mailbox(limit, tally)
     if overflow == "drop_oldest":
-        return DroppingMailbox(limit)
+        return DroppingMailbox(limit, tally)
     if overflow == "latest":
-        return LatestMailbox(limit, key or _topic_and_type)
+        return LatestMailbox(limit, tally, key or _topic_and_type)
     raise InvalidFieldError("overflow", f"must be 'close', 'drop_oldest' or 'latest', not {overflow!r:.40}")
 
 

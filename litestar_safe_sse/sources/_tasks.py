@@ -13,6 +13,8 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from litestar_safe_sse.sources.statistics import Tally
+
 __all__ = ("Backoff", "Outage", "spawn")
 
 _logger = logging.getLogger("litestar_safe_sse")
@@ -29,10 +31,12 @@ class Outage:
 
     Args:
         who: Who waits, for the log.
+        tally: Where it is counted that it is back.
     """
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, who: str, tally: Tally) -> None:
         self._who = who
+        self._tally = tally
         self._lasts = False
 
     def begin(self, error: Exception) -> None:
@@ -45,6 +49,7 @@ class Outage:
         """Notes that it has been reached."""
         if self._lasts:
             self._lasts = False
+            self._tally.reconnects += 1
             _logger.warning("%s reads from Redis again", self._who)
 
 

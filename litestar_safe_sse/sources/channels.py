@@ -18,6 +18,7 @@ from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._subscription import TURN, Key, Mailbox, Overflow, Subscription, give_turn, make_mailbox
 from litestar_safe_sse.sources._tasks import spawn
+from litestar_safe_sse.sources.statistics import SourceStatistics, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +103,10 @@ class ChannelsSource:
         make()
         return ChannelsSubscription(self._plugin, self._subscribers, names, history, make)
 
+    def statistics(self) -> SourceStatistics:
+        """Returns the figures in this event loop; what Redis or Litestar lose is not known here."""
+        return self._subscribers().statistics()
+
     def _subscribers(self) -> _ChannelSubscribers:
         try:
             loop = asyncio.get_running_loop()
@@ -123,7 +128,7 @@ class ChannelsSubscription(Subscription):
         find: Callable[[], _ChannelSubscribers],
         names: tuple[str, ...],
         history: int,
-        make_mailbox: Callable[[], Mailbox],
+        make_mailbox: Callable[..., Mailbox],
     ) -> None:
         self._plugin = plugin
         self._find_subscribers = find
@@ -162,7 +167,7 @@ class ChannelsSubscription(Subscription):
     async def _begin(self) -> Mailbox:
         if self._listener is None:
             self._subscribers = self._find_subscribers()
-            self._listener = _Listener(self._make_mailbox(), self._names)
+            self._listener = _Listener(self._make_mailbox(tally=self._subscribers.tally), self._names)
             self._subscribers.join(self._listener)
         await self._listener.live.wait()
         if self._replay is None:
@@ -210,6 +215,7 @@ class _ChannelSubscribers:
     def __init__(self, plugin: ChannelsPlugin, loop: asyncio.AbstractEventLoop) -> None:
         self._plugin = plugin
         self._loop = loop
+        self.tally = Tally()
         self._listeners: dict[str, dict[_Listener, None]] = {}
         self._subscribers: dict[str, Subscriber] = {}
         self._burst: deque[tuple[str, bytes]] = deque()
@@ -217,6 +223,10 @@ class _ChannelSubscribers:
         self._pump: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._receiver: asyncio.Future[Any] | None = None
+
+    def statistics(self) -> SourceStatistics:
+        everybody = {listener for listeners in self._listeners.values() for listener in listeners}
+        return self.tally.of_source(self._listeners, [listener.mailbox for listener in everybody])
 
     def join(self, listener: _Listener) -> None:
         receiver = self._watch_receiver()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from msgspec import Struct
 
 from litestar_safe_sse.sources._subscription import Key, Overflow, Subscription
+from litestar_safe_sse.sources.statistics import EventLogStatistics
 
-__all__ = ("EventLog", "EventLogStatistics", "OnReset", "Reset", "StartAt", "Subscribed")
+__all__ = ("EventLog", "OnReset", "Reset", "StartAt", "Subscribed")
 
 StartAt = Literal["oldest", "latest"]
 """``"oldest"``: with the oldest event that is stored. ``"latest"``: with the next event."""
@@ -43,19 +43,6 @@ class Subscribed(Struct, frozen=True):
 
 OnReset = StartAt | Callable[[Reset], "StartAt | None"]
 """Where topics that can't be resumed go on from; a function decides case by case."""
-
-
-@dataclass(frozen=True)
-class EventLogStatistics:
-    """What a log does in this event loop.
-
-    Attributes:
-        subscribers: Subscriptions that receive live events, or are on their way there.
-        topics: Topics they are subscribed to.
-    """
-
-    subscribers: int
-    topics: int
 
 
 class EventLog(ABC):

@@ -17,10 +17,11 @@ from litestar_safe_sse.sources._log_subscription import LogSubscription, Subscri
 from litestar_safe_sse.sources._pages import Sizes, size_of
 from litestar_safe_sse.sources._stored import Extent, Renderer, StoredEvent, check_topic, why_lost
 from litestar_safe_sse.sources._subscription import TURN, Key, Overflow
-from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, OnReset, StartAt
+from litestar_safe_sse.sources.event_log import EventLog, OnReset, StartAt
 
 if TYPE_CHECKING:
     from litestar_safe_sse.sources._fan_out import LiveTopic
+    from litestar_safe_sse.sources.statistics import EventLogStatistics
 
 __all__ = ("MemoryEventLog",)
 
@@ -73,6 +74,7 @@ class MemoryEventLog(EventLog):
         if idempotency_key is not None:
             check_text("idempotency_key", idempotency_key)
         place = self._memory.append(topic, rendered, idempotency_key)
+        self._memory.tally.appended += 1
         self._turn = (self._turn + 1) % TURN
         if not self._turn and topic in self._memory.topics:
             await self._memory.give_turn(topic)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 
     from litestar_safe_sse.sources.redis.plugin import RedisPlugin
+    from litestar_safe_sse.sources.statistics import QueueStatistics
 
 __all__ = ("AT_ONCE", "RedisDispenser")
 
@@ -47,7 +48,8 @@ class RedisDispenser(ABC, Generic[T]):
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._backoff = Backoff()
-        self._outage = Outage(f"the queue {key!r}")
+        self._tally = redis.tally(share_key)
+        self._outage = Outage(f"the queue {key!r}", self._tally)
 
     async def take(self) -> T:
         """Waits for an item; if it is cancelled, an item that had come already is given back."""
@@ -67,8 +69,19 @@ class RedisDispenser(ABC, Generic[T]):
                 self.give_back([waiter.result()])
             raise
 
+    def statistics(self) -> QueueStatistics:
+        """Returns the queue's figures in this event loop."""
+        return self._tally.of_queue(self._wanted())
+
+    def confirm(self, item: T) -> None:
+        """See :meth:`Dispenser.confirm`."""
+        self._tally.in_hand -= 1
+        self._tally.delivered += 1
+
     def give_back(self, items: Sequence[T], *, failed: bool = False) -> asyncio.Task[None]:
         """See :meth:`Dispenser.give_back`."""
+        self._tally.in_hand -= len(items)
+        self._tally.returned += len(items)
         return self._do(self._give_back_failed(items) if failed else self._give_back(items))
 
     async def aclose(self) -> None:
@@ -128,9 +141,10 @@ class RedisDispenser(ABC, Generic[T]):
     def _hand_out(self, items: Sequence[T]) -> None:
         for number, item in enumerate(items):
             if not self._wanted():
-                self.give_back(items[number:])
+                self._do(self._give_back(items[number:]))
                 return
             self._waiters.popleft().set_result(item)
+            self._tally.in_hand += 1
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = spawn(chore, "SSE queue in Redis")

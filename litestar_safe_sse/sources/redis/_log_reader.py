@@ -89,7 +89,7 @@ class LogReader(FanOut):
         self._write_pause = POLL
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
-        self._outage = Outage("the event log")
+        self._outage = Outage("the event log", self.tally)
 
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
         """See :meth:`FanOut.look`; those who ask the same before it has been sent are given the same answer."""

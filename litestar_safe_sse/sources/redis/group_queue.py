@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse.context import StreamContext
     from litestar_safe_sse.sources.redis.connection import Command, RedisAddress
+    from litestar_safe_sse.sources.statistics import QueueStatistics
 
 __all__ = ("QueueItem", "RedisGroupQueue")
 
@@ -156,6 +157,10 @@ class RedisGroupQueue:
         """How many items wait or are not acknowledged yet."""
         return int(await self._redis.execute("XLEN", self.key))
 
+    def statistics(self) -> QueueStatistics:
+        """Returns the queue's figures in this event loop."""
+        return self._reader().statistics()
+
     def _reader(self) -> _GroupReader:
         key = (_GroupReader, self._options)
         return self._redis.share(key, lambda: _GroupReader(self._redis, self._options, key))
@@ -200,6 +205,7 @@ class _GroupReader(RedisDispenser[QueueItem]):
 
     def confirm(self, item: QueueItem) -> None:
         """Begins to acknowledge and delete the item."""
+        super().confirm(item)
         self._done.append(item.entry)
         if not self._acknowledging:
             self._acknowledging = True

@@ -9,7 +9,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError
 from litestar_safe_sse.sources._cursor import cursor, record, tag
 from litestar_safe_sse.sources._log_subscription import LogSubscription, SubscribeOptions
 from litestar_safe_sse.sources._stored import Renderer, check_topic
-from litestar_safe_sse.sources.event_log import EventLog, EventLogStatistics, OnReset, StartAt
+from litestar_safe_sse.sources.event_log import EventLog, OnReset, StartAt
 from litestar_safe_sse.sources.redis._entries import APPEND, as_fields, new_nonce, new_secret, to_position
 from litestar_safe_sse.sources.redis._log_reader import LogReader, secret_key
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse.sources._subscription import Key, Overflow
     from litestar_safe_sse.sources.redis.connection import RedisAddress
+    from litestar_safe_sse.sources.statistics import EventLogStatistics
 
 __all__ = ("RedisEventLog",)
 
@@ -94,6 +95,7 @@ class RedisEventLog(EventLog):
             answer = await self._redis.run(APPEND, len(keys), *keys, *settings, *fields)
         except SourceRefusedError as error:
             raise SourceRefusedError(f"topic {topic!r}: {error}") from error
+        self._reader().tally.appended += 1
         identity, _, nonce = bytes(answer).rpartition(b"-")
         return cursor([record(tag(topic), to_position(identity, nonce))])
 

@@ -21,6 +21,7 @@ from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._errors import code_of, translate
 from litestar_safe_sse.sources.redis._link import RedisLink
 from litestar_safe_sse.sources.redis.connection import connect
+from litestar_safe_sse.sources.statistics import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -205,6 +206,10 @@ class RedisPlugin(InitPlugin):
             shared[key] = make()
         return shared[key]  # type: ignore[return-value]
 
+    def tally(self, key: Hashable) -> Tally:
+        """Returns what is counted in this event loop under a key; it outlives what is shared."""
+        return self.loop_state().tallies.setdefault(key, Tally())
+
     def forget(self, key: Hashable, shared: Shared) -> None:
         """Ends the sharing of what nobody uses any more."""
         state = self._states.get(asyncio.get_running_loop())
@@ -268,6 +273,7 @@ class LoopState:
         self.client = client
         self.commands = commands
         self.shared: dict[Hashable, Shared] = {}
+        self.tallies: dict[Hashable, Tally] = {}
 
 
 def _maker(redis: RedisAddress, options: dict[str, Any]) -> Callable[[], RedisClient]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from litestar_safe_sse.sources.redis.connection import Command, RedisAddress, RedisConnection
+    from litestar_safe_sse.sources.statistics import SourceStatistics
 
 __all__ = ("GAP", "Gap", "PubSubMessage", "PubSubSubscription", "RedisPubSub")
 
@@ -139,6 +140,10 @@ class RedisPubSub:
         make()
         return PubSubSubscription(self._reader, tuple(dict.fromkeys(names)), make)
 
+    def statistics(self) -> SourceStatistics:
+        """Returns the figures in this event loop of all who listen by way of the same plugin."""
+        return self._reader().statistics()
+
     def _reader(self) -> PubSubReader:
         return self._redis.share(PubSubReader, lambda: PubSubReader(self._redis))
 
@@ -147,7 +152,7 @@ class PubSubSubscription(Subscription):
     """A subscription to channels; made by :meth:`RedisPubSub.subscribe`."""
 
     def __init__(
-        self, find: Callable[[], PubSubReader], names: tuple[_Name, ...], make_mailbox: Callable[[], Mailbox]
+        self, find: Callable[[], PubSubReader], names: tuple[_Name, ...], make_mailbox: Callable[..., Mailbox]
     ) -> None:
         self._find_reader = find
         self._names = names
@@ -171,7 +176,7 @@ class PubSubSubscription(Subscription):
     def _join(self) -> _Listener:
         if self._listener is None:
             self._reader = self._find_reader()
-            self._listener = _Listener(self._make_mailbox(), self._names)
+            self._listener = _Listener(self._make_mailbox(tally=self._reader.tally), self._names)
             self._reader.join(self._listener)
         return self._listener
 
@@ -230,7 +235,8 @@ class PubSubReader:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-        self._outage = Outage("Pub/Sub")
+        self.tally = redis.tally(PubSubReader)
+        self._outage = Outage("Pub/Sub", self.tally)
 
     def join(self, listener: _Listener) -> None:
         if self._closing:
@@ -260,6 +266,9 @@ class PubSubReader:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    def statistics(self) -> SourceStatistics:
+        return self.tally.of_source(self._listeners, [listener.mailbox for listener in self._everybody()])
 
     def _everybody(self) -> list[_Listener]:
         return list(dict.fromkeys(listener for listeners in self._listeners.values() for listener in listeners))
@@ -410,6 +419,7 @@ class PubSubReader:
         listener.live.set()
         if listener.lost_at is not None:
             seconds, listener.lost_at = monotonic() - listener.lost_at, None
+            self.tally.gaps += 1
             listener.mailbox.put_own(SSEMessage(Gap(round(seconds, 3)), GAP))
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse.context import StreamContext
     from litestar_safe_sse.sources.redis.connection import Command, RedisAddress
+    from litestar_safe_sse.sources.statistics import QueueStatistics
 
 __all__ = ("RedisQueue",)
 
@@ -128,6 +129,10 @@ class RedisQueue:
         """Returns how many items wait in the list."""
         return int(await self._redis.execute("LLEN", self.key))
 
+    def statistics(self) -> QueueStatistics:
+        """Returns the queue's figures in this event loop."""
+        return self._popper().statistics()
+
     def _popper(self) -> _Popper:
         key = (_Popper, self._options)
         return self._redis.share(key, lambda: _Popper(self._redis, self._options, key))
@@ -148,9 +153,6 @@ class _Popper(RedisDispenser[bytes]):
         super().__init__(redis, options.key, options.slice, share_key)
         self._dead = options.dead
         self._failures_key = f"{options.key}:failures"
-
-    def confirm(self, item: bytes) -> None:
-        """There is nothing to do: it has left the list already."""
 
     async def _fetch(self) -> None:
         popped = await self._link.submit("BLPOP", self._key, self._slice, wait=self._slice)
