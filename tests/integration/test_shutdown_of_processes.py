@@ -28,13 +28,6 @@ from tests.integration.processes import (
 
 FORCED_EXIT = sys.version_info < (3, 12, 1)
 
-KILLED = 256 - signal.SIGTERM
-"""What Hypercorn exits with when SIGTERM has killed a worker.
-
-A bare worker is not killed to compare: caught while it looks at the event that it shares with its parent, it takes that
-event's lock with it, and its parent waits for the lock for ever.
-"""
-
 
 def hold_on_two_workers(server: Server) -> int:
     """Holds responses open on both workers, a slow clean-up on one; returns that one's pid."""
@@ -211,14 +204,18 @@ def test_installed_at_the_first_request(launch: Launch, kind: Kind) -> None:
 @posix_only
 @pytest.mark.parametrize("kind", [HYPERCORN, HYPERCORN_TRIO], ids=str)
 def test_termination_of_a_hypercorn_worker_is_put_off_not_away(launch: Launch, kind: Kind) -> None:
-    """A Hypercorn worker that alone is sent SIGTERM is notified, and is killed as without us when its delay is over."""
+    """A Hypercorn worker that alone is sent SIGTERM is notified, and is killed as without us when its delay is over.
+
+    No bare worker is killed to compare: caught while it looks at the event that it shares with its parent, it takes
+    that event's lock with it, and its parent waits for the lock for ever.
+    """
     server = launch(kind, TERMINATION_DELAY="2")
     connection = server.hold(cleanup=0.05)
     at = time.monotonic()
     os.kill(server.all("started")[0].pid, signal.SIGTERM)
 
     assert b"bye" in read(connection)
-    assert server.exit_code() == KILLED
+    assert server.exit_code() == 0  # Hypercorn forgets how its last worker has ended
     assert server.since(at)[0] == "notified"
     assert len(server.all("notified")) == 1
     assert not server.all("stopped")
