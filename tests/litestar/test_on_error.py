@@ -16,6 +16,7 @@ from litestar_safe_sse import (
     SafeSSEConfig,
     SSEMessage,
     StreamContext,
+    sse,
 )
 from tests.litestar.apps import FromQuery, cause, cleaned, closed, serving
 from tests.litestar.bodies import Trace
@@ -155,6 +156,29 @@ async def test_function_of_a_response() -> None:
                 await connection.finished()
             assert connection.body == body
             assert connection.complete is bool(body)
+
+
+async def test_event_that_an_annotation_has_to_name(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the items of a generator are validated, the last one is; a handler that names it has it sent."""
+
+    @sse("/declared", validate=True, on_error=lambda error: Problem(str(error)))
+    async def declared() -> AsyncIterator[str | Problem]:
+        yield "one"
+        raise LookupError("gone")
+
+    @sse("/other", validate=True, on_error=lambda error: Problem(str(error)))
+    async def other() -> AsyncIterator[str]:
+        yield "one"
+        raise LookupError("gone")
+
+    async with serving(declared, other) as (app, _):
+        for path, told in (("/declared", b'data: {"title":"gone"}\r\n\r\n'), ("/other", b"")):
+            async with connect(app, path) as connection:
+                await connection.finished()
+            assert connection.body == b"data: one\r\n\r\n" + told
+            assert connection.complete is bool(told)
+    assert "on_error" in caplog.text
+    assert "Problem" in caplog.text
 
 
 async def test_client_that_has_left_is_told_nothing(trace: Trace) -> None:
