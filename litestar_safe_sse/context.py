@@ -253,5 +253,5 @@ class StreamContext(Injected, metaclass=_AsAnnotated):
             InvalidFieldError: If the reason is not a ``CloseReason``.
         """
         if not isinstance(reason, CloseReason):
-            raise InvalidFieldError("reason", f"{reason!r} is no CloseReason; give one of its members")
+            raise InvalidFieldError("reason", f"must be a member of CloseReason, not {reason!r}")
         await self._stream.aclose(reason)

@@ -62,11 +62,11 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         self, config: SafeSSEConfig | None = None, *, adopt: bool = False, view: StreamsView | None = None
     ) -> None:
         if config is not None and not isinstance(config, SafeSSEConfig):
-            raise InvalidFieldError("config", f"{type(config).__name__} is no SafeSSEConfig; give one, or None")
+            raise InvalidFieldError("config", f"must be a SafeSSEConfig, or None, not {type(config).__name__}")
         if adopt not in (True, False):
             raise InvalidFieldError("adopt", f"must be a bool, not {adopt!r}")
         if view is not None and not isinstance(view, StreamsView):
-            raise InvalidFieldError("view", f"{type(view).__name__} is no StreamsView; give one, or None")
+            raise InvalidFieldError("view", f"must be a StreamsView, or None, not {type(view).__name__}")
         self.config = config or SafeSSEConfig()
         super().__init__(StreamRegistry(self.config))
         self._app_config: AppConfig | None = None

@@ -234,7 +234,7 @@ class StreamRegistry:
             InvalidFieldError: If the reason is not a ``CloseReason``, or the configuration has no such ``PerKey``.
         """
         if not isinstance(reason, CloseReason):
-            raise InvalidFieldError("reason", f"{reason!r} is no CloseReason; give one of its members")
+            raise InvalidFieldError("reason", f"must be a member of CloseReason, not {reason!r}")
         rules = tuple(self.config.admission)  # type: ignore[arg-type]
         if self._admission is None or not rules or (by is not None and by not in rules):
             raise InvalidFieldError("admission", "must have the PerKey by which the streams are to be found")

@@ -66,7 +66,7 @@ def test_settings_of_another_type(field: str, settings: dict[str, Any]) -> None:
 
 def test_view_of_another_type() -> None:
     """What is mounted is a ``StreamsView``."""
-    with pytest.raises(InvalidFieldError, match="invalid view: bool is no StreamsView"):
+    with pytest.raises(InvalidFieldError, match="invalid view: must be a StreamsView, or None, not bool"):
         SafeSSEPlugin(view=True)  # type: ignore[arg-type]
 
 
