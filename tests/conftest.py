@@ -11,6 +11,7 @@ import pytest
 
 for part in ("core", "docs", "doctor", "example", "integration", "litestar", "servers", "sources", "unit", "view"):
     pytest.register_assert_rewrite(f"tests.{part}")  # so that a helper's assertion tells what it has seen
+pytest.register_assert_rewrite("litestar_safe_sse.sources.testing")
 
 SERVER = re.compile(r"\[(?:\w+-)*?((?:uvicorn|granian|hypercorn|daphne)(?:-(?:h\d+|httptools|asyncio|uvloop|trio))*)")
 
