@@ -14,7 +14,7 @@ from msgspec.json import encode
 from litestar_safe_sse._core.decoding import Decoder
 from litestar_safe_sse._core.encoding import Encoder, Preamble, as_text
 from litestar_safe_sse._core.frame import Frame
-from litestar_safe_sse._core.heads import BytesHead, Layout, TextHead
+from litestar_safe_sse._core.heads import BytesHead, Layout, NumberedHead, TextHead
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_text
 
@@ -49,6 +49,32 @@ class LineHead(BytesHead):
         super().join([_on_one_line(piece) for piece in pieces], parts)
 
 
+class NumberedLineHead(NumberedHead):
+    """Of messages that have an ID each; their pieces are the fields from the ID on.
+
+    Args:
+        first: What stands ahead of the ID.
+        middle: What stands between the ID and the data.
+    """
+
+    __slots__ = ("_first",)
+
+    def __init__(self, first: str, middle: str) -> None:
+        super().__init__(middle, _END, "")
+        self._first = first
+        self._between = f"{_END}{first}"
+        self.frame = len(self._between.encode())
+
+    def piece(self, message: SSEMessage) -> str:
+        return f'"id":{_quoted(str(message.id))},{self._middle}"data":{_quoted(message.data)}'
+
+    def join(self, pieces: list[str], parts: list[bytes]) -> None:
+        parts.append(f"{self._first}{self._between.join(pieces)}{_END}".encode())
+
+    def block(self, message: SSEMessage) -> str:
+        return f"{self._first}{self.piece(message)}{_END}"
+
+
 class LineLayout(Layout):
     """How the messages of a stream are laid out."""
 
@@ -64,6 +90,10 @@ class LineLayout(Layout):
 
     def make_text_head(self, event: str | None) -> TextHead:
         return TextLineHead(self.first(event), self.tail, self.separator)
+
+    def make_numbered_head(self, event: str | None) -> NumberedLineHead:
+        middle = "" if self.retry is None else f'"retry":{self.retry},'
+        return NumberedLineHead(_opened(self.event if event is None else event, None, None), middle)
 
     def make_bytes_head(self, encode: Callable[[Any], bytes], event: str | None) -> BytesHead:
         return LineHead(self.first(event), self.tail, self.separator, encode)

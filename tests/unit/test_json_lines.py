@@ -84,6 +84,21 @@ def test_what_is_joined_is_what_is_encoded() -> None:
     assert b"".join(parts) == alone
 
 
+@pytest.mark.parametrize("retry", [None, 9])
+@pytest.mark.parametrize("event", [None, "own", "é"])
+def test_messages_with_an_id_are_joined_as_they_are_encoded(event: str | None, retry: int | None) -> None:
+    """Each a line with all of its fields."""
+    encoder = JSONLines(event="tick", retry=retry)
+    messages = [SSEMessage("one", event, 1), SSEMessage('"two"\r\nlines', event, '"2"')]
+    head = encoder.message_head(messages[0])
+    assert head is not None
+    assert head is encoder.message_head(messages[1])
+    parts: list[bytes] = []
+    head.join([head.piece(message) for message in messages], parts)
+    assert b"".join(parts) == b"".join(map(encoder.encode, messages))
+    assert [json.loads(line)["id"] for line in b"".join(parts).splitlines()] == ["1", '"2"']
+
+
 @pytest.mark.parametrize("item", [None, b"\xff", "\ud800", object(), {"unknown": 1}])
 def test_what_cannot_be_sent_is_an_error(item: object) -> None:
     """Of the same kind as over HTTP."""
