@@ -5,41 +5,59 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from contextlib import AsyncExitStack, ExitStack
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
 
 from litestar_safe_sse._core.state import StreamState
 from litestar_safe_sse._core.stream import Stream
 from litestar_safe_sse.sources._subscription import Subscription
-from litestar_safe_sse.testing import open_stream, open_stream_sync
+from litestar_safe_sse.testing import open_stream, open_stream_sync, open_websocket, open_websocket_sync
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from litestar import Litestar
 
-    from litestar_safe_sse.testing import OpenStream, SyncOpenStream
+    from litestar_safe_sse.testing import OpenStream, OpenWebSocket, SyncOpenStream, SyncOpenWebSocket
 
 __all__ = ("StreamOpener", "describe", "open_things")
 
 
-class Opening:
-    """A stream that is opened by ``async with``, or by ``with`` in a plain function."""
+AsyncT = TypeVar("AsyncT")
+SyncT = TypeVar("SyncT")
 
-    def __init__(self, app: Litestar, method: str, path: str, options: dict[str, Any]) -> None:
-        self._arguments = app, method, path
-        self._options = options
+
+class Opening(Generic[AsyncT, SyncT]):
+    """A stream that is opened by ``async with``, or by ``with`` in a plain function.
+
+    Args:
+        name: What the request is called.
+        open_async: Opens it for a coroutine.
+        open_sync: Opens it for a plain function.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_async: Callable[[], AbstractAsyncContextManager[AsyncT]],
+        open_sync: Callable[[], AbstractContextManager[SyncT]],
+    ) -> None:
+        self._name = name
+        self._open_async = open_async
+        self._open_sync = open_sync
         self._async = AsyncExitStack()
         self._sync = ExitStack()
         self.is_open = False
 
     def __str__(self) -> str:
-        return " ".join(map(str, self._arguments[1:]))
+        return self._name
 
-    async def __aenter__(self) -> OpenStream:
-        stream = await self._async.enter_async_context(open_stream(*self._arguments, **self._options))
+    async def __aenter__(self) -> AsyncT:
+        stream = await self._async.enter_async_context(self._open_async())
         self.is_open = True
         return stream
 
@@ -49,8 +67,8 @@ class Opening:
         self.is_open = False
         return bool(await self._async.__aexit__(kind, exc, traceback))
 
-    def __enter__(self) -> SyncOpenStream:
-        stream = self._sync.enter_context(open_stream_sync(*self._arguments, **self._options))
+    def __enter__(self) -> SyncT:
+        stream = self._sync.enter_context(self._open_sync())
         self.is_open = True
         return stream
 
@@ -70,11 +88,27 @@ class StreamOpener:
 
     def __init__(self) -> None:
         self.cookies = httpx.Cookies()
-        self._opened: list[Opening] = []
+        self._opened: list[Opening[Any, Any]] = []
 
-    def __call__(self, app: Litestar, method: str, path: str, **options: Any) -> Opening:
+    def __call__(self, app: Litestar, method: str, path: str, **options: Any) -> Opening[OpenStream, SyncOpenStream]:
         """Returns what opens a stream, by ``async with`` or by ``with``; see ``open_stream``."""
-        opening = Opening(app, method, path, {"cookies": self.cookies, **options})
+        options = {"cookies": self.cookies, **options}
+        opening = Opening(
+            f"{method} {path}",
+            partial(open_stream, app, method, path, **options),
+            partial(open_stream_sync, app, method, path, **options),
+        )
+        self._opened.append(opening)
+        return opening
+
+    def websocket(self, app: Litestar, path: str, **options: Any) -> Opening[OpenWebSocket, SyncOpenWebSocket]:
+        """Returns what opens a stream over a WebSocket, likewise; see ``open_websocket``."""
+        options = {"cookies": self.cookies, **options}
+        opening = Opening(
+            f"WebSocket {path}",
+            partial(open_websocket, app, path, **options),
+            partial(open_websocket_sync, app, path, **options),
+        )
         self._opened.append(opening)
         return opening
 

@@ -5,17 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
+from litestar import Litestar
 
+from litestar_safe_sse import SafeSSEPlugin, sse
+from litestar_safe_sse._pytest import StreamOpener
 from tests.bounds import START, WAIT
 
 APPLICATION = """
 from collections.abc import AsyncIterator
 import anyio, pytest
 from litestar import Litestar, get
-from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin
+from litestar_safe_sse import CloseReason, SafeServerSentEvent, SafeSSEPlugin, sse_websocket
+
+@sse_websocket("/ws")
+async def endless_ws() -> AsyncIterator[str]:
+    yield "first"
+    await anyio.sleep_forever()
 
 @get("/endless")
 async def endless() -> SafeServerSentEvent:
@@ -24,7 +35,7 @@ async def endless() -> SafeServerSentEvent:
         await anyio.sleep_forever()
     return SafeServerSentEvent(body())
 
-app = Litestar([endless], plugins=[SafeSSEPlugin()])
+app = Litestar([endless, endless_ws], plugins=[SafeSSEPlugin()])
 """
 
 LEAVES = (
@@ -66,6 +77,15 @@ async def test_fixture(sse):
 def test_sync_fixture(sse):
     with sse(app, "GET", "/endless") as stream:
         assert stream.next().data == "first"
+
+{mark}
+async def test_websocket(sse):
+    async with sse.websocket(app, "/ws") as stream:
+        assert (await stream.next()).data == "first"
+
+def test_sync_websocket(sse):
+    with sse.websocket(app, "/ws") as stream:
+        assert stream.next().data == "first"
 """
 )
 
@@ -88,9 +108,9 @@ def test_loading_the_plugin_imports_nothing_of_litestar() -> None:
 @pytest.mark.parametrize(
     ("mark", "options", "passed"),
     [
-        ("@pytest.mark.anyio", ("-p", "no:asyncio"), 3),  # on asyncio and on trio
-        ("@pytest.mark.asyncio", (), 2),
-        ("", ("--asyncio-mode=auto",), 2),
+        ("@pytest.mark.anyio", ("-p", "no:asyncio"), 6),  # on asyncio and on trio
+        ("@pytest.mark.asyncio", (), 4),
+        ("", ("--asyncio-mode=auto",), 4),
     ],
 )
 def test_the_fixture_works_with_either_plugin(tmp_path: Path, mark: str, options: tuple[str, ...], passed: int) -> None:
@@ -98,6 +118,22 @@ def test_the_fixture_works_with_either_plugin(tmp_path: Path, mark: str, options
     done = run(tmp_path, USES.replace("{mark}", mark), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
+
+
+@pytest.mark.parametrize("opened", ["GET /endless", "WebSocket /endless"])
+def test_a_block_that_was_not_left_is_named(opened: str) -> None:
+    """By its request, be it over HTTP or a WebSocket."""
+
+    @sse("/endless", websocket="/endless")
+    async def endless() -> AsyncIterator[str]:
+        await anyio.sleep_forever()
+        yield "never"
+
+    app, opener = Litestar([endless], plugins=[SafeSSEPlugin()]), StreamOpener()
+    opening: Any = opener(app, "GET", "/endless") if "GET" in opened else opener.websocket(app, "/endless")
+    with opening, pytest.raises(AssertionError, match=f"has not left the block of {opened}"):
+        opener.check()
+    opener.check()
 
 
 def test_what_is_left_open_is_named_on_request(tmp_path: Path) -> None:

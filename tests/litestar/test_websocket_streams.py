@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from litestar import Controller, Litestar, Router, WebSocket
 from litestar.connection import ASGIConnection
@@ -33,6 +34,8 @@ from litestar_safe_sse import (
     sse,
     sse_websocket,
 )
+from litestar_safe_sse.sources import MemoryEventLog
+from litestar_safe_sse.testing import open_stream, open_websocket
 from tests.bounds import NEVER, SHORT, WAIT
 from tests.core.websockets import Socket
 from tests.litestar.apps import PLAIN, FromPath, JSONBody, NamedDependency, closed, collect, serving
@@ -104,6 +107,64 @@ async def test_one_handler_serves_both() -> None:
     ]
     assert socket.code == 1000
     assert closed(streams) == {CloseReason.COMPLETED: 2}
+
+
+@pytest.mark.parametrize("options", [{}, {"event_type": "tick", "retry_duration": 9}])
+@pytest.mark.parametrize("prepared", [True, False])
+async def test_messages_say_the_same_by_both(options: Any, prepared: bool) -> None:
+    """Whatever fields they have, and whether they come one by one or are joined."""
+    said: list[str | SSEMessage[Any]] = [
+        "text",
+        SSEMessage("one", id="1"),
+        SSEMessage("two\nlines", "own", 2),
+        SSEMessage('"quoted"', "own", '"3"'),
+        SSEMessage("é", id="é"),
+        SSEMessage("later", id="5", retry=7),
+        SSEMessage({"a": 1}, id=6),
+        SSEMessage({"b": 2}, "own"),
+        SSEMessage("x" * 100_000, id=7),
+        SSEMessage("no ID", "own"),
+        SSEMessage("\ud7ff", "é", 8),
+        SSEMessage(id="9"),
+        SSEMessage("", id="10"),
+    ]
+
+    @sse("/", websocket="/ws", **options)
+    async def both() -> AsyncIterator[str | SSEMessage[Any]]:
+        for item in said:
+            yield item
+            if not prepared:
+                await anyio.lowlevel.checkpoint()
+
+    app = Litestar([both], plugins=[SafeSSEPlugin()])
+    async with open_stream(app, "GET", "/") as stream:
+        expected = [event async for event in stream]
+    async with open_websocket(app, "/ws") as socket:
+        assert [event async for event in socket] == expected
+        assert (socket.last_event_id, socket.retry) == (stream.last_event_id, stream.retry)
+        assert socket.close_code == 1000
+    assert len(expected) == len(said) - 1
+
+
+async def test_events_of_a_log_arrive_with_their_ids() -> None:
+    """By which a client resumes, over either."""
+    log = MemoryEventLog()
+
+    @sse("/", websocket="/ws")
+    async def news(stream: StreamContext) -> AsyncIterator[Any]:
+        async for event in log.subscribe("news", after=stream.last_event_id):
+            yield event
+
+    app = Litestar([news], plugins=[SafeSSEPlugin()])
+    async with open_websocket(app, "/ws") as socket:
+        first = await socket.next()
+        for text in ("one", "two"):
+            await log.append("news", text)
+        seen = [await socket.next() for _ in range(2)]
+    assert [event.data for event in seen] == ["one", "two"]
+    assert first.id != seen[0].id
+    async with open_websocket(app, "/ws", last_event_id=seen[0].id) as socket:
+        assert await socket.next() == seen[1]
 
 
 async def test_layers_are_those_of_the_handler() -> None:
