@@ -28,7 +28,7 @@ OURS = (
 
 # The inventories of other projects are not fetched, so that the build needs no network; names of our own must resolve.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(collections|contextlib|enum|httpx|litestar|types|typing)\..*"),
+    (r"py:.*", r"(collections|contextlib|datetime|enum|httpx|litestar|types|typing)\..*"),
     (r"py:.*", rf"(?!{OURS})[A-Z]\w*"),
     (r"py:.*", r"(?:[a-z]+|None|~?_?T)"),
     (r"py:.*", r"(litestar_safe_sse\.[\w.]+\.)?([A-Z][a-z]*)?T"),  # type variables

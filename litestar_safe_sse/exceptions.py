@@ -15,6 +15,7 @@ __all__ = (
     "SourceRefusedError",
     "SourceUnavailableError",
     "StreamClosedError",
+    "TopicFinishedError",
     "UndeclaredEventError",
 )
 
@@ -102,6 +103,10 @@ class ShortLivedDependencyWarning(UserWarning):
 
 class SourceRefusedError(SSEError):
     """A source was refused what it asked for, and would be again: a key of another type, a missing permission."""
+
+
+class TopicFinishedError(SourceRefusedError):
+    """Something was to be appended to a topic of an event log that is finished."""
 
 
 class SourceUnavailableError(SSEError):

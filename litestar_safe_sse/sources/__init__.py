@@ -6,10 +6,25 @@ Redis says what to install.
 
 from __future__ import annotations
 
-from litestar_safe_sse.exceptions import MissingExtraError, SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.exceptions import (
+    MissingExtraError,
+    SourceRefusedError,
+    SourceUnavailableError,
+    TopicFinishedError,
+)
+from litestar_safe_sse.sources._fan_out_log import sequence_of
 from litestar_safe_sse.sources._subscription import Overflow, Subscription
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
-from litestar_safe_sse.sources.event_log import EventLog, Reset, Subscribed
+from litestar_safe_sse.sources.event_log import (
+    CaughtUp,
+    EventLog,
+    Finished,
+    History,
+    Last,
+    Reset,
+    Since,
+    Subscribed,
+)
 from litestar_safe_sse.sources.memory import MemoryEventLog
 from litestar_safe_sse.sources.redis.group_queue import QueueItem, RedisGroupQueue
 from litestar_safe_sse.sources.redis.log import RedisEventLog
@@ -19,11 +34,15 @@ from litestar_safe_sse.sources.redis.queue import RedisQueue
 from litestar_safe_sse.sources.statistics import EventLogStatistics, QueueStatistics, SourceStatistics
 
 __all__ = (
+    "CaughtUp",
     "ChannelMessage",
     "ChannelsSource",
     "EventLog",
     "EventLogStatistics",
+    "Finished",
     "Gap",
+    "History",
+    "Last",
     "MemoryEventLog",
     "MissingExtraError",
     "Overflow",
@@ -36,9 +55,12 @@ __all__ = (
     "RedisPubSub",
     "RedisQueue",
     "Reset",
+    "Since",
     "SourceRefusedError",
     "SourceStatistics",
     "SourceUnavailableError",
     "Subscribed",
     "Subscription",
+    "TopicFinishedError",
+    "sequence_of",
 )

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import anyio
 
 from litestar_safe_sse.sources._cursor import Position, cursor, record, tag
 from litestar_safe_sse.sources._pages import Pages, with_id
+from litestar_safe_sse.sources._stored import FINISHED
 from litestar_safe_sse.sources._subscription import give_turn
+from litestar_safe_sse.sources.event_log import Last, Since
 from litestar_safe_sse.sources.statistics import EventLogStatistics, Tally
 
 if TYPE_CHECKING:
@@ -35,12 +38,14 @@ class LiveTopic:
     Args:
         name: The topic.
         position: The place after which its live events are passed on.
+        finished: Whether there won't be any.
     """
 
-    __slots__ = ("_moved", "audiences", "lost", "name", "position", "record", "tag", "users")
+    __slots__ = ("_moved", "audiences", "finished", "lost", "name", "position", "record", "tag", "users")
 
-    def __init__(self, name: str, position: Position) -> None:
+    def __init__(self, name: str, position: Position, *, finished: bool = False) -> None:
         self.name = name
+        self.finished = finished
         self.tag = tag(name)
         self.users = 0
         self.lost = False
@@ -106,6 +111,15 @@ class Audience:
         for mailbox in self.mailboxes():
             mailbox.put(topic, message)
 
+    def send_end(self, topic: str, message: SSEMessage) -> None:
+        """Puts the last event of a topic into every mailbox, and ends them if there is no other topic."""
+        message = with_id(message, cursor([topic.record for topic in self.topics]))
+        over = all(topic.finished for topic in self.topics)
+        for mailbox in self.mailboxes():
+            mailbox.put_own(message, topic)
+            if over:
+                mailbox.end()
+
 
 class FanOut(ABC):
     """The topics of a log that are in use in one event loop, each with those who are subscribed to it."""
@@ -131,6 +145,69 @@ class FanOut(ABC):
     @abstractmethod
     async def fetch(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
         """Fetches the next events of a topic after a place, as many as make a page, and none after another place."""
+
+    async def look_once(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
+        """Does as :meth:`look`, without waiting for a log that can't be reached.
+
+        Raises:
+            SourceUnavailableError: It can't be reached.
+            SourceRefusedError: The log refuses a topic.
+        """
+        return await self.look(wanted)
+
+    async def fetch_once(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
+        """Does as :meth:`fetch`, without waiting for a log that can't be reached.
+
+        Raises:
+            SourceUnavailableError: It can't be reached.
+            SourceRefusedError: The log refuses the topic.
+        """
+        return await self.fetch(topic, after, upto)
+
+    async def since(self, topic: str, extent: Extent, at: float) -> Position:
+        """Finds the place before the first event of a time or later, halving what it may be among.
+
+        Args:
+            topic: The topic.
+            extent: What is stored of it.
+            at: Milliseconds since 1970.
+        """
+        low, high = extent.oldest, extent.newest  # the place is not before one of them, and not after the other
+        while low.seq < high.seq:
+            middle = (low.seq + high.seq) // 2
+            event = await self._event(topic, high.epoch, middle + 1)
+            if event is None:  # trimmed in the meantime, and so are those before it
+                low = Position(high.epoch, middle + 1, 0)
+            elif event.at < at:
+                low = event.position
+            else:
+                high = event.place_before
+        return extent.oldest if high.seq <= extent.oldest.seq else high
+
+    async def place(self, topic: str, extent: Extent, start: Last | Since) -> Position:
+        """Finds the place where a subscription begins.
+
+        Args:
+            topic: The topic.
+            extent: What is stored of it.
+            start: Where it is to begin.
+        """
+        if isinstance(start, Last):
+            return await self.last(topic, extent, start.events)
+        when = start.when if isinstance(start.when, datetime) else datetime.now(timezone.utc) - start.when
+        return await self.since(topic, extent, when.timestamp() * 1000)
+
+    async def last(self, topic: str, extent: Extent, events: int) -> Position:
+        """Finds the place before the last events of a topic, whose end is not counted."""
+        first = extent.newest.seq - events - extent.finished + 1
+        if first <= extent.oldest.seq + 1:
+            return extent.oldest
+        event = await self._event(topic, extent.newest.epoch, first)
+        return extent.oldest if event is None else event.place_before
+
+    async def _event(self, topic: str, epoch: int, seq: int) -> StoredEvent | None:
+        found = await self.fetch(topic, Position(epoch, seq - 1, 0), Position(epoch, seq, 0))
+        return found[0] if found and found[0].position.seq == seq else None
 
     @abstractmethod
     def on_use(self, topic: LiveTopic) -> None:
@@ -162,17 +239,17 @@ class FanOut(ABC):
             appended=self.tally.appended,
         )
 
-    def hold(self, places: Mapping[str, Position]) -> list[LiveTopic]:
+    def hold(self, extents: Mapping[str, Extent]) -> list[LiveTopic]:
         """Takes topics into use for a subscription, which has to release them.
 
         Args:
-            places: For each topic the place from which its live events are passed on, if it is not in use yet.
+            extents: What is stored of each topic; from there its live events are passed on, if it is not in use yet.
         """
         held = []
-        for name, place in places.items():
+        for name, extent in extents.items():
             topic = self.topics.get(name)
             if topic is None:
-                topic = self.topics[name] = LiveTopic(name, place)
+                topic = self.topics[name] = LiveTopic(name, extent.newest, finished=extent.finished)
                 self.on_use(topic)
             topic.users += 1
             held.append(topic)
@@ -215,10 +292,18 @@ class FanOut(ABC):
         place = topic.position
         if event.follows(place):
             topic.move(event.position)
+            if event.message.event == FINISHED:
+                self._finish(topic, event.message)
+                return
             for audience in tuple(topic.audiences):
                 audience.send(name, event.message)
         elif event.position.epoch != place.epoch or event.position.seq > place.seq:
             self.lose(topic)
+
+    def _finish(self, topic: LiveTopic, message: SSEMessage) -> None:
+        topic.finished = True
+        for audience in tuple(topic.audiences):
+            audience.send_end(topic.name, message)
 
     async def give_turn(self, name: str) -> None:
         """Lets those who are subscribed to a topic take its events."""

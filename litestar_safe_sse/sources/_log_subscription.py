@@ -10,7 +10,8 @@ The laws, and where each is kept:
 3. *Join without a seam.* A subscription is attached to the live events first, at a position noted in the same step, and
    then fetches what lies before that position.
 
-It is in one of three phases: it seeks its place, replays what lies before the live events, or is live.
+It is in one of three phases: it seeks its place, replays what lies before the live events, or is live. Two more last
+for a message or so: it marks where the live events begin, or its topics are over.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import MAX_TOPICS, Position, cursor, positions, record, tag
-from litestar_safe_sse.sources._pages import PAGE
-from litestar_safe_sse.sources._stored import RESET, SUBSCRIBED, check_topic
+from litestar_safe_sse.sources._pages import PAGE, with_id
+from litestar_safe_sse.sources._stored import CAUGHT_UP, RESET, SUBSCRIBED, check_topic, end_of
 from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
-from litestar_safe_sse.sources.event_log import OnReset, Reset, StartAt, Subscribed
+from litestar_safe_sse.sources.event_log import CaughtUp, Last, OnReset, Reset, Since, Start, Subscribed
 
 if TYPE_CHECKING:
     from litestar_safe_sse.sources._fan_out import FanOut, LiveTopic
@@ -35,15 +36,16 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources._stored import Extent, Why
     from litestar_safe_sse.sources.statistics import Tally
 
-__all__ = ("LogSubscription", "SubscribeOptions")
+__all__ = ("LogSubscription", "SubscribeOptions", "tags_of")
 
 
 @dataclass(frozen=True)
 class SubscribeOptions:
     """What a subscription was asked to do; as in ``EventLog.subscribe``."""
 
-    start: StartAt
+    start: Start
     on_reset: OnReset | None
+    mark: bool
     buffer: int
     overflow: Overflow
     key: Key | None
@@ -53,23 +55,25 @@ class SubscribeOptions:
         check_start("start", self.start)
         if self.on_reset is not None and not callable(self.on_reset):
             check_start("on_reset", self.on_reset)
+        if not isinstance(self.mark, bool):
+            raise InvalidFieldError("mark", f"must be True or False, not {self.mark!r:.40}")
         self.make_mailbox()
 
     def make_mailbox(self, tally: Tally | None = None) -> Mailbox:
         """Returns an empty mailbox for live events."""
         return make_mailbox(self.buffer, self.overflow, self.key, tally)
 
-    def resume_at(self, lost: dict[str, Why], *, was_there: bool) -> StartAt:
+    def resume_at(self, lost: dict[str, Why], *, was_there: bool) -> Start:
         """Returns where topics go on that can't be resumed.
 
         Args:
             lost: The topics.
             was_there: Whether it is known where they were read to, and not only said by the client.
         """
-        default: StartAt = "oldest" if was_there else self.start
+        default: Start = "oldest" if was_there else self.start
         if not callable(self.on_reset):
             return self.on_reset or default
-        return check_start("what on_reset returned", self.on_reset(Reset(lost, default)) or default)
+        return check_start("what on_reset returned", self.on_reset(Reset(lost, name_of(default))) or default)
 
 
 class Phase(Protocol):
@@ -109,13 +113,12 @@ class LogSubscription(Subscription):
         self._live: Mailbox | None = None
         self._missed: deque[SSEMessage] | None = None
         self._phase: Phase = Seeking()  # it knows its subscription only when asked: a circle is not let go at once
-        self.tags = {topic: tag(topic) for topic in sorted({check_topic(topic) for topic in topics})}
-        if not 1 <= len(self.tags) <= MAX_TOPICS:
-            raise InvalidFieldError("topics", f"must be from 1 to {MAX_TOPICS}, not {len(self.tags)}")
+        self.tags = tags_of(topics)
         options.check()
         self.find_fan_out = find
         self.options = options
         self.was_there = False
+        self.to_mark = options.mark
         self._cursor: str | int | None = after or None
 
     @property
@@ -203,17 +206,28 @@ class Seeking:
         if subscription.closed:
             return None
         options = subscription.options
-        places, lost = _places(wanted, extents, valid=known is not None, start=options.start)
+        places, lost, new = _places(wanted, extents, valid=known is not None)
         resumed = options.resume_at(lost, was_there=subscription.was_there) if lost else options.start
         subscription.was_there = True
-        places.update((topic, extents[topic].at(resumed)) for topic in lost)
+        starts: dict[str, Start] = {**dict.fromkeys(new, options.start), **dict.fromkeys(lost, resumed)}
+        for topic, start in starts.items():
+            # What takes no time is not to wait: others would append meanwhile, and be read for nothing.
+            if isinstance(start, (Last, Since)):
+                places[topic] = await fan_out.place(topic, extents[topic], start)
+            else:
+                places[topic] = extents[topic].at(start)
+        if subscription.closed:
+            return None
         place = cursor(record(tag, places[topic]) for topic, tag in subscription.tags.items())
         opening: SSEMessage | None = None
         if lost:
             fan_out.tally.gaps += 1
-            opening = SSEMessage(Reset(lost, resumed), RESET, place)
+            opening = SSEMessage(Reset(lost, name_of(resumed)), RESET, place)
         elif place != subscription.cursor:
             opening = SSEMessage(Subscribed([*subscription.tags]), SUBSCRIBED, place)
+        if all(extent.finished and places[topic] == extent.newest for topic, extent in extents.items()):
+            subscription.enter(Over([opening] if lost and opening else [], subscription.tags, place))
+            return None
         places = {topic: places[topic] for topic in subscription.tags}
         return self._begin(subscription, fan_out, places, extents, opening)
 
@@ -228,7 +242,7 @@ class Seeking:
         extents: Mapping[str, Extent],
         opening: SSEMessage | None,
     ) -> SSEMessage | None:
-        held = Held(fan_out, fan_out.hold({topic: extents[topic].newest for topic in subscription.tags}))
+        held = Held(fan_out, fan_out.hold({topic: extents[topic] for topic in subscription.tags}))
         if all(topic.position.is_at(places[topic.name]) for topic in held.topics):
             Live(held, subscription.options.make_mailbox(fan_out.tally)).begin(subscription)
             # At once, so that the policy for slow subscribers holds from the first message on.
@@ -373,9 +387,15 @@ class Live:
         self._mailbox = mailbox
         self._audience = held.fan_out.attach(held.topics, mailbox)
 
+        if all(topic.finished for topic in held.topics):
+            mailbox.end()
+
     def begin(self, subscription: LogSubscription) -> None:
-        """Becomes the subscription's phase."""
-        subscription.enter(self, self._mailbox if type(self._mailbox) is Mailbox else None)
+        """Becomes the subscription's phase; first says so, if that was asked for."""
+        if subscription.to_mark and not self._mailbox.ended:
+            subscription.enter(Marking(self))
+        else:
+            subscription.enter(self, self._mailbox if type(self._mailbox) is Mailbox else None)
 
     async def next(self, subscription: LogSubscription) -> SSEMessage | None:
         """See :meth:`Phase.next`."""
@@ -400,19 +420,66 @@ class Live:
         self._mailbox.end()
 
 
+class Marking:
+    """Says that what was missed has been yielded.
+
+    Args:
+        live: What follows.
+    """
+
+    __slots__ = ("_live",)
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    async def next(self, subscription: LogSubscription) -> SSEMessage | None:
+        """See :meth:`Phase.next`."""
+        subscription.to_mark = False
+        self._live.begin(subscription)
+        return SSEMessage(CaughtUp([*subscription.tags]), CAUGHT_UP, subscription.cursor)
+
+    def leave(self) -> None:
+        """See :meth:`Phase.leave`."""
+        self._live.leave()
+
+
+class Over:
+    """Yields the last events of topics that are finished, once more to a client that has had them already.
+
+    Args:
+        opening: What comes before.
+        topics: The topics.
+        place: Where they end.
+    """
+
+    __slots__ = ("_ready",)
+
+    def __init__(self, opening: list[SSEMessage], topics: Iterable[str], place: str) -> None:
+        self._ready = deque([*opening, *(with_id(end_of(topic), place) for topic in topics)])
+
+    async def next(self, subscription: LogSubscription) -> SSEMessage | None:
+        """See :meth:`Phase.next`."""
+        if self._ready:
+            return self._ready.popleft()
+        raise StopAsyncIteration
+
+    def leave(self) -> None:
+        """See :meth:`Phase.leave`; it holds nothing."""
+
+
 def _places(
-    wanted: Mapping[str, Position | None], extents: Mapping[str, Extent], *, valid: bool, start: StartAt
-) -> tuple[dict[str, Position], dict[str, Why]]:
-    """Returns where topics begin, and why others can't be resumed.
+    wanted: Mapping[str, Position | None], extents: Mapping[str, Extent], *, valid: bool
+) -> tuple[dict[str, Position], dict[str, Why], list[str]]:
+    """Returns where topics begin, why others can't be resumed, and those that the client did not know.
 
     Args:
         wanted: Where the client was.
         extents: What is stored.
         valid: Whether what the client sent was an ID of ours, or none.
-        start: Where topics begin that the client did not know.
     """
     places: dict[str, Position] = {}
     lost: dict[str, Why] = {}
+    new: list[str] = []
     for topic, place in wanted.items():
         extent = extents[topic]
         if place is not None and extent.lost is None:
@@ -420,12 +487,31 @@ def _places(
         elif place is not None or not valid:
             lost[topic] = extent.lost or "unknown"
         else:
-            places[topic] = extent.at(start)
-    return places, lost
+            new.append(topic)
+    return places, lost, new
 
 
-def check_start(field: str, value: Any) -> StartAt:
+def tags_of(topics: Iterable[str]) -> dict[str, bytes]:
+    """Returns what stands for each topic in a cursor, in the order of their names.
+
+    Raises:
+        InvalidFieldError: One is no topic, or there are too many, or none.
+    """
+    tags = {topic: tag(topic) for topic in sorted({check_topic(topic) for topic in topics})}
+    if not 1 <= len(tags) <= MAX_TOPICS:
+        raise InvalidFieldError("topics", f"must be from 1 to {MAX_TOPICS}, not {len(tags)}")
+    return tags
+
+
+def check_start(field: str, value: Any) -> Start:
     """Returns where to start; raises ``InvalidFieldError`` for what says nothing of the kind."""
-    if value == "oldest" or value == "latest":
-        return value  # type: ignore[no-any-return]
-    raise InvalidFieldError(field, f"must be 'oldest' or 'latest', not {value!r:.40}")
+    if isinstance(value, (Last, Since)) or (isinstance(value, str) and value in ("oldest", "latest")):
+        return value  # type: ignore[return-value]
+    raise InvalidFieldError(field, f"must be 'oldest', 'latest', Last(...) or Since(...), not {value!r:.40}")
+
+
+def name_of(start: Start) -> Literal["oldest", "latest", "last", "since"]:
+    """Returns what a reset calls it."""
+    if isinstance(start, str):
+        return start
+    return "last" if isinstance(start, Last) else "since"

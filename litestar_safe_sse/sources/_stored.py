@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from msgspec import UNSET
 from msgspec.json import Encoder as JSONEncoder
+from msgspec.json import encode
 
 from litestar_safe_sse._core.encoding import as_text
 from litestar_safe_sse._core.messages import SSEMessage
@@ -16,13 +18,41 @@ from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import Position
 from litestar_safe_sse.sources._subscription import DROPPED
 
-__all__ = ("RESET", "SUBSCRIBED", "Extent", "Renderer", "StoredEvent", "Why", "check_topic", "why_lost")
+__all__ = (
+    "APPEND_MANY",
+    "CAUGHT_UP",
+    "FINISHED",
+    "REMEMBERED",
+    "RESET",
+    "SUBSCRIBED",
+    "Extent",
+    "Renderer",
+    "StoredEvent",
+    "Why",
+    "check_topic",
+    "end_of",
+    "why_lost",
+)
 
 RESET = "reset"
 """The type of the event that says that a client can't go on from where it was."""
 
 SUBSCRIBED = "subscribed"
 """The type of the event that gives a client an ID where there is no other event to carry it."""
+
+FINISHED = "finished"
+"""The type of the last event of a topic."""
+
+CAUGHT_UP = "caught-up"
+"""The type of the event that stands between what was missed and what comes."""
+
+APPEND_MANY = 1000
+"""Messages that may be appended together."""
+
+REMEMBERED = 604_800.0
+"""Seconds for which it is known of a topic that it was finished, after its events have gone."""
+
+_RESERVED = frozenset({RESET, DROPPED, SUBSCRIBED, FINISHED, CAUGHT_UP})
 
 _MAX_TOPIC = 256
 
@@ -38,11 +68,18 @@ class StoredEvent(NamedTuple):
         position: Its place.
         before: The nonce of the event before it.
         message: What was appended, without an ID.
+        at: When, in milliseconds since 1970; never less than of the event before. 0 if that is not known.
     """
 
     position: Position
     before: int
     message: SSEMessage
+    at: float = 0
+
+    @property
+    def place_before(self) -> Position:
+        """The place that it comes right after; before the very first event, without a seal."""
+        return Position(self.position.epoch, self.position.seq - 1, self.before)
 
     def follows(self, position: Position) -> bool:
         """Returns whether it is the one that comes right after a place."""
@@ -61,11 +98,13 @@ class Extent(NamedTuple):
         oldest: The place before the first event that is stored.
         newest: The place after the last.
         lost: Why not all that came after the place asked about is stored; ``None`` if it is.
+        finished: Whether the topic ends there.
     """
 
     oldest: Position
     newest: Position
     lost: Why | None
+    finished: bool = False
 
     def at(self, start: Literal["oldest", "latest"]) -> Position:
         """Returns the place where a subscription begins."""
@@ -110,7 +149,7 @@ class Renderer:
         message = _message(item)
         if message.id is not None:
             raise InvalidFieldError("id", "must be left out: the log gives its events their IDs")
-        if message.event in (RESET, DROPPED, SUBSCRIBED):
+        if message.event in _RESERVED:
             raise InvalidFieldError("event", f"must be another type than {message.event!r}, which the log itself sends")
         data = "" if message.data is UNSET and message.event is not None else message.data
         if data is not UNSET:
@@ -122,6 +161,24 @@ class Renderer:
                 "data", f"must be at most {self._max_bytes} bytes, or a reference to them, not {size} bytes"
             )
         return rendered
+
+    def render_all(self, items: Iterable[object]) -> list[SSEMessage]:
+        """Returns the messages for items that are to be stored together.
+
+        Raises:
+            InvalidFieldError: One of them can't be sent, or there are too many.
+        """
+        if isinstance(items, (str, bytes, dict, SSEMessage)):
+            raise InvalidFieldError("messages", f"must be several, in a list or so, not one {type(items).__name__}")
+        messages = [self.render(item) for item in islice(items, APPEND_MANY + 1)]
+        if len(messages) > APPEND_MANY:
+            raise InvalidFieldError("messages", f"must be at most {APPEND_MANY}; append the others by another call")
+        return messages
+
+
+def end_of(topic: str) -> SSEMessage:
+    """Returns the last message of a topic."""
+    return SSEMessage(encode({"topic": topic}).decode(), FINISHED)
 
 
 def check_topic(topic: object) -> str:

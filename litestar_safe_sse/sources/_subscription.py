@@ -107,8 +107,13 @@ class Mailbox:
         """Whether half of it is full, and more is accepted."""
         return not self.ended and 2 * len(self) >= self._limit
 
-    def put_own(self, message: SSEMessage) -> None:
-        """Adds a message of the source's own, which is none of the application's."""
+    def put_own(self, message: SSEMessage, about: str = "") -> None:
+        """Adds a message of the source's own, which is none of the application's.
+
+        Args:
+            message: The message.
+            about: What it is about, if there may be several.
+        """
         self.put("", message)
 
     def put(self, topic: str, message: SSEMessage) -> None:
@@ -188,8 +193,8 @@ class LatestMailbox(Mailbox):
         else:
             self._put(key, message)
 
-    def put_own(self, message: SSEMessage) -> None:
-        self._put((_OWN, message.event), message)
+    def put_own(self, message: SSEMessage, about: str = "") -> None:
+        self._put((_OWN, message.event, about), message)
 
     def _put(self, key: Hashable, message: SSEMessage) -> None:
         if self.ended:

@@ -3,18 +3,108 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
+from litestar_safe_sse.config import check_duration, check_integer
+from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._subscription import Key, Overflow, Subscription
 from litestar_safe_sse.sources.statistics import EventLogStatistics
 
-__all__ = ("EventLog", "OnReset", "Reset", "StartAt", "Subscribed")
+if TYPE_CHECKING:
+    from litestar_safe_sse._core.messages import SSEMessage
+
+__all__ = (
+    "CaughtUp",
+    "EventLog",
+    "Finished",
+    "History",
+    "HistoryOf",
+    "Last",
+    "OnReset",
+    "Reset",
+    "Since",
+    "Start",
+    "StartAt",
+    "Subscribed",
+)
 
 StartAt = Literal["oldest", "latest"]
 """``"oldest"``: with the oldest event that is stored. ``"latest"``: with the next event."""
+
+
+@dataclass(frozen=True)
+class Last:
+    """A start with the last events that are stored, of each topic.
+
+    Args:
+        events: How many.
+
+    Raises:
+        InvalidFieldError: It is no positive number.
+    """
+
+    events: int
+
+    def __post_init__(self) -> None:
+        check_integer("events", self.events, minimum=1)
+
+
+@dataclass(frozen=True)
+class Since:
+    """A start with the first event that was appended at a time or later; with the oldest that is stored, at most.
+
+    Args:
+        when: The time, with its time zone; or how long ago that is, when the subscription starts. The time of an event
+            is the one at which it was appended, by the log's clock.
+
+    Raises:
+        InvalidFieldError: It is something else.
+    """
+
+    when: datetime | timedelta
+
+    def __post_init__(self) -> None:
+        aware = isinstance(self.when, datetime) and self.when.tzinfo is not None
+        if not aware and not isinstance(self.when, timedelta):
+            raise InvalidFieldError(
+                "when", f"must be a timedelta, or a datetime with a time zone, not {self.when!r:.60}"
+            )
+
+
+Start = StartAt | Last | Since
+"""Where a subscription begins that has nothing to resume from."""
+
+
+@dataclass(frozen=True)
+class History:
+    """How much is kept of a topic, and for how long; what is ``None`` is as in the log's own settings.
+
+    Args:
+        max_events: Events that are kept.
+        expire_after: Seconds after which it goes, from 1 on: on Redis the topic, once nobody appends to it or is
+            subscribed; in memory each event.
+
+    Raises:
+        InvalidFieldError: An argument can't be used.
+    """
+
+    max_events: int | None = None
+    expire_after: float | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("max_events", self.max_events, minimum=1, optional=True)
+        check_duration("expire_after", self.expire_after, optional=True)
+        if self.expire_after is not None and self.expire_after < 1:
+            raise InvalidFieldError("expire_after", f"must be 1 s or more, not {self.expire_after}")
+
+
+HistoryOf = Callable[[str], "History | None"]
+"""Returns how much is kept of a topic; the same in all processes, always."""
 
 
 class Reset(Struct, frozen=True):
@@ -24,11 +114,12 @@ class Reset(Struct, frozen=True):
         topics: The topics that can't be resumed, and why: ``"trimmed"``, some of the events that came after the
             client's last are no longer stored; ``"unknown"``, that last event is not in the topic's history, since
             the log was lost in whole or in part, or the topic expired, or the ID was never ours.
-        resumed: Where they go on from. To the function it is what happens if it returns ``None``.
+        resumed: Where they go on from: the ``"oldest"`` event, the ``"latest"``, or as by :class:`Last` or
+            :class:`Since`. To the function it is what happens if it returns ``None``.
     """
 
     topics: dict[str, Literal["trimmed", "unknown"]]
-    resumed: StartAt
+    resumed: Literal["oldest", "latest", "last", "since"]
 
 
 class Subscribed(Struct, frozen=True):
@@ -41,7 +132,27 @@ class Subscribed(Struct, frozen=True):
     topics: list[str]
 
 
-OnReset = StartAt | Callable[[Reset], "StartAt | None"]
+class CaughtUp(Struct, frozen=True):
+    """What the data of a ``caught-up`` event says, as JSON.
+
+    Args:
+        topics: The topics of the subscription, in the order of their names.
+    """
+
+    topics: list[str]
+
+
+class Finished(Struct, frozen=True):
+    """What the data of a ``finished`` event says, as JSON.
+
+    Args:
+        topic: The topic that has no further events.
+    """
+
+    topic: str
+
+
+OnReset = Start | Callable[[Reset], "Start | None"]
 """Where topics that can't be resumed go on from; a function decides case by case."""
 
 
@@ -54,11 +165,16 @@ class EventLog(ABC):
     says so in place of (below). *Resume*: each message has an ID, a cursor over all topics of the subscription, so one
     ``Last-Event-ID`` resumes them all. A cursor says nothing but how far a client was: it opens no topic.
 
-    Three events are the log's own. A ``reset`` says that topics can't be resumed, before anything that follows; its
+    *End*: a topic that is finished has a last event, and no further ones. A subscription to it ends when it has yielded
+    that one; a subscription to several topics ends when that is so of all.
+
+    Five events are the log's own. A ``reset`` says that topics can't be resumed, before anything that follows; its
     data is a :class:`Reset` as JSON, and its ID resumes from the place chosen. A ``dropped`` event says, with
     ``overflow="drop_oldest"``, how many events are missing: ``{"dropped": 3}``. A ``subscribed`` event, whose data is a
     :class:`Subscribed` as JSON, gives an ID that resumes the subscription to a client that has none, if nothing is
-    stored for it that would.
+    stored for it that would. A ``finished`` event, whose data is a :class:`Finished`, is the last one of a topic. A
+    ``caught-up`` event, with ``mark=True``, stands between what was missed and what comes; its data is a
+    :class:`CaughtUp`.
 
     A log is made once, for the life of the application.
     """
@@ -86,6 +202,103 @@ class EventLog(ABC):
             InvalidFieldError: The topic or the message can't be stored.
             SourceUnavailableError: The log can't be reached.
             SourceRefusedError: The log refuses: the key is of another type, or a permission is missing.
+            TopicFinishedError: The topic is finished.
+        """
+
+    @abstractmethod
+    async def append_many(
+        self, topic: str, messages: Iterable[object], *, idempotency_key: str | None = None
+    ) -> list[str]:
+        """Stores several events together, as :meth:`append` does one: all of them or none.
+
+        Args:
+            topic: The topic.
+            messages: The messages, up to 1,000. Nothing of anybody else's comes between.
+            idempotency_key: A name for all of them together.
+
+        Returns:
+            For each the ID that resumes after it.
+
+        Raises:
+            InvalidFieldError: The topic or one of the messages can't be stored, or there are too many.
+            SourceUnavailableError: As :meth:`append` does.
+            SourceRefusedError: As :meth:`append` does.
+        """
+
+    @abstractmethod
+    async def finish(self, topic: str) -> str:
+        """Ends a topic by its last event, a ``finished`` event; what is finished already stays as it is.
+
+        Who is subscribed is sent that event, and then his subscription ends. So it is with who comes later, as long as
+        the topic is stored; after that it is known for a week that it was finished.
+
+        Returns:
+            The ID of the last event.
+
+        Raises:
+            InvalidFieldError: It is no topic.
+            SourceUnavailableError: As :meth:`append` does.
+            SourceRefusedError: As :meth:`append` does.
+        """
+
+    @abstractmethod
+    async def delete(self, topic: str) -> None:
+        """Deletes all that is stored of a topic, its end too: what is appended next begins a new history.
+
+        Who is subscribed, or comes back, and has been sent any of it, is sent a ``reset``.
+
+        Raises:
+            InvalidFieldError: It is no topic.
+            SourceUnavailableError: As :meth:`append` does.
+            SourceRefusedError: As :meth:`append` does.
+        """
+
+    @abstractmethod
+    async def position(self, *topics: str) -> str:
+        """Returns the ID that resumes a subscription to these topics after all that is stored now.
+
+        Whoever takes it first, and then reads what the events are about, misses nothing in between.
+
+        Args:
+            *topics: From 1 to 32 topics.
+
+        Raises:
+            InvalidFieldError: One is no topic, or there are too many.
+            SourceUnavailableError: As :meth:`append` does.
+            SourceRefusedError: As :meth:`append` does.
+        """
+
+    @abstractmethod
+    async def read(self, topic: str, *, after: str | None = None, limit: int = 100) -> list[SSEMessage]:
+        """Returns what is stored of a topic, the oldest first, each event with the ID that resumes after it.
+
+        Args:
+            topic: The topic.
+            after: The ID after which it begins; the oldest event unless given. If that can't be resumed, the first
+                message is a ``reset`` event, and the oldest one follows.
+            limit: Messages that are returned at most. There may be fewer, so that they have about 1 MiB together; if
+                there are none, nothing more is stored.
+
+        Raises:
+            InvalidFieldError: An argument can't be used.
+            SourceUnavailableError: As :meth:`append` does.
+            SourceRefusedError: As :meth:`append` does.
+        """
+
+    @abstractmethod
+    async def is_finished(self, *topics: str, after: str | None = None) -> bool:
+        """Returns whether there is nothing more to come for a client: all is finished, and it has had what is stored.
+
+        Such a client is answered with the status 204, which tells an ``EventSource`` not to come again.
+
+        Args:
+            *topics: From 1 to 32 topics.
+            after: The ``Last-Event-ID`` of the client.
+
+        Raises:
+            InvalidFieldError: One is no topic, or there are too many.
+            SourceUnavailableError: As :meth:`append` does.
+            SourceRefusedError: As :meth:`append` does.
         """
 
     @abstractmethod
@@ -93,27 +306,32 @@ class EventLog(ABC):
         self,
         *topics: str,
         after: str | None = None,
-        start: StartAt = "latest",
+        start: Start = "latest",
         on_reset: OnReset | None = None,
+        mark: bool = False,
         buffer: int = 256,
         overflow: Overflow = "close",
         key: Key | None = None,
     ) -> Subscription:
         """Makes a subscription: what was missed, then what comes.
 
-        It starts when it is first iterated over. It does not end by itself, except by ``overflow``; while the log can't
-        be reached it waits. It raises ``SourceRefusedError`` if the log refuses one of its topics.
+        It starts when it is first iterated over. It does not end by itself, except by ``overflow`` and when its topics
+        are finished; while the log can't be reached it waits. It raises ``SourceRefusedError`` if the log refuses one
+        of its topics.
 
         Args:
             *topics: From 1 to 32 topics. They need not exist yet.
             after: The ``Last-Event-ID`` of a client that resumes; ``None`` or ``""`` if it is new. What is no ID of
                 ours leads to a reset.
-            start: Where the topics begin that ``after`` does not hold; all of them, for a new client. (Topics it holds
-                and that are no longer subscribed to are forgotten.)
-            on_reset: Where topics go on that can't be resumed: ``"oldest"``, ``"latest"``, or a function that is given
-                the :class:`Reset` and returns one of them. Unless given, where ``start`` says: clients can send any ID,
+            start: Where the topics begin that ``after`` does not hold; all of them, for a new client: ``"oldest"``,
+                ``"latest"``, :class:`Last` or :class:`Since`. (Topics it holds and that are no longer subscribed to are
+                forgotten.)
+            on_reset: Where topics go on that can't be resumed: as in ``start``, or a function that is given the
+                :class:`Reset` and returns one of these. Unless given, where ``start`` says: clients can send any ID,
                 and one that was made up is not to show more than none. Topics that the subscription itself had been
                 reading, and whose history was lost meanwhile, go on with the oldest.
+            mark: Whether a ``caught-up`` event comes once, between what was stored when the subscription started and
+                what comes live.
             buffer: Messages that wait for a subscriber that is slow. What was missed is not buffered: it is fetched
                 as the subscriber takes it.
             overflow: What happens when there are more: ``"close"``, ``"drop_oldest"`` or ``"latest"``.

@@ -6,22 +6,22 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_duration, check_integer, check_text
+from litestar_safe_sse.exceptions import TopicFinishedError
 from litestar_safe_sse.sources._cursor import Position, cursor, record, seal, tag
 from litestar_safe_sse.sources._fan_out import FanOut
-from litestar_safe_sse.sources._log_subscription import LogSubscription, SubscribeOptions
+from litestar_safe_sse.sources._fan_out_log import FanOutLog
 from litestar_safe_sse.sources._pages import Sizes, size_of
-from litestar_safe_sse.sources._stored import Extent, Renderer, StoredEvent, check_topic, why_lost
-from litestar_safe_sse.sources._subscription import TURN, Key, Overflow
-from litestar_safe_sse.sources.event_log import EventLog, OnReset, StartAt
+from litestar_safe_sse.sources._stored import REMEMBERED, Extent, Renderer, StoredEvent, check_topic, end_of, why_lost
+from litestar_safe_sse.sources._subscription import TURN
 
 if TYPE_CHECKING:
     from litestar_safe_sse.sources._fan_out import LiveTopic
-    from litestar_safe_sse.sources.statistics import EventLogStatistics
+    from litestar_safe_sse.sources.event_log import HistoryOf
 
 __all__ = ("MemoryEventLog",)
 
@@ -29,7 +29,7 @@ IDEMPOTENCY = 600.0
 """Seconds for which an idempotency key is known."""
 
 
-class MemoryEventLog(EventLog):
+class MemoryEventLog(FanOutLog):
     """An event log for one process, on asyncio or trio: the embedded default.
 
     Its events end with the process. A client that comes back to another process, or after a restart, is sent a reset.
@@ -41,6 +41,7 @@ class MemoryEventLog(EventLog):
         max_topics: Topics kept; beyond it those that nobody subscribes to are dropped, the one that was idle for
             longest first.
         max_bytes: Bytes that one event may have.
+        history: A function that returns what is kept of a topic, where that is something else.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -54,6 +55,7 @@ class MemoryEventLog(EventLog):
         max_age: float | None = 3600.0,
         max_topics: int = 10_000,
         max_bytes: int = 1024 * 1024,
+        history: HistoryOf | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
         check_integer("max_events", max_events, minimum=1)
@@ -62,7 +64,8 @@ class MemoryEventLog(EventLog):
         check_integer("max_bytes", max_bytes, minimum=1)
         self._turn = 0
         self._renderer = Renderer(max_bytes, enc_hook)
-        self._memory = MemoryTopics(max_events, max_age, max_topics)
+        kept = Kept(max_events, float("inf") if max_age is None else max_age, history)
+        self._memory = MemoryTopics(kept, max_topics)
 
     async def append(self, topic: str, message: object, *, idempotency_key: str | None = None) -> str:
         """See :meth:`EventLog.append`; nothing here can fail but the arguments.
@@ -80,24 +83,52 @@ class MemoryEventLog(EventLog):
             await self._memory.give_turn(topic)
         return cursor([record(tag(topic), place)])
 
-    def subscribe(
-        self,
-        *topics: str,
-        after: str | None = None,
-        start: StartAt = "latest",
-        on_reset: OnReset | None = None,
-        buffer: int = 256,
-        overflow: Overflow = "close",
-        key: Key | None = None,
-    ) -> LogSubscription:
-        """See :meth:`EventLog.subscribe`."""
-        return LogSubscription(
-            lambda: self._memory, topics, after, SubscribeOptions(start, on_reset, buffer, overflow, key)
-        )
+    async def append_many(
+        self, topic: str, messages: Iterable[object], *, idempotency_key: str | None = None
+    ) -> list[str]:
+        """See :meth:`EventLog.append_many`."""
+        check_topic(topic)
+        rendered = self._renderer.render_all(messages)
+        if idempotency_key is not None:
+            check_text("idempotency_key", idempotency_key)
+        places = self._memory.append_many(topic, rendered, idempotency_key) if rendered else ()
+        self._memory.tally.appended += len(places)
+        await self._memory.pass_on(topic)
+        return [cursor([record(tag(topic), place)]) for place in places]
 
-    def statistics(self) -> EventLogStatistics:
-        """The log's figures at this moment."""
-        return self._memory.statistics()
+    async def finish(self, topic: str) -> str:
+        """See :meth:`EventLog.finish`."""
+        place = self._memory.finish(check_topic(topic))
+        return cursor([record(tag(topic), place)])
+
+    async def delete(self, topic: str) -> None:
+        """See :meth:`EventLog.delete`."""
+        self._memory.delete(check_topic(topic))
+
+    def _fan_out(self) -> MemoryTopics:
+        return self._memory
+
+
+class Kept(NamedTuple):
+    """What is kept of topics: how many events, and each for how many seconds.
+
+    Attributes:
+        max_events: Events.
+        max_age: Seconds.
+        history: Says what is something else for a topic.
+    """
+
+    max_events: int
+    max_age: float
+    history: HistoryOf | None
+
+    def of(self, topic: str) -> tuple[int, float]:
+        """Returns what is kept of a topic: events, and seconds."""
+        own = None if self.history is None else self.history(topic)
+        if own is None:
+            return self.max_events, self.max_age
+        age = self.max_age if own.expire_after is None else own.expire_after
+        return self.max_events if own.max_events is None else own.max_events, age
 
 
 class Topic:
@@ -105,16 +136,21 @@ class Topic:
 
     Args:
         epoch: When it was made, by the log's count.
+        max_events: Events that are kept.
+        max_age: Seconds for which each is kept.
     """
 
-    __slots__ = ("_keys", "epoch", "events", "last", "used")
+    __slots__ = ("_keys", "epoch", "events", "finished", "last", "max_age", "max_events", "used")
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, max_events: int, max_age: float) -> None:
         self.epoch = epoch
+        self.max_events = max_events
+        self.max_age = max_age
+        self.finished = False
         self.events: deque[tuple[float, StoredEvent]] = deque()
         self.last = Position(epoch, 0, 0)
         self.used = 0.0
-        self._keys: dict[str, tuple[float, Position]] = {}
+        self._keys: dict[str, tuple[float, tuple[Position, ...]]] = {}
 
     @property
     def trimmed(self) -> int:
@@ -132,32 +168,34 @@ class Topic:
         number = place.seq - self.trimmed
         return 0 < number <= len(self.events) and self.events[number - 1][1].position == place
 
-    def known(self, key: str, now: float) -> Position | None:
-        """Returns the place of an event that has this idempotency key."""
+    def known(self, key: str, now: float) -> tuple[Position, ...] | None:
+        """Returns the places of the events that have this idempotency key."""
         for old in tuple(islice(self._keys, 2)):  # two go for each that comes
             if self._keys[old][0] < now - IDEMPOTENCY:
                 del self._keys[old]
         found = self._keys.get(key)
         return None if found is None or found[0] < now - IDEMPOTENCY else found[1]
 
-    def append(self, message: SSEMessage, key: str | None, now: float) -> StoredEvent:
+    def append(self, message: SSEMessage, now: float, at: float) -> StoredEvent:
         """Adds an event."""
         before = self.last
         self.last = Position(self.epoch, before.seq + 1, secrets.randbits(32))
-        event = StoredEvent(self.last, before.nonce, message)
+        event = StoredEvent(self.last, before.nonce, message, at)
         self.events.append((now, event))
-        if key is not None:
-            self._keys.pop(key, None)
-            self._keys[key] = now, self.last
         return event
 
-    def trim(self, max_events: int, since: float) -> None:
+    def remember(self, key: str, places: tuple[Position, ...], now: float) -> None:
+        """Remembers the idempotency key of events."""
+        self._keys.pop(key, None)
+        self._keys[key] = now, places
+        while len(self._keys) > self.max_events:
+            del self._keys[next(iter(self._keys))]
+
+    def trim(self, now: float) -> None:
         """Removes the events that are too many or too old."""
-        events = self.events
+        events, max_events, since = self.events, self.max_events, now - self.max_age
         while events and (len(events) > max_events or events[0][0] < since):
             events.popleft()
-        while len(self._keys) > max_events:
-            del self._keys[next(iter(self._keys))]
 
 
 class MemoryTopics(FanOut):
@@ -167,36 +205,116 @@ class MemoryTopics(FanOut):
     under a seal: it is accepted unless a topic has been dropped that was made later, which may have been this one.
 
     Args:
-        max_events: Events kept of each topic.
-        max_age: Seconds for which an event is kept.
+        kept: What is kept of each topic.
         max_topics: Topics kept.
     """
 
-    def __init__(self, max_events: int, max_age: float | None, max_topics: int) -> None:
+    def __init__(self, kept: Kept, max_topics: int) -> None:
         super().__init__()
-        self._max_events = max_events
-        self._max_age = float("inf") if max_age is None else max_age
+        self._kept = kept
         self._max_topics = max_topics
         self._sizes = Sizes()
         self._secret = secrets.token_bytes(16)
+        self._since = time() - monotonic()
         self._made = self._dropped = secrets.randbits(47)  # of the past, a restart or another process, it is no part
         self._stored: OrderedDict[str, Topic] = OrderedDict()  # the one that was used last is the last
+        self._ended: OrderedDict[str, tuple[float, Position]] = OrderedDict()
+        """Where finished topics ended that are no longer stored, and until when that is known."""
+        self._to_pass_on: dict[str, deque[StoredEvent]] = {}
+        """What is stored of topics, and waits until the subscribers have taken what was stored with it."""
 
     def append(self, topic: str, message: SSEMessage, key: str | None) -> Position:
         """Adds an event, and passes it on; returns its place."""
+        if key is not None:
+            return self.append_many(topic, (message,), key)[-1]
         now = monotonic()
+        return self._add(topic, self._topic(topic, now), message, now)
+
+    def append_many(self, topic: str, messages: Sequence[SSEMessage], key: str | None) -> tuple[Position, ...]:
+        """Adds events, and passes one on, but leaves several to :meth:`pass_on`; returns their places."""
+        now = monotonic()
+        old = self._stored.get(topic)
+        if old is not None and key is not None and (known := old.known(key, now)) is not None:
+            return known
+        stored = self._topic(topic, now)
+        if len(messages) > 1 and topic in self.topics:
+            self._to_pass_on.setdefault(topic, deque())
+        places = tuple([self._add(topic, stored, message, now) for message in messages])
+        if key is not None:
+            stored.remember(key, places, now)
+        return places
+
+    def _topic(self, topic: str, now: float) -> Topic:
+        """Returns a topic that is to be appended to."""
         stored = self._stored.get(topic)
         if stored is None:
-            self._drop_idle(now)
-            self._made += 1
-            stored = self._stored[topic] = Topic(self._made)
-        self._use(topic, now)
-        if key is not None and (place := stored.known(key, now)) is not None:
-            return place
-        event = stored.append(message, key, now)
-        stored.trim(self._max_events, now - self._max_age)
-        self.publish(topic, event)
+            stored = self._make(topic, now)
+        self._stored.move_to_end(topic)
+        stored.used = now
+        if stored.finished:
+            raise TopicFinishedError(f"topic {topic!r} is finished; delete it first to begin it anew")
+        return stored
+
+    def _make(self, topic: str, now: float) -> Topic:
+        self._drop_idle(now)
+        if self._end(topic, now) is not None:
+            raise TopicFinishedError(f"topic {topic!r} is finished; delete it first to begin it anew")
+        self._made += 1
+        stored = self._stored[topic] = Topic(self._made, *self._kept.of(topic))
+        return stored
+
+    def _add(self, topic: str, stored: Topic, message: SSEMessage, now: float) -> Position:
+        event = stored.append(message, now, 1000 * (now + self._since))
+        stored.trim(now)
+        waiting = self._to_pass_on.get(topic)
+        if waiting is None:
+            self.publish(topic, event)
+        else:
+            waiting.append(event)
         return event.position
+
+    async def pass_on(self, topic: str) -> None:
+        """Passes on what was stored together, at a pace at which a subscriber can take it who is not slow."""
+        waiting = self._to_pass_on.get(topic)
+        while waiting and self._to_pass_on.get(topic) is waiting:
+            self.publish(topic, waiting.popleft())
+            if len(waiting) % TURN == 0:
+                await self.give_turn(topic)
+        if waiting is not None and self._to_pass_on.get(topic) is waiting:
+            del self._to_pass_on[topic]
+
+    def finish(self, topic: str) -> Position:
+        """Adds the last event of a topic, if there is none yet; returns its place."""
+        now = monotonic()
+        stored, end = self._stored.get(topic), self._end(topic, now)
+        if end is not None:
+            return end
+        if stored is None:
+            stored = self._make(topic, now)
+        if not stored.finished:
+            self._add(topic, stored, end_of(topic), now)
+            stored.finished = True
+        return stored.last
+
+    def delete(self, topic: str) -> None:
+        """Deletes a topic."""
+        self._ended.pop(topic, None)
+        self._to_pass_on.pop(topic, None)
+        stored = self._stored.pop(topic, None)
+        if stored is None:
+            return
+        self._dropped = max(self._dropped, stored.epoch)
+        self.distrust(topic)
+        if topic in self.topics:
+            self.lose(self.topics[topic])
+
+    def _end(self, topic: str, now: float) -> Position | None:
+        """Returns where a topic ended that is no longer stored, if that is known."""
+        until, end = self._ended.get(topic, (0.0, None))
+        if end is not None and until < now:
+            del self._ended[topic]
+            return None
+        return end
 
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
         """See :meth:`FanOut.look`."""
@@ -218,17 +336,20 @@ class MemoryTopics(FanOut):
 
     def _extent(self, name: str, place: Position | None, now: float) -> Extent:
         topic = self._stored.get(name)
+        if topic is None and (end := self._end(name, now)) is not None:
+            return Extent(end, end, None if place == end else "unknown", finished=True)
         if topic is None:
             beginning = self._beginning(name, self._made)
             if place is None or not self._accepts(name, place, self._made):
                 return Extent(beginning, beginning, "unknown")
             return Extent(place, place, None)  # the client has it already
         self._use(name, now)
-        topic.trim(self._max_events, now - self._max_age)
+        topic.trim(now)
         oldest = topic.oldest() if topic.trimmed else self._beginning(name, topic.epoch)
         stored = place is not None and (place == oldest or place == topic.last or topic.holds(place))
         accepted = place is not None and self._accepts(name, place, topic.epoch)
-        return Extent(oldest, topic.last, why_lost(place, oldest, stored=stored, accepted=accepted))
+        lost = why_lost(place, oldest, stored=stored, accepted=accepted)
+        return Extent(oldest, topic.last, lost, topic.finished)
 
     def _beginning(self, name: str, epoch: int) -> Position:
         return Position(epoch, 0, seal(self._secret, name, epoch))
@@ -264,7 +385,15 @@ class MemoryTopics(FanOut):
         for name in tuple(islice(self._stored, 16)):  # a few for each that comes, so that none waits for long
             if name in self.topics:
                 self._stored.move_to_end(name)  # looked at again when its turn comes
-            elif len(self._stored) >= self._max_topics or self._stored[name].used < now - self._max_age:
-                self._dropped = max(self._dropped, self._stored.pop(name).epoch)
+            elif len(self._stored) >= self._max_topics or self._stored[name].used < now - self._stored[name].max_age:
+                self._drop(name, now)
             else:
                 break
+
+    def _drop(self, name: str, now: float) -> None:
+        stored = self._stored.pop(name)
+        self._dropped = max(self._dropped, stored.epoch)
+        if stored.finished:
+            self._ended[name] = now + REMEMBERED, stored.last
+            if len(self._ended) > self._max_topics:
+                self._ended.popitem(last=False)

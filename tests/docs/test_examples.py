@@ -40,7 +40,7 @@ def test_every_example_is_shown_and_tested() -> None:
         (HERE / name).read_text()
         for name in (
             *("test_examples.py", "test_source_recipes.py", "test_handlers_page.py", "test_websocket_page.py"),
-            "test_access_page.py",
+            *("test_access_page.py", "test_producer_pages.py"),
         )
     )
     tested = set(re.findall(r'^@example\("(\w+)"\)|= load\("(\w+)"', tests, re.MULTILINE))

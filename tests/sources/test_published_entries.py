@@ -94,7 +94,7 @@ async def test_an_event_costs_the_same_whatever_else_is_in_use(
         return int(statistics["total_net_input_bytes"])
 
     async def cost() -> tuple[int, int]:
-        await until(lambda: log._reader().listens)
+        await until(lambda: log._fan_out().listens)
         begun = await sent()
         for number in range(50):
             await log.append(f"topic {number % 10}", "x")
@@ -102,8 +102,8 @@ async def test_an_event_costs_the_same_whatever_else_is_in_use(
         for number in range(10):
             async with log.subscribe(f"{number}th more") as more:
                 await begin(more)
-                await until(lambda: log._reader().listens)
-        await until(lambda: log._reader().listens)
+                await until(lambda: log._fan_out().listens)
+        await until(lambda: log._fan_out().listens)
         return appended - begun, await sent() - appended
 
     subscriptions = [log.subscribe(f"topic {number}", overflow="drop_oldest") for number in range(2000)]
@@ -166,7 +166,7 @@ async def test_what_strangers_publish_is_no_event(log: RedisEventLog, redis: Red
     """It is read what is stored."""
     async with log.subscribe("a") as subscription:
         await begin(subscription)
-        await until(lambda: log._reader().listens)
+        await until(lambda: log._fan_out().listens)
         for payload in (b"", b"x", b"\xff", b"\x93\xa1a\xa1b\xa1c", b"\x90", b"\xc0", b"\x81\xa1a\xa1b"):
             assert to_published(payload) is None
             await redis.execute_command("SPUBLISH", "{sse}:log:a", payload)

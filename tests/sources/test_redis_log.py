@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._cursor import Position, cursor, positions, record, tag
 from litestar_safe_sse.sources._subscription import Subscription
-from litestar_safe_sse.sources.event_log import Reset
+from litestar_safe_sse.sources.event_log import History, Reset
 from litestar_safe_sse.sources.redis._log_reader import POLL, LogReader
 from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
@@ -63,7 +63,7 @@ async def append_until_stored(log: RedisEventLog, topic: str, item: str) -> str:
 
 
 def reader_of(log: RedisEventLog) -> LogReader:
-    return log._reader()
+    return log._fan_out()
 
 
 # Redis goes away
@@ -555,3 +555,16 @@ async def test_one_event_loop_after_another(redis_url: str, caplog: pytest.LogCa
             await asyncio.to_thread(asyncio.run, leave_open())
             gc.collect()
     assert not caplog.records
+
+
+async def test_the_life_of_a_topic_is_its_own(plugin: RedisPlugin, redis: Redis) -> None:
+    """The key expires when the topic's history says so, also while it is read."""
+    lives = {"short": History(expire_after=100), "long": History(expire_after=100_000)}
+    log = RedisEventLog(plugin, history=lives.get)
+    for topic, least, most in (("short", 50, 100), ("long", 99_000, 100_000), ("other", 86_000, 86_400)):
+        async with log.subscribe(topic, start="oldest") as subscription:
+            await begin(subscription)
+            await log.append(topic, "1")
+            assert data(await take(subscription, 1)) == ["1"]
+            await until(lambda: log._fan_out().listens)
+        assert least < await redis.ttl(f"{{sse}}:log:{topic}") <= most

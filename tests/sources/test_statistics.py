@@ -76,7 +76,7 @@ async def test_a_log_counts_the_times_that_redis_was_away(own_redis: RedisServer
     async with log.subscribe("a") as subscription:
         await begin(subscription)
         for times in range(1, 3):
-            await until(lambda: log._reader().listens)
+            await until(lambda: log._fan_out().listens)
             own_redis.kill()
             await asyncio.to_thread(own_redis.start_again)
             await eventually(lambda: log.statistics().reconnects == times)  # noqa: B023

@@ -1,9 +1,9 @@
 """How a topic is kept in Redis.
 
 A topic is a stream. Its entries have IDs of ours, ``epoch-number``: the epoch is when the topic was made, in
-milliseconds of Redis's clock, and the numbers have no gaps, from 1 on. Each entry has a random nonce, and the nonce of
-the entry before it. So it shows when entries are missing, also if Redis has lost its last ones (a crash with
-``appendfsync everysec``, a fail-over) and others have taken their IDs.
+milliseconds of Redis's clock, and the numbers have no gaps, from 1 on. Each entry has a random nonce, the nonce of the
+entry before it, and the time at which it was appended. So it shows when entries are missing, also if Redis has lost its
+last ones (a crash with ``appendfsync everysec``, a fail-over) and others have taken their IDs.
 
 A topic without entries is no key. Who subscribes to it is given a beginning: the time at which there was nothing, under
 a seal. What was appended later has a later epoch, and all of it is what has been missed, unless a whole history has
@@ -22,14 +22,11 @@ from msgspec.msgpack import Decoder
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import SourceRefusedError
 from litestar_safe_sse.sources._cursor import Position, seal
-from litestar_safe_sse.sources._stored import Extent, StoredEvent, why_lost
-from litestar_safe_sse.sources.redis._scripts import Script
+from litestar_safe_sse.sources._stored import FINISHED, Extent, StoredEvent, why_lost
 
 __all__ = (
-    "APPEND",
     "Now",
     "as_fields",
-    "new_nonce",
     "new_secret",
     "to_event",
     "to_extent",
@@ -37,50 +34,8 @@ __all__ = (
     "to_published",
 )
 
-APPEND = Script.of("""
-local max_events, expire, nonce, remember, secret = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-if KEYS[3] then
-  local known = redis.call('GET', KEYS[3])
-  if known then return known end
-end
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local epoch, number, before = nil, '0', '0'
-if last then
-  if last[2][1] ~= 'nonce' then error('the stream is none of an event log') end
-  epoch, number = string.match(last[1], '(%d+)-(%d+)')
-  before = last[2][2]
-else
-  redis.call('SET', KEYS[2], secret, 'NX')
-  redis.call('DEL', KEYS[1])
-  local now = redis.call('TIME')
-  epoch = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
-end
-local id = epoch .. '-' .. string.format('%.0f', number + 1)
-local entry, size = {id, nonce, before}, 0
-for i = 6, #ARGV do
-  entry[#entry + 1] = ARGV[i]
-  size = size + #ARGV[i]
-end
-redis.call('XADD', KEYS[1], 'MAXLEN', '~', max_events, id, 'nonce', nonce, 'before', before, unpack(entry, 4))
-redis.call('PEXPIRE', KEYS[1], expire)
-local answer = id .. '-' .. nonce
-if KEYS[3] then redis.call('SET', KEYS[3], answer, 'PX', remember) end
-if size > 65536 then entry = {id} end
-local published = cmsgpack.pack(entry)
-local heard = redis.pcall('SPUBLISH', KEYS[1], published)
-if type(heard) == 'table' and heard.err then redis.pcall('PUBLISH', KEYS[1], published) end
-return answer
-""")
-"""KEYS: the topic, the log's secret, and maybe the idempotency key. ARGV: events to keep, milliseconds the topic lasts,
-the nonce, milliseconds an idempotency key is known, a secret if there is none, and the fields. Returns the ID and the
-nonce.
-
-It publishes the entry to the channel of the key's name: ID, nonce, the nonce before, and the fields, or the ID alone if
-they are large. That nobody may be told is no reason not to store it.
-"""
-
 _PUBLISHED = Decoder(list[str])
-"""What it publishes: MessagePack."""
+"""What an append publishes: MessagePack."""
 
 
 class Now(NamedTuple):
@@ -113,11 +68,6 @@ class Now(NamedTuple):
         return beginning.epoch == epoch or self.time - self.lasts < beginning.epoch < epoch
 
 
-def new_nonce() -> str:
-    """Returns what tells an entry from another one of the same ID."""
-    return secrets.token_hex(4)
-
-
 def new_secret() -> str:
     """Returns what nobody can guess."""
     return secrets.token_hex(16)
@@ -130,7 +80,13 @@ def to_position(identity: bytes, nonce: bytes) -> Position:
 
 
 def to_extent(
-    topic: str, wanted: Position | None, now: Now, first: list[Any], asked: list[Any], last: list[Any]
+    topic: str,
+    wanted: Position | None,
+    now: Now,
+    first: list[Any],
+    asked: list[Any],
+    last: list[Any],
+    end: bytes | None = None,
 ) -> Extent:
     """Returns what is stored of a topic.
 
@@ -141,10 +97,14 @@ def to_extent(
         first: The first entry, if there is one; read after the clock.
         asked: The one with the ID that was asked about; read next.
         last: The last; read at the end.
+        end: If there is no entry, what is known of the topic's end.
 
     Raises:
         SourceRefusedError: The stream is not a log's.
     """
+    if (not first or not last) and end is not None:
+        place = to_position(*end.rpartition(b"-")[::2])
+        return Extent(place, place, None if wanted == place else "unknown", finished=True)
     if not first or not last:
         beginning = now.beginning(topic, now.time)
         if wanted is None or wanted.seq or not now.accepts(topic, wanted, now.time):
@@ -152,14 +112,15 @@ def to_extent(
         if now.time - wanted.epoch < now.lasts // 2:
             beginning = wanted  # it lasts for long enough, and the client has it already
         return Extent(beginning, beginning, None)
-    oldest, newest = to_event(*first[0]), to_event(*last[0]).position
+    oldest, final = to_event(*first[0]), to_event(*last[0])
+    newest, finished = final.position, final.message.event == FINISHED
     epoch, seq, _ = oldest.position
     if newest.epoch != epoch:  # Redis was emptied between the two
-        return Extent(newest, newest, "unknown")
+        return Extent(newest, newest, "unknown", finished)
     begin = now.beginning(topic, epoch) if seq == 1 else Position(epoch, seq - 1, oldest.before)
     stored = wanted == begin or any(to_event(*entry).position == wanted for entry in asked)
     accepted = wanted is not None and wanted.seq == 0 and now.accepts(topic, wanted, epoch)
-    return Extent(begin, newest, why_lost(wanted, begin, stored=stored, accepted=accepted))
+    return Extent(begin, newest, why_lost(wanted, begin, stored=stored, accepted=accepted), finished)
 
 
 def as_fields(message: SSEMessage) -> list[str]:
@@ -199,4 +160,5 @@ def _to_event(identity: str, nonce: str, before: str, named: dict[str, str]) -> 
     epoch, _, seq = identity.partition("-")
     retry = int(named["retry"]) if "retry" in named else None
     message = SSEMessage(named.get("data", UNSET), named.get("event"), None, retry, named.get("comment"))
-    return StoredEvent(Position(int(epoch), int(seq), int(nonce, 16)), int(before, 16), message)
+    place = Position(int(epoch), int(seq), int(nonce, 16))
+    return StoredEvent(place, int(before, 16), message, int(named.get("at", 0)))

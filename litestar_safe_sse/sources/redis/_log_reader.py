@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources._cursor import Position
     from litestar_safe_sse.sources._fan_out import LiveTopic
     from litestar_safe_sse.sources._stored import Extent, StoredEvent
+    from litestar_safe_sse.sources.redis._appending import Keys, Lives
     from litestar_safe_sse.sources.redis.connection import Command
     from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
     _Wanted = tuple[tuple[str, Position | None], ...]
     _Found = dict[str, Extent | SourceRefusedError] | SourceUnavailableError | SourceRefusedError
 
-__all__ = ("POLL", "LogReader", "secret_key")
+__all__ = ("POLL", "LogReader")
 
 T = TypeVar("T")
 
@@ -61,14 +62,16 @@ _LONGEST_WRITE_PAUSE = 60.0
 class LogReader(FanOut):
     """One event loop's reader of a log, and what is shared by its subscribers."""
 
-    def __init__(self, redis: RedisPlugin, name: str, expire: int) -> None:
+    def __init__(self, redis: RedisPlugin, keys: Keys, lives: Lives) -> None:
         super().__init__()
         self._redis = redis
-        self._prefix = redis.key(name, "")
-        self._secret_key = secret_key(redis, name)
+        self._keys = keys
+        self._lives = lives
+        self._prefix = keys.topics
         self._may_refresh = True
         self._sizes = Sizes()
-        self._expire = expire
+        self._check_at = 0.0
+        """When it is next made sure, by the loop's clock, that all topics are as they were left."""
         self._reader: asyncio.Task[None] | None = None
         self._looks = anyio.Semaphore(_LOOKS)
         self._to_ask: dict[_Wanted, asyncio.Future[_Found]] = {}
@@ -129,6 +132,23 @@ class LogReader(FanOut):
         self._note_sizes(topic, entries)
         return [to_event(*entry) for entry in entries]
 
+    async def look_once(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
+        """See :meth:`FanOut.look_once`."""
+        found: dict[str, Extent] = {}
+        for topic, extent in (await self._look(wanted)).items():
+            if isinstance(extent, SourceRefusedError):
+                raise extent
+            found[topic] = extent
+        return found
+
+    async def fetch_once(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
+        """See :meth:`FanOut.fetch_once`."""
+        first, last = f"{upto.epoch}-{after.seq + 1}", f"{upto.epoch}-{upto.seq}"
+        command = "XRANGE", self._prefix + topic, first, last, "COUNT", self._sizes.page(topic)
+        entries = await self._redis.execute(*command)
+        self._note_sizes(topic, entries)
+        return [to_event(*entry) for entry in entries]
+
     def _note_sizes(self, topic: str, entries: Iterable[Any]) -> None:
         self._sizes.note(topic, (sum(map(len, fields)) for _, fields in entries))
 
@@ -136,6 +156,7 @@ class LogReader(FanOut):
         """Has the reader read a new topic too, at once."""
         if topic.position.seq:
             self._refresh([topic.name])
+        self._check_at = min(self._check_at, self._check_again_at(topic.name))
         self._ears.change(topic.name)
         if self._reader is None:
             self._reader = spawn(self._read(), "SSE event log on Redis")
@@ -182,7 +203,7 @@ class LogReader(FanOut):
 
         It is no transaction: a Redis that is full queues none. What is appended meanwhile comes after what is found.
         """
-        commands: list[Command] = [("TIME",), ("GET", self._secret_key)]
+        commands: list[Command] = [("TIME",), ("GET", self._keys.secret)]
         for topic, place in wanted.items():
             key = self._prefix + topic
             at = "0-0" if place is None else f"{place.epoch}-{place.seq}"
@@ -198,28 +219,43 @@ class LogReader(FanOut):
             for reply in entries[3 * number : 3 * number + 3]:
                 if not isinstance(reply, Exception):
                     self._note_sizes(topic, reply)
-        now = Now(int(clock[0]) * 1000 + int(clock[1]) // 1000, secret or b"", self._expire)
+        now = int(clock[0]) * 1000 + int(clock[1]) // 1000
+        found = {topic: entries[3 * number : 3 * number + 3] for number, topic in enumerate(wanted)}
+        ends = await self._ends([topic for topic, replies in found.items() if replies[0] == []])
         return {
-            topic: _extent(topic, place, now, entries[3 * number : 3 * number + 3])
-            for number, (topic, place) in enumerate(wanted.items())
+            topic: _extent(
+                topic, wanted[topic], Now(now, secret or b"", self._lives.lasts(topic)), replies, ends.get(topic)
+            )
+            for topic, replies in found.items()
         }
+
+    async def _ends(self, topics: Sequence[str]) -> dict[str, Any]:
+        """Returns where topics ended that have no entries; ``None`` for those that were not finished."""
+        if not topics:
+            return {}
+        ends = await self._redis.execute_each(*[("GET", self._keys.end(topic)) for topic in topics])
+        return dict(zip(topics, ends, strict=True))
 
     async def _make_secret(self) -> bytes | None:
         """Returns the log's secret, made if nobody has appended yet; ``None`` if we may not write."""
         with contextlib.suppress(SourceUnavailableError, SourceRefusedError):
-            secret = ("SET", self._secret_key, new_secret(), "NX")
-            return (await self._redis.transact(secret, ("GET", self._secret_key)))[1]  # type: ignore[no-any-return]
+            secret = ("SET", self._keys.secret, new_secret(), "NX")
+            return (await self._redis.transact(secret, ("GET", self._keys.secret)))[1]  # type: ignore[no-any-return]
         return None
 
     def _refresh(self, topics: Iterable[str]) -> None:
         """Keeps topics from expiring that somebody is subscribed to, if we may write."""
         if self._may_refresh:
             for topic in topics:
-                self._redis.submit("PEXPIRE", self._prefix + topic, self._expire).add_done_callback(self._refreshed)
+                refresh = "PEXPIRE", self._prefix + topic, self._lives.lasts(topic)
+                self._redis.submit(*refresh).add_done_callback(self._refreshed)
 
     def _refreshed(self, reply: asyncio.Future[Any]) -> None:
         if not reply.cancelled() and isinstance(reply.exception(), SourceRefusedError):
             self._may_refresh = False
+
+    def _check_again_at(self, topic: str) -> float:
+        return asyncio.get_running_loop().time() + self._lives.lasts(topic) / 3000
 
     # What is heard
 
@@ -240,7 +276,10 @@ class LogReader(FanOut):
             if live is None:
                 return
             event = to_published(payload)
-            if event is None:
+            if not payload:  # it has been deleted
+                self._doubted[topic] = None
+                self._wake.set()
+            elif event is None:
                 self.begin(topic)
             elif event.follows(live.position):
                 self.publish(topic, event)
@@ -285,14 +324,14 @@ class LogReader(FanOut):
     async def _care(self, backoff: Backoff) -> None:
         """Reads what is not heard: what was appended before, what Redis did not deliver, what was not published."""
         loop = asyncio.get_running_loop()
-        check_at = poll_at = 0.0
+        self._check_at = poll_at = 0.0
         while not self._closing.is_set():
             self._wake.clear()
-            if loop.time() >= check_at:
+            if loop.time() >= self._check_at:
                 await self._check(tuple(self.topics.values()))
                 self._outage.end()
                 backoff.reset()
-                check_at = loop.time() + self._expire / 3000
+                self._check_at = min(map(self._check_again_at, self.topics), default=loop.time() + POLL)
             if loop.time() >= poll_at:
                 if not self.topics:
                     return
@@ -301,7 +340,7 @@ class LogReader(FanOut):
             doubted, self._doubted = self._doubted, {}
             await self._check([self.topics[name] for name in doubted if name in self.topics])
             await self._catch_up()
-            with anyio.CancelScope(deadline=min(check_at, poll_at)):
+            with anyio.CancelScope(deadline=min(self._check_at, poll_at)):
                 await self._wake.wait()
 
     async def _catch_up(self) -> None:
@@ -384,7 +423,7 @@ class LogReader(FanOut):
         if not self._may_refresh or now < self._write_at:
             return
         try:
-            await self._redis.execute("PEXPIRE", self._prefix + topic.name, self._expire)
+            await self._redis.execute("PEXPIRE", self._prefix + topic.name, self._lives.lasts(topic.name))
         except SourceRefusedError:
             self._may_refresh = False
         except SourceUnavailableError as error:
@@ -422,17 +461,13 @@ class LogReader(FanOut):
             self.lose(topic, error)
 
 
-def secret_key(redis: RedisPlugin, name: str) -> str:
-    """Returns the key of a log's secret."""
-    return redis.key(f"{name}.secret")
-
-
-def _extent(topic: str, place: Position | None, now: Now, replies: list[Any]) -> Extent | SourceRefusedError:
+def _extent(topic: str, place: Position | None, now: Now, replies: list[Any], end: Any) -> Extent | SourceRefusedError:
     try:
-        for reply in replies:
+        for reply in (*replies, end):
             if isinstance(reply, Exception):
                 raise reply
-        return to_extent(topic, place, now, *replies)
+        first, asked, last = replies
+        return to_extent(topic, place, now, first, asked, last, end)
     except SourceRefusedError as error:
         return _about(topic, error)
 

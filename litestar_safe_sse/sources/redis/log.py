@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse.config import check_duration, check_integer, check_text
-from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError
-from litestar_safe_sse.sources._cursor import cursor, record, tag
-from litestar_safe_sse.sources._log_subscription import LogSubscription, SubscribeOptions
-from litestar_safe_sse.sources._stored import Renderer, check_topic
-from litestar_safe_sse.sources.event_log import EventLog, OnReset, StartAt
-from litestar_safe_sse.sources.redis._entries import APPEND, as_fields, new_nonce, new_secret, to_position
-from litestar_safe_sse.sources.redis._log_reader import LogReader, secret_key
+from litestar_safe_sse.exceptions import SourceRefusedError
+from litestar_safe_sse.sources._fan_out_log import FanOutLog
+from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, Lives, ids, last_id, refusal
+from litestar_safe_sse.sources.redis._log_reader import LogReader
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from litestar_safe_sse.sources._subscription import Key, Overflow
+    from litestar_safe_sse.sources.event_log import HistoryOf
+    from litestar_safe_sse.sources.redis._appending import Argument
+    from litestar_safe_sse.sources.redis._scripts import Script
     from litestar_safe_sse.sources.redis.connection import RedisAddress
-    from litestar_safe_sse.sources.statistics import EventLogStatistics
 
 __all__ = ("RedisEventLog",)
 
-IDEMPOTENCY = 600.0
-"""Seconds for which an idempotency key is known."""
 
-
-class RedisEventLog(EventLog):
+class RedisEventLog(FanOutLog):
     """An event log on Redis Streams: shared by all processes that give the same Redis, prefix and name.
 
     Whatever the number of streams and topics, a process holds two connections for it: one on which it hears of events,
@@ -51,6 +45,7 @@ class RedisEventLog(EventLog):
         max_events: Events kept of each topic, at least; up to a hundred more are (``XADD`` with ``MAXLEN ~``).
         expire_after: Seconds after which a topic goes that nobody appends or is subscribed to.
         max_bytes: Bytes that one event may have.
+        history: A function that returns what is kept of a topic, where that is something else.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -66,59 +61,49 @@ class RedisEventLog(EventLog):
         max_events: int = 10_000,
         expire_after: float = 86_400.0,
         max_bytes: int = 1024 * 1024,
+        history: HistoryOf | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
-        check_integer("max_events", max_events, minimum=1)
-        check_duration("expire_after", expire_after)
-        if expire_after < 1:
-            raise InvalidFieldError(
-                "expire_after", f"must be 1 s or more, so that it can be refreshed, not {expire_after}"
-            )
-        check_integer("max_bytes", max_bytes, minimum=1)
-        if not check_text("name", name) or ":" in name:
-            raise InvalidFieldError("name", f"must be a name without a colon, not {name!r:.40}")
         self._redis = RedisPlugin.of(redis)
-        self._name = name
-        self._max_events = max_events
-        self._expire = round(expire_after * 1000)
-        self._renderer = Renderer(max_bytes, enc_hook)
+        self._keys = Keys(self._redis.prefix, name)
+        self._lives = Lives(max_events, expire_after, history)
+        self._appending = Appending(self._keys, self._lives, max_bytes, enc_hook)
 
     async def append(self, topic: str, message: object, *, idempotency_key: str | None = None) -> str:
         """See :meth:`EventLog.append`. Appends that coincide share a round trip."""
-        keys = [self._redis.key(self._name, check_topic(topic)), secret_key(self._redis, self._name)]
-        fields = as_fields(self._renderer.render(message))
-        if idempotency_key is not None:
-            check_text("idempotency_key", idempotency_key)
-            keys.append(self._redis.key(f"{self._name}.once", f"{len(topic)}", topic, idempotency_key))
-        settings = self._max_events, self._expire, new_nonce(), round(IDEMPOTENCY * 1000), new_secret()
+        arguments = self._appending.append(topic, message, idempotency_key)
+        return last_id(topic, await self._append(topic, arguments, 1))
+
+    async def append_many(
+        self, topic: str, messages: Iterable[object], *, idempotency_key: str | None = None
+    ) -> list[str]:
+        """See :meth:`EventLog.append_many`."""
+        rendered = self._appending.render_all(messages)
+        arguments = self._appending.append_many(topic, rendered, idempotency_key)
+        return ids(topic, await self._append(topic, arguments, len(rendered))) if rendered else []
+
+    async def finish(self, topic: str) -> str:
+        """See :meth:`EventLog.finish`."""
+        return last_id(topic, await self._append(topic, self._appending.finish(topic), 1))
+
+    async def delete(self, topic: str) -> None:
+        """See :meth:`EventLog.delete`."""
+        await self._run(topic, DELETE, self._appending.delete(topic))
+        self._fan_out().distrust(topic)
+
+    async def _append(self, topic: str, arguments: Sequence[Argument], many: int) -> Any:
+        reply = await self._run(topic, APPEND, arguments)
+        self._fan_out().tally.appended += many
+        return reply
+
+    async def _run(self, topic: str, script: Script, arguments: Sequence[Argument]) -> Any:
         try:
-            answer = await self._redis.run(APPEND, len(keys), *keys, *settings, *fields)
+            return await self._redis.run(script, *arguments)
         except SourceRefusedError as error:
-            raise SourceRefusedError(f"topic {topic!r}: {error}") from error
-        self._reader().tally.appended += 1
-        identity, _, nonce = bytes(answer).rpartition(b"-")
-        return cursor([record(tag(topic), to_position(identity, nonce))])
+            raise refusal(topic, error) from error
 
-    def subscribe(
-        self,
-        *topics: str,
-        after: str | None = None,
-        start: StartAt = "latest",
-        on_reset: OnReset | None = None,
-        buffer: int = 256,
-        overflow: Overflow = "close",
-        key: Key | None = None,
-    ) -> LogSubscription:
-        """See :meth:`EventLog.subscribe`."""
-        options = SubscribeOptions(start, on_reset, buffer, overflow, key)
-        return LogSubscription(self._reader, topics, after, options)
-
-    def statistics(self) -> EventLogStatistics:
-        """See :meth:`EventLog.statistics`."""
-        return self._reader().statistics()
-
-    def _reader(self) -> LogReader:
+    def _fan_out(self) -> LogReader:
         def make() -> LogReader:
-            return LogReader(self._redis, self._name, self._expire)
+            return LogReader(self._redis, self._keys, self._lives)
 
-        return self._redis.share(("event log", self._name, self._expire), make)
+        return self._redis.share(("event log", self._keys.secret, self._lives.identity), make)

@@ -1,0 +1,189 @@
+"""What is sent to Redis to append to an event log, by whatever client, and what its replies mean.
+
+The script is the format's keeper: who appends in another language runs it too.
+"""
+
+from __future__ import annotations
+
+from pkgutil import get_data
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from litestar_safe_sse.config import check_duration, check_integer, check_text
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, TopicFinishedError
+from litestar_safe_sse.sources._cursor import cursor, record, tag
+from litestar_safe_sse.sources._stored import REMEMBERED, Renderer, check_topic, end_of
+from litestar_safe_sse.sources.redis._entries import as_fields, to_position
+from litestar_safe_sse.sources.redis._errors import code_of
+from litestar_safe_sse.sources.redis._scripts import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from litestar_safe_sse._core.messages import SSEMessage
+    from litestar_safe_sse.sources.event_log import HistoryOf
+
+Argument = str | bytes | int
+
+__all__ = ("APPEND", "DELETE", "Appending", "Keys", "Lives", "ids", "last_id", "refusal")
+
+IDEMPOTENCY = 600.0
+"""Seconds for which an idempotency key is known."""
+
+APPEND = Script.of((get_data("litestar_safe_sse.sources.redis", "append.lua") or b"").decode())
+"""Stores events, and publishes them to the channel of the topic's key: ID, nonce, the nonce before, and the fields, or
+the ID alone if they are large. That nobody may be told is no reason not to store it.
+"""
+
+DELETE = Script.of("""
+redis.call('DEL', KEYS[1], KEYS[2])
+local heard = redis.pcall('SPUBLISH', KEYS[1], '')
+if type(heard) == 'table' and heard.err then redis.pcall('PUBLISH', KEYS[1], '') end
+""")
+"""KEYS: the topic, and its end."""
+
+
+class Keys:
+    """The names of a log's keys.
+
+    Args:
+        prefix: What the names of all keys begin with, without its braces.
+        name: The log's name.
+
+    Raises:
+        InvalidFieldError: A name can't be used.
+    """
+
+    def __init__(self, prefix: str, name: str) -> None:
+        if not check_text("name", name) or ":" in name:
+            raise InvalidFieldError("name", f"must be a name without a colon, not {name!r:.40}")
+        self._log = f"{{{prefix}}}:{name}"
+        self.secret = f"{self._log}.secret"
+        self.topics = f"{self._log}:"
+        """What the keys of topics begin with."""
+
+    def topic(self, topic: str) -> str:
+        """Returns the key of a topic."""
+        return self.topics + topic
+
+    def end(self, topic: str) -> str:
+        """Returns the key that says where a topic ended."""
+        return f"{self._log}.finished:{topic}"
+
+    def once(self, topic: str, key: str) -> str:
+        """Returns the key of an idempotency key."""
+        return f"{self._log}.once:{len(topic)}:{topic}:{key}"
+
+
+class Lives:
+    """What is kept of topics.
+
+    Args:
+        max_events: Events.
+        expire_after: Seconds.
+        history: Says what is something else for a topic.
+
+    Raises:
+        InvalidFieldError: An argument can't be used.
+    """
+
+    def __init__(self, max_events: int, expire_after: float, history: HistoryOf | None) -> None:
+        check_integer("max_events", max_events, minimum=1)
+        check_duration("expire_after", expire_after)
+        if expire_after < 1:
+            raise InvalidFieldError(
+                "expire_after", f"must be 1 s or more, so that it can be refreshed, not {expire_after}"
+            )
+        self._own = max_events, round(expire_after * 1000)
+        self._history = history
+
+    @property
+    def identity(self) -> tuple[int, HistoryOf | None]:
+        """What two logs have in common that keep topics for equally long."""
+        return self._own[1], self._history
+
+    def of(self, topic: str) -> tuple[int, int]:
+        """Returns how many events are kept of a topic, and for how many milliseconds it lasts."""
+        other = None if self._history is None else self._history(topic)
+        if other is None:
+            return self._own
+        events = self._own[0] if other.max_events is None else other.max_events
+        return events, self._own[1] if other.expire_after is None else round(other.expire_after * 1000)
+
+    def lasts(self, topic: str) -> int:
+        """Returns for how many milliseconds a topic lasts."""
+        return self.of(topic)[1]
+
+
+class Appending:
+    """Makes the arguments of scripts, and reads their replies.
+
+    Args:
+        keys: The log's.
+        lives: What is kept of topics.
+        max_bytes: Bytes that one event may have.
+        enc_hook: As in ``msgspec.json.Encoder``.
+
+    Raises:
+        InvalidFieldError: An argument can't be used.
+    """
+
+    def __init__(self, keys: Keys, lives: Lives, max_bytes: int, enc_hook: Callable[[Any], Any] | None) -> None:
+        check_integer("max_bytes", max_bytes, minimum=1)
+        self._keys = keys
+        self._lives = lives
+        self._renderer = Renderer(max_bytes, enc_hook)
+        self._times = (str(round(IDEMPOTENCY * 1000)).encode(), str(round(REMEMBERED * 1000)).encode())
+
+    def append(self, topic: str, message: object, idempotency_key: str | None) -> list[Argument]:
+        """Returns the arguments of ``APPEND`` for one message; see :meth:`EventLog.append`."""
+        check_topic(topic)
+        return self._arguments(topic, (self._renderer.render(message),), idempotency_key)
+
+    def render_all(self, messages: Iterable[object]) -> list[SSEMessage]:
+        """Returns what is stored of messages that are appended together."""
+        return self._renderer.render_all(messages)
+
+    def append_many(self, topic: str, rendered: list[SSEMessage], idempotency_key: str | None) -> list[Argument]:
+        """Returns the arguments of ``APPEND`` for several."""
+        return self._arguments(check_topic(topic), rendered, idempotency_key)
+
+    def finish(self, topic: str) -> list[Argument]:
+        """Returns the arguments of ``APPEND`` for the last event of a topic."""
+        return self._arguments(topic, (end_of(check_topic(topic)),), None)
+
+    def delete(self, topic: str) -> list[Argument]:
+        """Returns the arguments of ``DELETE``."""
+        return [2, self._keys.topic(check_topic(topic)), self._keys.end(topic)]
+
+    def _arguments(self, topic: str, messages: Sequence[SSEMessage], idempotency_key: str | None) -> list[Argument]:
+        keys = [self._keys.topic(topic), self._keys.secret, self._keys.end(topic)]
+        if idempotency_key is not None:
+            keys.append(self._keys.once(topic, check_text("idempotency_key", idempotency_key)))
+        # The secret is another one each time: if Redis has lost the log's, it must not be given the same one again.
+        drawn = token_hex(16 + 4 * len(messages))
+        arguments: list[Argument] = [len(keys), *keys, *self._lives.of(topic), *self._times, drawn[:32]]
+        for number, message in enumerate(messages, 4):
+            fields = as_fields(message)
+            arguments += drawn[8 * number : 8 * number + 8], len(fields), *fields
+        return arguments
+
+
+def ids(topic: str, reply: bytes | str) -> list[str]:
+    """Returns the IDs that a reply of ``APPEND`` stands for."""
+    text = reply if isinstance(reply, str) else bytes(reply).decode()
+    return [last_id(topic, part) for part in text.split(" ")]
+
+
+def last_id(topic: str, reply: bytes | str) -> str:
+    """Returns the ID of the last event, or the only one, that a reply of ``APPEND`` stands for."""
+    text = reply.encode() if isinstance(reply, str) else bytes(reply)
+    identity, _, nonce = text.rpartition(b" ")[2].rpartition(b"-")
+    return cursor([record(tag(topic), to_position(identity, nonce))])
+
+
+def refusal(topic: str, error: SourceRefusedError) -> SourceRefusedError:
+    """Returns an error that names the topic."""
+    if code_of(error.__cause__) == "FINISHED":
+        return TopicFinishedError(f"topic {topic!r} is finished; delete it first to begin it anew")
+    return SourceRefusedError(f"topic {topic!r}: {error}")
