@@ -60,7 +60,7 @@ def plugins(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def test(session: nox.Session) -> None:
-    """All tests but the long ones, by the README's command; needs Redis, Node.js and Chromium."""
+    """All tests but the long ones, by the README's command; needs Redis, PostgreSQL, Node.js and Chromium."""
     session.run("./scripts/test", *session.posargs, external=True)
 
 

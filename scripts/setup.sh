@@ -39,15 +39,26 @@ install() {
     fi
 }
 
-# Installs Debian packages that provide what is missing of: node npm chromium redis-server nginx haproxy caddy apache2.
+# Whether PostgreSQL is here; Debian and Ubuntu put it where it is not on the path.
+has_postgres() {
+    command -v postgres >/dev/null && command -v initdb >/dev/null && return
+    for program in /usr/lib/postgresql/*/bin/initdb; do
+        [ -x "$program" ] && return
+    done
+    return 1
+}
+
+# Installs Debian packages that provide what is missing of: node npm chromium redis-server postgres nginx haproxy caddy
+# apache2.
 # Tells what to do where it can't.
 install_system_packages() {
     missing=
-    for program in node npm chromium redis-server nginx haproxy caddy apache2; do
+    for program in node npm chromium redis-server postgres nginx haproxy caddy apache2; do
         case $program in
             chromium) command -v "${CHROMIUM:-chromium}" >/dev/null || missing="$missing chromium" ;;
             node) command -v node >/dev/null || missing="$missing nodejs" ;;
             redis-server) command -v redis-server >/dev/null || missing="$missing redis-server" ;;
+            postgres) has_postgres || missing="$missing postgresql" ;;
             nginx) command -v nginx >/dev/null || missing="$missing nginx" ;;
             haproxy | caddy | apache2) command -v "$program" >/dev/null || missing="$missing $program" ;;
             npm) command -v npm >/dev/null || missing="$missing npm" ;;

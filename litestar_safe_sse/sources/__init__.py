@@ -1,7 +1,7 @@
 """Sources for streams: event logs, queues, Pub/Sub and channels.
 
-Optional: nothing here is imported by the package itself. Without redis-py, importing works, and making a source on
-Redis says what to install.
+Optional: nothing here is imported by the package itself. Without redis-py or asyncpg, importing works, and making a
+source that needs them says what to install.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from litestar_safe_sse.sources.event_log import (
     Subscribed,
 )
 from litestar_safe_sse.sources.memory import MemoryEventLog
+from litestar_safe_sse.sources.postgres.log import PostgresEventLog
 from litestar_safe_sse.sources.redis.group_queue import QueueItem, RedisGroupQueue
 from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
@@ -46,6 +47,7 @@ __all__ = (
     "MemoryEventLog",
     "MissingExtraError",
     "Overflow",
+    "PostgresEventLog",
     "PubSubMessage",
     "QueueItem",
     "QueueStatistics",

@@ -32,10 +32,12 @@ class Outage:
     Args:
         who: Who waits, for the log.
         tally: Where it is counted that it is back.
+        server: What is waited for.
     """
 
-    def __init__(self, who: str, tally: Tally) -> None:
+    def __init__(self, who: str, tally: Tally, server: str = "Redis") -> None:
         self._who = who
+        self._server = server
         self._tally = tally
         self._lasts = False
 
@@ -43,14 +45,14 @@ class Outage:
         """Notes that it can't be reached."""
         if not self._lasts:
             self._lasts = True
-            _logger.warning("%s is waiting for Redis: %s", self._who, error)
+            _logger.warning("%s is waiting for %s: %s", self._who, self._server, error)
 
     def end(self) -> None:
         """Notes that it has been reached."""
         if self._lasts:
             self._lasts = False
             self._tally.reconnects += 1
-            _logger.warning("%s reads from Redis again", self._who)
+            _logger.warning("%s reads from %s again", self._who, self._server)
 
 
 class Backoff:

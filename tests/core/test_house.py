@@ -106,28 +106,31 @@ assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.
 assert sys.get_asyncgen_hooks() == (None, None)
 assert threading.active_count() == 1
 loaded = {name.partition(".")[0] for name in sys.modules}
-optional = {"trio", "uvicorn", "granian", "hypercorn", "daphne", "twisted", "redis", "uvloop"}
+optional = {"trio", "uvicorn", "granian", "hypercorn", "daphne", "twisted", "redis", "asyncpg", "pytest", "uvloop"}
 assert not loaded & optional, loaded & optional
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=START)
 
 
-def test_the_sources_can_be_imported_without_redis() -> None:
-    """By whoever uses none that needs it."""
+def test_the_sources_can_be_imported_without_what_some_need() -> None:
+    """By whoever uses none of those."""
     script = """
 import sys
-sys.modules["redis"] = None
-from litestar_safe_sse.sources import MemoryEventLog, RedisEventLog
+sys.modules["redis"] = sys.modules["asyncpg"] = None
+from litestar_safe_sse.sources import MemoryEventLog, PostgresEventLog, RedisEventLog
 from litestar_safe_sse.exceptions import MissingExtraError
-
-from tests.bounds import START
+assert "pytest" not in sys.modules
 MemoryEventLog()
-try:
-    RedisEventLog("redis://localhost")
-except MissingExtraError as error:
-    assert "litestar-safe-sse[redis]" in str(error)
-else:
-    raise AssertionError
+for make, address, extra in (
+    (RedisEventLog, "redis://localhost", "litestar-safe-sse[redis]"),
+    (PostgresEventLog, "postgresql://localhost", "litestar-safe-sse[postgres]"),
+):
+    try:
+        make(address)
+    except MissingExtraError as error:
+        assert extra in str(error)
+    else:
+        raise AssertionError
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=START)
 

@@ -43,7 +43,7 @@ def test_every_example_is_shown_and_tested() -> None:
             *("test_access_page.py", "test_producer_pages.py"),
         )
     )
-    tested = set(re.findall(r'^@example\("(\w+)"\)|= load\("(\w+)"', tests, re.MULTILINE))
+    tested = set(re.findall(r'^@example(?:_in_postgres)?\("(\w+)"\)|= load\("(\w+)"', tests, re.MULTILINE))
     tested = {name for names in tested for name in names if name}
     assert shown == files == tested | {"llm_tokens"}
 

@@ -19,6 +19,7 @@ from redis import Redis
 
 from tests.bounds import WAIT
 from tests.docs.processes import UvicornProcess, leave, reset, running, stream
+from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -358,4 +359,40 @@ def test_channels_outlive_redis(server: UvicornProcess, redis: Redis, redis_serv
         post(server, "/channels/news", {"n": "1"})
         assert next(events).json() == {"n": "1"}
         server.terminate()
+        assert list(events) == []
+
+
+# PostgreSQL
+
+
+@pytest.fixture
+def shops(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[list[UvicornProcess]]:
+    """Two workers."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(running(f"{request.param}:app", EXAMPLES, POSTGRES_URL=postgres_server.url))
+            for _ in range(2)
+        ]
+
+
+def example_in_postgres(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("shops", [name], indirect=True)
+
+
+@example_in_postgres("orders_feed")
+def test_order_is_told_of_if_it_was_committed(shops: list[UvicornProcess], postgres_server: PostgresServer) -> None:
+    """By another worker, and after PostgreSQL was killed; what was rolled back is not."""
+    first, second = shops
+    with stream(second, "/orders") as (_, events):
+        assert next(events).event == "subscribed"
+        assert post(first, "/orders", {"item": "chair"}).json() == {"order": 1}
+        assert next(events).json() == {"order": 1, "item": "chair"}
+        postgres_server.kill()
+        postgres_server.start_again()
+        second.until(lambda: "reads from PostgreSQL again" in second.output)
+        assert post(second, "/orders", {"item": "chair"}).status_code == 201
+        assert post(first, "/orders", {"item": "chair"}).status_code == 409
+        assert next(events).json()["item"] == "chair"
+        first.terminate()
+        second.terminate()
         assert list(events) == []

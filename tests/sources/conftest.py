@@ -1,4 +1,4 @@
-"""A real Redis for the tests, empty at the start of each."""
+"""A real Redis and a real PostgreSQL for the tests, empty at the start of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.loops import ASYNCIO, UVLOOP
+from tests.postgres_server import PostgresServer, running_postgres
 from tests.redis_server import RedisServer, running_redis
+from tests.sources.logs import make_tables_anew
 
 
 @pytest.fixture(params=[ASYNCIO, UVLOOP])
@@ -60,3 +62,24 @@ async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
         yield client
     finally:
         await client.aclose()
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One server for all tests that leave it running."""
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server that the test may kill, stop, pause and start again."""
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+async def postgres_url(shared_postgres: PostgresServer) -> str:
+    """The shared server, with the tables of a log that are empty."""
+    await make_tables_anew(shared_postgres.url)
+    return shared_postgres.url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ from redis.asyncio import Redis
 
 from litestar_safe_sse.sources.event_log import EventLog
 from litestar_safe_sse.sources.memory import MemoryEventLog
+from litestar_safe_sse.sources.postgres.log import PostgresEventLog
 from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.testing import MakeLog
+from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 
-__all__ = ("MakeLog", "anyio_backend", "case", "log", "make_log", "redis_of_case")
+__all__ = ("MakeLog", "anyio_backend", "case", "log", "logs_in", "make_log", "redis_of_case")
 
 ASYNCIO = ("asyncio", {"use_uvloop": False})
 UVLOOP = ("asyncio", {"use_uvloop": True})
@@ -27,6 +30,8 @@ UVLOOP = ("asyncio", {"use_uvloop": True})
         pytest.param((("trio", {}), "memory"), id="memory-trio"),
         pytest.param((ASYNCIO, "redis"), id="redis-asyncio"),
         pytest.param((UVLOOP, "redis"), id="redis-uvloop"),
+        pytest.param((ASYNCIO, "postgres"), id="postgres-asyncio"),
+        pytest.param((UVLOOP, "postgres"), id="postgres-uvloop"),
     ]
 )
 def case(request: pytest.FixtureRequest) -> Any:
@@ -44,7 +49,13 @@ def redis_of_case(case: Any, request: pytest.FixtureRequest) -> RedisServer | No
 
 
 @pytest.fixture
-async def make_log(redis_of_case: RedisServer | None) -> AsyncIterator[MakeLog]:
+async def make_log(
+    case: Any, redis_of_case: RedisServer | None, request: pytest.FixtureRequest
+) -> AsyncIterator[MakeLog]:
+    if case[1] == "postgres":
+        async with logs_in(request.getfixturevalue("shared_postgres")) as make:
+            yield make
+        return
     if redis_of_case is None:
         yield MemoryEventLog
         return
@@ -58,3 +69,30 @@ async def make_log(redis_of_case: RedisServer | None) -> AsyncIterator[MakeLog]:
 @pytest.fixture
 def log(make_log: MakeLog) -> EventLog:
     return make_log()
+
+
+@asynccontextmanager
+async def logs_in(server: PostgresServer) -> AsyncIterator[MakeLog]:
+    """Makes logs in PostgreSQL, in tables that are empty, and closes them."""
+    await make_tables_anew(server.url)
+    made: list[PostgresEventLog] = []
+
+    def make(**settings: Any) -> PostgresEventLog:
+        made.append(PostgresEventLog(server.url, **settings))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for log in made:
+            await log.aclose()
+
+
+async def make_tables_anew(url: str) -> None:
+    """Drops what a test before has left, and makes what a log needs."""
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await connection.close()
+    await PostgresEventLog(url).create_tables()

@@ -14,9 +14,6 @@ from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.testing import EventLogContract, MakeLog
 from tests.loops import ASYNCIO, TRIO, UVLOOP
 from tests.redis_server import RedisServer
-from tests.sources.logs import anyio_backend, case, log, make_log, redis_of_case
-
-__all__ = ("MakeLog", "anyio_backend", "case", "log", "make_log", "redis_of_case")
 
 
 class TestMemoryEventLog(EventLogContract):

@@ -14,6 +14,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, 
 from litestar_safe_sse.sources import memory
 from litestar_safe_sse.sources.event_log import EventLog, History, Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
+from litestar_safe_sse.sources.postgres.log import PostgresEventLog
 from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.testing import MakeLog
 from tests.bounds import WAIT
@@ -190,7 +191,15 @@ async def forget(case: Any, log: EventLog, redis_of_case: RedisServer | None, mo
         assert isinstance(log, MemoryEventLog)
         assert topic not in log._memory._stored
 
-    return in_memory if redis_of_case is None else in_redis
+    async def in_postgres(topic: str) -> None:
+        assert isinstance(log, PostgresEventLog)
+        reads = log._fan_out()._reads
+        await reads.submit("UPDATE sse_log_topics SET expires_at = clock_timestamp() WHERE topic = $1", topic)
+        for query in log._queries.clean_up:
+            await reads.submit(query)
+        assert await reads.submit("SELECT FROM sse_log_events") == []
+
+    return {"memory": in_memory, "redis": in_redis, "postgres": in_postgres}[case[1]]
 
 
 async def test_an_end_is_known_when_the_events_have_gone(log: EventLog, forget: Any) -> None:

@@ -119,12 +119,13 @@ async def test_a_snapshot_and_its_stream_fit(log: EventLog) -> None:
             await anyio.lowlevel.checkpoint()
         snapshot: list[SSEMessage] = []
         after = None
+        start = await log.position("a")  # before it is known that there is nothing
         while messages := await log.read("a", after=after, limit=20):
             snapshot += messages
             after = ids(messages)[-1]
             if len(snapshot) > 2 * many:
                 break
-        after = after or await log.position("a")
+        after = after or start
         async with log.subscribe("a", after=after) as subscription:
             rest = await take(subscription, 3 * many - len(snapshot)) if len(snapshot) < 3 * many else []
         seen.append(data(snapshot + rest))

@@ -9,9 +9,10 @@ from pkgutil import get_data
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse.config import check_duration, check_integer, check_text
+from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, TopicFinishedError
 from litestar_safe_sse.sources._cursor import cursor, record, tag
+from litestar_safe_sse.sources._lives import Lives
 from litestar_safe_sse.sources._stored import REMEMBERED, Renderer, check_topic, end_of
 from litestar_safe_sse.sources.redis._entries import as_fields, to_position
 from litestar_safe_sse.sources.redis._errors import code_of
@@ -21,11 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from litestar_safe_sse._core.messages import SSEMessage
-    from litestar_safe_sse.sources.event_log import HistoryOf
 
 Argument = str | bytes | int
 
-__all__ = ("APPEND", "DELETE", "Appending", "Keys", "Lives", "ids", "last_id", "refusal")
+__all__ = ("APPEND", "DELETE", "Appending", "Keys", "ids", "last_id", "refusal")
 
 IDEMPOTENCY = 600.0
 """Seconds for which an idempotency key is known."""
@@ -73,46 +73,6 @@ class Keys:
     def once(self, topic: str, key: str) -> str:
         """Returns the key of an idempotency key."""
         return f"{self._log}.once:{len(topic)}:{topic}:{key}"
-
-
-class Lives:
-    """What is kept of topics.
-
-    Args:
-        max_events: Events.
-        expire_after: Seconds.
-        history: Says what is something else for a topic.
-
-    Raises:
-        InvalidFieldError: An argument can't be used.
-    """
-
-    def __init__(self, max_events: int, expire_after: float, history: HistoryOf | None) -> None:
-        check_integer("max_events", max_events, minimum=1)
-        check_duration("expire_after", expire_after)
-        if expire_after < 1:
-            raise InvalidFieldError(
-                "expire_after", f"must be 1 s or more, so that it can be refreshed, not {expire_after}"
-            )
-        self._own = max_events, round(expire_after * 1000)
-        self._history = history
-
-    @property
-    def identity(self) -> tuple[int, HistoryOf | None]:
-        """What two logs have in common that keep topics for equally long."""
-        return self._own[1], self._history
-
-    def of(self, topic: str) -> tuple[int, int]:
-        """Returns how many events are kept of a topic, and for how many milliseconds it lasts."""
-        other = None if self._history is None else self._history(topic)
-        if other is None:
-            return self._own
-        events = self._own[0] if other.max_events is None else other.max_events
-        return events, self._own[1] if other.expire_after is None else round(other.expire_after * 1000)
-
-    def lasts(self, topic: str) -> int:
-        """Returns for how many milliseconds a topic lasts."""
-        return self.of(topic)[1]
 
 
 class Appending:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse.sources._cursor import Position
     from litestar_safe_sse.sources._fan_out import LiveTopic
+    from litestar_safe_sse.sources._lives import Lives
     from litestar_safe_sse.sources._stored import Extent, StoredEvent
-    from litestar_safe_sse.sources.redis._appending import Keys, Lives
+    from litestar_safe_sse.sources.redis._appending import Keys
     from litestar_safe_sse.sources.redis.connection import Command
     from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse.exceptions import SourceRefusedError
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
-from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, Lives, ids, last_id, refusal
+from litestar_safe_sse.sources._lives import Lives
+from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, ids, last_id, refusal
 from litestar_safe_sse.sources.redis._log_reader import LogReader
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 

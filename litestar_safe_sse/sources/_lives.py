@@ -1,0 +1,53 @@
+"""What is kept of topics, and for how long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from litestar_safe_sse.config import check_duration, check_integer
+from litestar_safe_sse.exceptions import InvalidFieldError
+
+if TYPE_CHECKING:
+    from litestar_safe_sse.sources.event_log import HistoryOf
+
+__all__ = ("Lives",)
+
+
+class Lives:
+    """What is kept of topics.
+
+    Args:
+        max_events: Events.
+        expire_after: Seconds.
+        history: Says what is something else for a topic.
+
+    Raises:
+        InvalidFieldError: An argument can't be used.
+    """
+
+    def __init__(self, max_events: int, expire_after: float, history: HistoryOf | None) -> None:
+        check_integer("max_events", max_events, minimum=1)
+        check_duration("expire_after", expire_after)
+        if expire_after < 1:
+            raise InvalidFieldError(
+                "expire_after", f"must be 1 s or more, so that it can be refreshed, not {expire_after}"
+            )
+        self._own = max_events, round(expire_after * 1000)
+        self._history = history
+
+    @property
+    def identity(self) -> tuple[int, HistoryOf | None]:
+        """What two logs have in common that keep topics for equally long."""
+        return self._own[1], self._history
+
+    def of(self, topic: str) -> tuple[int, int]:
+        """Returns how many events are kept of a topic, and for how many milliseconds it lasts."""
+        other = None if self._history is None else self._history(topic)
+        if other is None:
+            return self._own
+        events = self._own[0] if other.max_events is None else other.max_events
+        return events, self._own[1] if other.expire_after is None else round(other.expire_after * 1000)
+
+    def lasts(self, topic: str) -> int:
+        """Returns for how many milliseconds a topic lasts."""
+        return self.of(topic)[1]

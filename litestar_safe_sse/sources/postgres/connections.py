@@ -1,0 +1,213 @@
+"""Connections for short commands: each carries out one at a time, to its end, whatever becomes of the one who asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+from litestar_safe_sse.exceptions import SourceUnavailableError
+from litestar_safe_sse.sources._tasks import spawn
+from litestar_safe_sse.sources.postgres import _asyncpg
+from litestar_safe_sse.sources.postgres._errors import NO_ANSWER, moved_on, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from asyncpg import Connection, Record
+
+    PostgresAddress = str | Callable[[], Awaitable[Connection[Any]]]
+
+__all__ = ("Connector", "PostgresConnections", "within")
+
+T = TypeVar("T")
+
+REPLY_TIMEOUT = 5.0
+"""Seconds that PostgreSQL has to accept a connection or to answer."""
+
+_IDLE_LIMIT = 5.0
+"""Seconds without a command after which a connection is checked before the next."""
+
+_CHECK_TIMEOUT = 1.0
+"""Seconds that PostgreSQL has to give that sign of life."""
+
+
+class Connector:
+    """Opens connections.
+
+    Args:
+        address: A DSN, or a function that opens one.
+    """
+
+    def __init__(self, address: PostgresAddress) -> None:
+        self._address = address
+        self.reply_timeout = REPLY_TIMEOUT
+
+    async def open(self) -> Connection[Any]:
+        """Opens a connection whose commands the server itself gives up in time.
+
+        Raises:
+            SourceUnavailableError: PostgreSQL can't be reached.
+            SourceRefusedError: It doesn't let us in.
+        """
+        connection: Connection[Any] | None = None
+        try:
+            with anyio.fail_after(self.reply_timeout):
+                connection = await self._connect()
+            limit = max(1, round(self.reply_timeout * 900))  # before we do, so that it is known what became of it
+            await within(self.reply_timeout, connection, connection.execute(f"SET statement_timeout = {limit}"))
+        except BaseException as error:
+            if connection is not None:
+                connection.terminate()
+            if isinstance(error, TimeoutError):
+                raise SourceUnavailableError(NO_ANSWER) from error
+            if isinstance(error, (*_asyncpg.ERRORS, ValueError)):
+                raise translate(error) from error
+            raise
+        return connection
+
+    async def _connect(self) -> Connection[Any]:
+        if callable(self._address):
+            return await self._address()
+        return await _asyncpg.connect(self._address, timeout=self.reply_timeout)
+
+
+class PostgresConnections:
+    """As many connections as are needed at the same time, up to a limit.
+
+    Args:
+        connector: Where they come from.
+        limit: How many.
+    """
+
+    def __init__(self, connector: Connector, limit: int) -> None:
+        self._connector = connector
+        self._idle: list[tuple[float, Connection[Any]]] = []
+        self._busy: set[Connection[Any]] = set()
+        self._free = asyncio.Semaphore(limit)
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._closed = False
+
+    def submit(self, query: str, *arguments: object) -> asyncio.Future[list[Record]]:
+        """Has a command carried out, at most once; to cancel the future is to ignore the answer.
+
+        Raises, when it is awaited:
+            SourceUnavailableError: PostgreSQL can't be reached; it may have been carried out all the same.
+            SourceRefusedError: PostgreSQL answered with an error.
+        """
+        answer: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(_look_at)
+        if self._closed:
+            answer.set_exception(SourceUnavailableError("the connection to PostgreSQL has been closed"))
+            return answer
+        task = spawn(self._answer(answer, query, arguments), "SSE command to PostgreSQL")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return answer
+
+    async def aclose(self) -> None:
+        """Waits for the answers that are still to come, then closes the connections."""
+        self._closed = True
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        for _, connection in self._idle:
+            with contextlib.suppress(*_asyncpg.ERRORS, TimeoutError, asyncio.TimeoutError):
+                await connection.close(timeout=_CHECK_TIMEOUT)  # if it can't be, it is terminated by that
+        self._idle.clear()
+
+    def abort(self) -> None:
+        """Closes the connections without waiting for answers."""
+        self._closed = True
+        for connection in (*self._busy, *(connection for _, connection in self._idle)):
+            connection.terminate()
+        self._idle.clear()
+
+    async def _answer(self, answer: asyncio.Future[list[Record]], query: str, arguments: Sequence[object]) -> None:
+        deadline = monotonic() + self._connector.reply_timeout
+        try:
+            with anyio.fail_after(self._connector.reply_timeout):
+                await self._free.acquire()
+            try:
+                rows = await self._carry_out(deadline, query, arguments)
+            finally:
+                self._free.release()
+        except TimeoutError as error:
+            _fail(answer, SourceUnavailableError(NO_ANSWER), error)
+        except Exception as error:
+            _fail(answer, error, error.__cause__)
+        else:
+            if not answer.done():
+                answer.set_result(rows)
+
+    async def _carry_out(self, deadline: float, query: str, arguments: Sequence[object]) -> list[Record]:
+        connection = await self._connected()
+        self._busy.add(connection)
+        try:
+            return await within(deadline - monotonic(), connection, connection.fetch(query, *arguments))
+        except _asyncpg.ERRORS as error:
+            if moved_on(error) or not isinstance(error, _asyncpg.PostgresError):
+                connection.terminate()
+            raise translate(error) from error
+        except BaseException:
+            connection.terminate()
+            raise
+        finally:
+            self._busy.discard(connection)
+            if not connection.is_closed():
+                self._idle.append((monotonic(), connection))
+
+    async def _connected(self) -> Connection[Any]:
+        while self._idle:
+            used, connection = self._idle.pop()
+            if connection.is_closed():
+                continue
+            if monotonic() - used < _IDLE_LIMIT or await _is_alive(connection):
+                return connection
+        return await self._connector.open()
+
+
+async def within(seconds: float, connection: Connection[Any], command: Awaitable[T]) -> T:
+    """Waits for a command, or gives up the connection: to cancel the command would have to be waited for as well.
+
+    Args:
+        seconds: How long it may take.
+        connection: The connection.
+        command: What it is to do.
+
+    Raises:
+        SourceUnavailableError: It took longer.
+    """
+    timer = asyncio.get_running_loop().call_later(max(0.0, seconds), connection.terminate)
+    until = monotonic() + seconds
+    try:
+        return await command
+    except _asyncpg.ERRORS as error:
+        if connection.is_closed() and monotonic() >= until:
+            raise SourceUnavailableError(NO_ANSWER) from error
+        raise
+    finally:
+        timer.cancel()
+
+
+async def _is_alive(connection: Connection[Any]) -> bool:
+    try:
+        await within(_CHECK_TIMEOUT, connection, connection.execute("SELECT 1"))
+    except (*_asyncpg.ERRORS, SourceUnavailableError):
+        connection.terminate()
+        return False
+    return True
+
+
+def _fail(answer: asyncio.Future[list[Record]], error: Exception, cause: BaseException | None) -> None:
+    if not answer.done():
+        error.__cause__ = cause
+        answer.set_exception(error)
+
+
+def _look_at(answer: asyncio.Future[list[Record]]) -> None:
+    """Looks at a failure that nobody may be waiting for any more."""
+    if not answer.cancelled():
+        answer.exception()
