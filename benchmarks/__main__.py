@@ -14,6 +14,7 @@ from benchmarks.plots import plot
 from benchmarks.sections import Options, Section
 from benchmarks.sections.churn import churn
 from benchmarks.sections.client_limit import client_limit
+from benchmarks.sections.crowds import crowds
 from benchmarks.sections.fan_out import fan_out
 from benchmarks.sections.first_event import first_event
 from benchmarks.sections.flat import flat
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Section] = {
     "idle": idle,
     "churn": churn,
     "fan-out": fan_out,
+    "crowds": crowds,
     "redis-fan-out": redis_fan_out,
     "redis-scale": redis_scale,
     "flat": flat,
@@ -76,7 +78,7 @@ def main() -> None:
                 arguments.output.mkdir(parents=True, exist_ok=True)
                 note = f"{table.markdown()}\nMeasured with {versions()}; {rounds}.\n"
                 (arguments.output / f"performance-{table.name}.md").write_text(note)
-                if table.name.startswith("flat"):
+                if table.name.startswith("flat") or table.name == "crowds":
                     plot(table, arguments.output / f"performance-{table.name}.svg")
                 data = {"measured": heading, "options": vars(arguments) | {"output": None}, **table.as_data()}
                 (arguments.output / f"performance-{table.name}.json").write_text(json.dumps(data, indent=1) + "\n")

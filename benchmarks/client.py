@@ -141,8 +141,8 @@ def churn(port: int, path: str, cycles: int, at_once: int) -> dict[str, Any]:
 def hold(port: int, path: str, streams: int) -> dict[str, Any]:
     """Opens many streams, says so, and does what it is told on its standard input until the server has closed them.
 
-    ``beats SECONDS`` records the heartbeats of that time, ``event`` publishes one and waits until all have it, and
-    ``end`` waits until the server has closed all.
+    ``beats SECONDS`` records the heartbeats of that time, ``event`` publishes one and waits until all have it,
+    ``abort`` resets all connections, and ``end`` waits until the server has closed all.
     """
     selector = selectors.DefaultSelector()
     began = now()
@@ -166,6 +166,10 @@ def hold(port: int, path: str, streams: int) -> dict[str, Any]:
             read_all(port, "publish")  # each has had one event before
             _until(selector, lambda: all(stream.events > 1 for stream in opened), DATA)
             result = {"elapsed": now() - before}
+        elif command == "abort":
+            for stream in opened:
+                stream.abort()
+            result = {"aborted": len(opened)}
         elif command == "end":
             closed = _until(selector, lambda: not selector.get_map(), DATA)
             result = {"closed": closed}

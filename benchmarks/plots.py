@@ -1,4 +1,4 @@
-"""The tables of the section ``flat``, drawn: what has to stay flat is best seen."""
+"""Tables whose columns are sizes, drawn: how a figure grows, or that it stays flat, is best seen."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from benchmarks.tables import Table
 
 __all__ = ("plot",)
 
-COLORS = ("#7a869a", "#0b7285")
-"""The floor's, and ours; both to be told from a light and from a dark page."""
+COLORS = ("#7a869a", "#0b7285", "#c2571a", "#8a4fbf")
+"""The floor's, ours, and those of more rows; all to be told from a light and from a dark page."""
 
 
 def plot(table: Table, target: Path) -> None:
