@@ -50,8 +50,14 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: BrowserContext, url: str) -> Iterator[Page]:
-    """The page, live and at zero. Whatever it writes to the console or loads from elsewhere fails the test."""
+def tolerated() -> set[str]:
+    """What the page may write to the console; a test adds to it."""
+    return set()
+
+
+@pytest.fixture
+def page(browser: BrowserContext, url: str, tolerated: set[str]) -> Iterator[Page]:
+    """The page, live and at zero. Whatever else it writes to the console or loads from elsewhere fails the test."""
     page = browser.new_page()
     complaints: list[str] = []
 
@@ -72,7 +78,7 @@ def page(browser: BrowserContext, url: str) -> Iterator[Page]:
     expect(held(page, "litestar")).to_have_text("0")
     yield page
     page.close()
-    assert complaints == []
+    assert [complaint for complaint in complaints if not any(text in complaint for text in tolerated)] == []
 
 
 def visit(page: Page, url: str) -> None:
@@ -143,8 +149,10 @@ def test_four_streams_fill_the_page_and_close_all_frees_it(page: Page) -> None:
 
 
 @pytest.mark.parametrize("kind", ["notifications", "export"])
-def test_server_revokes_a_stream(page: Page, kind: str) -> None:
+def test_server_revokes_a_stream(page: Page, tolerated: set[str], kind: str) -> None:
     """A stream revoked from the server's side ends in the page, as REVOKED, with its resource given back."""
+    if kind == "export":  # what is being sent when the right to it ends is taken back with its connection
+        tolerated.add("net::ERR_INCOMPLETE_CHUNKED_ENCODING")
     slot = open_stream(page, kind)
     expect(held(page, "safe")).to_have_text("1", timeout=WAIT_MS)
     slot.get_by_role("button", name="Revoke").click()
