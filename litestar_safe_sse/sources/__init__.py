@@ -32,6 +32,7 @@ from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import Gap, PubSubMessage, RedisPubSub
 from litestar_safe_sse.sources.redis.queue import RedisQueue
+from litestar_safe_sse.sources.redis.sync import SyncRedisEventLog
 from litestar_safe_sse.sources.statistics import EventLogStatistics, QueueStatistics, SourceStatistics
 
 __all__ = (
@@ -63,6 +64,7 @@ __all__ = (
     "SourceUnavailableError",
     "Subscribed",
     "Subscription",
+    "SyncRedisEventLog",
     "TopicFinishedError",
     "sequence_of",
 )

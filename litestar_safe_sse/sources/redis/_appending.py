@@ -10,7 +10,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse.config import check_integer, check_text
-from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, TopicFinishedError
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SSEError, TopicFinishedError
 from litestar_safe_sse.sources._cursor import cursor, record, tag
 from litestar_safe_sse.sources._lives import Lives
 from litestar_safe_sse.sources._stored import REMEMBERED, Renderer, check_topic, end_of
@@ -108,6 +108,15 @@ class Appending:
         """Returns the arguments of ``APPEND`` for several."""
         return self._arguments(check_topic(topic), rendered, idempotency_key)
 
+    def queue(self, pipeline: Any, topic: str, message: object, idempotency_key: str | None) -> None:
+        """Adds one message to a pipeline of redis-py's; see :meth:`RedisEventLog.queue_append`."""
+        if not hasattr(pipeline, "execute") or not hasattr(pipeline, "execute_command"):
+            raise InvalidFieldError("pipeline", f"must be a pipeline of redis-py's, not {type(pipeline).__name__}")
+        if getattr(pipeline, "watching", False) and not getattr(pipeline, "explicit_transaction", False):
+            raise InvalidFieldError("pipeline", "must not be watching keys only: call its multi() first")
+        arguments = self.append(topic, message, idempotency_key)
+        pipeline.execute_command("EVAL", APPEND.text, *arguments)  # whole: what is queued can't be tried again
+
     def finish(self, topic: str) -> list[Argument]:
         """Returns the arguments of ``APPEND`` for the last event of a topic."""
         return self._arguments(topic, (end_of(check_topic(topic)),), None)
@@ -142,8 +151,16 @@ def last_id(topic: str, reply: bytes | str) -> str:
     return cursor([record(tag(topic), to_position(identity, nonce))])
 
 
-def refusal(topic: str, error: SourceRefusedError) -> SourceRefusedError:
-    """Returns an error that names the topic."""
-    if code_of(error.__cause__) == "FINISHED":
+def refusal(topic: str, error: SSEError, cause: BaseException | None) -> SSEError:
+    """Returns an error that names the topic, if it is about that.
+
+    Args:
+        topic: The topic.
+        error: The error of ours.
+        cause: That of redis-py's.
+    """
+    if not isinstance(error, SourceRefusedError):
+        return error
+    if code_of(cause) == "FINISHED":
         return TopicFinishedError(f"topic {topic!r} is finished; delete it first to begin it anew")
     return SourceRefusedError(f"topic {topic!r}: {error}")

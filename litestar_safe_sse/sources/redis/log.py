@@ -87,6 +87,25 @@ class RedisEventLog(FanOutLog):
         """See :meth:`EventLog.finish`."""
         return last_id(topic, await self._append(topic, self._appending.finish(topic), 1))
 
+    def queue_append(self, pipeline: Any, topic: str, message: object, *, idempotency_key: str | None = None) -> None:
+        """Has one event stored by a pipeline, with whatever else that does: all of it or nothing, by ``MULTI``.
+
+        The pipeline is the caller's, of any client of redis-py's, for asyncio or not, and goes to the Redis of the log;
+        on a cluster its other keys have to be in the slot of the log's prefix. What its reply says is for nobody. A
+        topic that is finished makes the pipeline raise redis-py's ``ResponseError``, and nothing is stored; the other
+        commands of the transaction are carried out.
+
+        Args:
+            pipeline: A pipeline, which is not executed here.
+            topic: The topic.
+            message: The message, as for :meth:`append`.
+            idempotency_key: As for :meth:`append`.
+
+        Raises:
+            InvalidFieldError: It is no pipeline, or the topic or the message can't be stored.
+        """
+        self._appending.queue(pipeline, topic, message, idempotency_key)
+
     async def delete(self, topic: str) -> None:
         """See :meth:`EventLog.delete`."""
         await self._run(topic, DELETE, self._appending.delete(topic))
@@ -101,7 +120,7 @@ class RedisEventLog(FanOutLog):
         try:
             return await self._redis.run(script, *arguments)
         except SourceRefusedError as error:
-            raise refusal(topic, error) from error
+            raise refusal(topic, error, error.__cause__) from error
 
     def _fan_out(self) -> LogReader:
         def make() -> LogReader:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources.redis._scripts import Script
     from litestar_safe_sse.sources.redis.connection import Command, RedisAddress, RedisClient, RedisConnection
 
-__all__ = ("RedisPlugin",)
+__all__ = ("REPLY_TIMEOUT", "RedisPlugin", "check_prefix")
 
 T = TypeVar("T", bound="Shared")
 
@@ -78,9 +78,7 @@ class RedisPlugin(InitPlugin):
     ) -> None:
         if not _redis_py.IS_INSTALLED:
             raise MissingExtraError("sources on Redis need redis-py: pip install 'litestar-safe-sse[redis]'")
-        check_text("prefix", prefix)
-        if not prefix or not prefix.isprintable() or set(prefix) & set("{}"):
-            raise InvalidFieldError("prefix", f"must be a name without braces, not {prefix!r:.40}")
+        check_prefix(prefix)
         if options and not isinstance(redis, str):
             raise InvalidFieldError("redis", "must be a URL where options are given; a client has its own")
         self.prefix = prefix
@@ -274,6 +272,13 @@ class LoopState:
         self.commands = commands
         self.shared: dict[Hashable, Shared] = {}
         self.tallies: dict[Hashable, Tally] = {}
+
+
+def check_prefix(prefix: str) -> None:
+    """Raises ``InvalidFieldError`` for what can't be put in braces."""
+    check_text("prefix", prefix)
+    if not prefix or not prefix.isprintable() or set(prefix) & set("{}"):
+        raise InvalidFieldError("prefix", f"must be a name without braces, not {prefix!r:.40}")
 
 
 def _maker(redis: RedisAddress, options: dict[str, Any]) -> Callable[[], RedisClient]:
