@@ -24,7 +24,8 @@ class StreamsView:
     Args:
         guards: Litestar's guards of the view, one at least.
         path: Where it is.
-        who: Returns what is told of whom a stream belongs to, given its request; the client's address unless given.
+        who: Returns what is told of whom a stream belongs to, given its request or WebSocket; the client's address
+            unless given.
 
     Raises:
         InvalidFieldError: If there is no guard, or something is of another type.

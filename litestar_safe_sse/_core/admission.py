@@ -147,6 +147,13 @@ class Admission:
                 if self._places[key].give_back(stream):
                     del self._places[key]
 
+    def keys_of(self, stream: Stream) -> list[tuple[int, Hashable]]:
+        """Returns the keys of a live stream, each with the place of its rule in the configuration."""
+        with self._lock:
+            held = self._held.get(stream, ())
+        ahead = 0 if self._of_process is None else 1
+        return [(number - ahead, key) for number, key in held if number >= ahead]
+
     def find(self, key: Hashable, by: PerKey | None) -> Iterator[Stream]:
         """Finds the streams of a key.
 

@@ -246,6 +246,10 @@ class StreamRegistry:
             await stream.aclose(reason)
         return len(found)
 
+    def keys_of(self, stream: Stream) -> list[tuple[int, Hashable]]:
+        """Returns the keys of a live stream, each with the place of its ``PerKey`` in the configuration."""
+        return [] if self._admission is None else self._admission.keys_of(stream)
+
     def admit(self, names: StreamNames, connection: object = None) -> Stream:
         """Makes a stream.
 

@@ -35,11 +35,15 @@ function button(text, title, wanted) {
   return made;
 }
 
+function keysOf(stream) {
+  return stream.keys.map(({ key }) => key).join(", ");
+}
+
 function liveRow(stream) {
   const row = document.createElement("tr");
   row.dataset.id = stream.id;
   row.append(
-    cell(stream.handler), cell(stream.path), cell(stream.who), cell(stream.reason ? `${stream.state}: ${stream.reason}` : stream.state),
+    cell(stream.handler), cell(stream.path), cell(stream.who), cell(keysOf(stream)), cell(stream.reason ? `${stream.state}: ${stream.reason}` : stream.state),
     cell(duration(stream.age), "n"), cell(`${stream.events - stream.heartbeats} + ${stream.heartbeats} ♥`, "n"),
     cell(`${stream.pending} B`, "n"),
   );
@@ -47,6 +51,7 @@ function liveRow(stream) {
   actions.append(
     button("Close", `Close the stream ${stream.id}`, { id: stream.id }),
     button("Close all", `Close all streams of ${stream.handler}`, { handler: stream.handler }),
+    ...stream.keys.map(({ by, key }) => button(`Close all of ${key}`, `Close all streams of the key ${key}`, { key, by })),
   );
   row.append(actions);
   return row;
@@ -55,7 +60,7 @@ function liveRow(stream) {
 function endedRow(stream) {
   const row = document.createElement("tr");
   row.append(
-    cell(stream.handler), cell(stream.path), cell(stream.who), cell(stream.reason ?? ""), cell(duration(stream.age), "n"),
+    cell(stream.handler), cell(stream.path), cell(stream.who), cell(keysOf(stream)), cell(stream.reason ?? ""), cell(duration(stream.age), "n"),
     cell(stream.events - stream.heartbeats, "n"), cell(new Date(stream.ended * 1000).toLocaleTimeString()),
   );
   return row;
@@ -75,8 +80,8 @@ function show({ process, counts, streams, ended }) {
   const reasons = Object.entries(counts.closed).map(([reason, count]) => `${count} ${reason}`);
   byId("counts").textContent =
     `Process ${process}: ${counts.open} open, ${counts.opened} opened, ${counts.refused} refused; closed: ${reasons.join(", ") || "none"}`;
-  if (!byId("live").querySelector(":active")) fill(byId("live"), streams.map(liveRow), 8); // else a click would be lost
-  fill(byId("ended"), ended.map(endedRow), 7);
+  if (!byId("live").querySelector(":active")) fill(byId("live"), streams.map(liveRow), 9); // else a click would be lost
+  fill(byId("ended"), ended.map(endedRow), 8);
 }
 
 function say(state, text) {

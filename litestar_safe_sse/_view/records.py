@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Sequence  # of what is decoded again
 from contextvars import ContextVar
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from litestar import Request
+from litestar import Request, WebSocket
 from litestar.enums import ScopeType
 from msgspec import Struct
 
@@ -34,6 +34,28 @@ KEPT = 100
 """Streams that have ended and are told of, the last."""
 
 
+class Caller(NamedTuple):
+    """Whose a stream is."""
+
+    path: str
+    who: str
+
+
+NOBODY = Caller("", "unknown")
+
+
+class RecordedKey(Struct, frozen=True):
+    """What the streams of one owner have in common.
+
+    Attributes:
+        by: Which ``PerKey`` of the configuration it is of, from 0.
+        key: The key, as text.
+    """
+
+    by: int
+    key: str
+
+
 class RecordedStream(Struct, frozen=True, kw_only=True):
     """One stream.
 
@@ -42,6 +64,7 @@ class RecordedStream(Struct, frozen=True, kw_only=True):
         handler: The name of the handler.
         path: What was asked for, without the query.
         who: Whom it belongs to.
+        keys: Its keys, if the configuration has some.
         state: What it is doing.
         reason: Why it ended or is ending.
         age: Seconds since it was made; of one that has ended, until then.
@@ -55,6 +78,7 @@ class RecordedStream(Struct, frozen=True, kw_only=True):
     handler: str
     path: str
     who: str
+    keys: Sequence[RecordedKey]
     state: StreamState
     reason: CloseReason | None
     age: float
@@ -93,19 +117,25 @@ class Records(Observer):
         self.scope: ContextVar[Scope | None] = ContextVar("scope", default=None)
         """That of the request in whose task a stream is made."""
         self._who = who
-        self._callers: dict[str, tuple[str, str]] = {}
+        self._callers: dict[str, Caller] = {}
+        self._keys: dict[str, tuple[RecordedKey, ...]] = {}
+        """Those of the streams that have some, which are needed when these have given back their places."""
         self._ended: deque[RecordedStream] = deque(maxlen=KEPT)
 
     def stream_opened(self, stream: ObservedStream) -> None:
         """Remembers whose it is."""
         scope = self.scope.get()
         if scope is not None:
-            self._callers[stream.id] = scope["path"], self._tell(Request(scope))
+            self._callers[stream.id] = Caller(scope["path"], self._tell(scope))
+        keys = self.registry.keys_of(stream)  # type: ignore[arg-type]
+        if keys:
+            self._keys[stream.id] = tuple(RecordedKey(by, str(key)) for by, key in keys)
 
     def stream_closed(self, stream: ObservedStream) -> None:
         """Remembers how it ended."""
         self._ended.appendleft(self._record(stream, time.time()))
         self._callers.pop(stream.id, None)
+        self._keys.pop(stream.id, None)
 
     def snapshot(self) -> Snapshot:
         """Returns what is known at this moment."""
@@ -116,20 +146,26 @@ class Records(Observer):
             ended=list(self._ended),
         )
 
-    def _tell(self, request: Request[Any, Any, Any]) -> str:
+    def keys_of(self, id: str) -> Sequence[RecordedKey]:
+        """Returns the keys of a live stream."""
+        return self._keys.get(id, ())
+
+    def _tell(self, scope: Scope) -> str:
+        connection: Any = Request(scope) if scope["type"] == ScopeType.HTTP else WebSocket(scope)
         try:
-            return str(self._who(request))
+            return str(self._who(connection))
         except Exception as error:  # an observer must not raise: the stream would not be opened
             return f"unknown: {error!r}"
 
     def _record(self, stream: ObservedStream, ended: float | None = None) -> RecordedStream:
         found = stream.statistics()
-        path, who = self._callers.get(stream.id, ("", "unknown"))
+        caller = self._callers.get(stream.id, NOBODY)
         return RecordedStream(
             id=stream.id,
             handler=stream.handler,
-            path=path,
-            who=who,
+            path=caller.path,
+            who=caller.who,
+            keys=self.keys_of(stream.id),
             state=found.state,
             reason=found.close_reason,
             age=found.age,
@@ -149,6 +185,5 @@ class RememberRequest:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        if scope["type"] == ScopeType.HTTP:
-            self.records.scope.set(scope)
+        self.records.scope.set(scope)
         await self.app(scope, receive, send)

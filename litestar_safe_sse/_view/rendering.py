@@ -30,12 +30,13 @@ def render(snapshots: Sequence[Snapshot], console: Console) -> None:
 
 def table_of(title: str, streams: Sequence[RecordedStream]) -> Table:
     table = Table(title=title, title_justify="left")
-    for name in ("handler", "path", "who", "state"):
+    for name in ("handler", "path", "who", "keys", "state"):
         table.add_column(name)
     for name in ("age", "events", "pending"):
         table.add_column(name, justify="right")
     for stream in streams:
         state = stream.reason.name if stream.reason is not None else stream.state.name
-        names = (stream.handler, stream.path, stream.who, state)
+        keys = ", ".join(each.key for each in stream.keys)
+        names = (stream.handler, stream.path, stream.who, keys, state)
         table.add_row(*map(escape, names), f"{stream.age:.0f} s", str(stream.events), f"{stream.pending} B")
     return table

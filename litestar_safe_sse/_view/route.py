@@ -18,10 +18,10 @@ from litestar_safe_sse.context import StreamContext
 from litestar_safe_sse.response import SafeServerSentEvent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from litestar_safe_sse._core.stream import Stream
-    from litestar_safe_sse._view.records import Records
+    from litestar_safe_sse._view.records import RecordedKey, Records
     from litestar_safe_sse.view import StreamsView
 
 __all__ = ("make_view_router",)
@@ -36,17 +36,23 @@ POLICY = (
 
 
 class Close(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which streams are to be closed: one, or all of a handler.
+    """Which streams are to be closed: one, or all of a handler, or all of a key.
 
     Attributes:
         id: That of a stream.
         handler: The name of a handler.
+        key: A key, as text.
+        by: Which ``PerKey`` of the configuration the key is of, from 0; any if ``None``.
     """
 
     id: str | None = None
     handler: str | None = None
+    key: str | None = None
+    by: int | None = None
 
-    def means(self, stream: Stream) -> bool:
+    def means(self, stream: Stream, keys: Sequence[RecordedKey]) -> bool:
+        if self.key is not None:
+            return any(each.key == self.key and self.by in (None, each.by) for each in keys)
         return self.id == stream.id if self.id is not None else self.handler == stream.handler
 
 
@@ -90,7 +96,7 @@ def make_view_router(view: StreamsView, records: Records) -> Router:
     async def close(request: Request[Any, Any, Any]) -> Closed:
         wanted = await read_wanted(request)
         streams = records.registry.loop_state().streams.values()
-        return await end([stream for stream in streams if wanted.means(stream)], records)
+        return await end([each for each in streams if wanted.means(each, records.keys_of(each.id))], records)
 
     @get("/{name:str}")
     async def part(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -113,7 +119,7 @@ async def read_wanted(request: Request[Any, Any, Any]) -> Close:
 
     Raises:
         ClientException: It is not sent as JSON, which no page of another origin can send unasked.
-        ValidationException: It names neither a stream nor a handler, or both.
+        ValidationException: It names no stream, handler or key, or more than one of them.
     """
     if request.content_type[0] != "application/json":
         raise ClientException("the content type must be application/json", status_code=415)
@@ -121,8 +127,10 @@ async def read_wanted(request: Request[Any, Any, Any]) -> Close:
         wanted = msgspec.json.decode(await request.body(), type=Close)
     except msgspec.DecodeError as error:
         raise ValidationException(str(error)) from error
-    if (wanted.id is None) == (wanted.handler is None):
-        raise ValidationException("either id or handler must be given")
+    if [wanted.id, wanted.handler, wanted.key].count(None) != 2:
+        raise ValidationException("one of id, handler and key must be given, and no more")
+    if wanted.key is None and wanted.by is not None:
+        raise ValidationException("by must be given with a key: it says which PerKey this is of")
     return wanted
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ backend servers
     {fault}
     server one 127.0.0.1:{upstream}
 """
+BALANCED = "balance roundrobin\n    server two 127.0.0.1:{second}"
 CADDY = """
 {{
     admin off
@@ -141,14 +143,24 @@ KINDS = {
 MODULES = "/usr/lib/apache2/modules"
 
 
-@contextlib.contextmanager
-def proxy(kind: ProxyKind, fault: str, upstream: int, directory: Path) -> Iterator[int]:
+def proxy(kind: ProxyKind, fault: str, upstream: int, directory: Path) -> AbstractContextManager[int]:
     """Runs a proxy in front of a port, and yields its own port."""
+    return configured(kind, kind.faults[fault], directory, upstream=upstream)
+
+
+def balancer(first: int | str, second: int | str, *, directory: Path, fault: str = "") -> AbstractContextManager[int]:
+    """Runs HAProxy in front of two ports, which take turns, and yields its own port."""
+    return configured(KINDS["haproxy"], f"{BALANCED}\n    {fault}", directory, upstream=first, second=second)
+
+
+@contextlib.contextmanager
+def configured(kind: ProxyKind, lines: str, directory: Path, **places: object) -> Iterator[int]:
+    """Runs a proxy with lines of its own in its configuration, and yields its port."""
     directory.mkdir()
     port = free_port()
-    fill = {"directory": directory, "port": port, "upstream": upstream, "modules": MODULES}
+    fill = {"directory": directory, "port": port, "modules": MODULES, **places}
     file = directory / "configuration"
-    file.write_text(kind.configuration.format(**fill, fault=kind.faults[fault].format(**fill)))
+    file.write_text(kind.configuration.format(**fill, fault=lines.format(**fill)))
     with (directory / "output").open("wb") as output:
         process = subprocess.Popen(
             [part.format(directory=directory, file=file) for part in kind.command],

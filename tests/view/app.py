@@ -14,7 +14,7 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
 
-from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext
+from litestar_safe_sse import PerKey, SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext, sse
 from litestar_safe_sse.view import StreamsView
 
 USER, PASSWORD = "admin", "open-thyself"
@@ -46,6 +46,20 @@ async def news(stream: StreamContext) -> SafeServerSentEvent:
     return SafeServerSentEvent(body(stream))
 
 
+@sse("/chat", name="chat", websocket="/chat/ws")
+async def chat(stream: StreamContext) -> AsyncIterator[str]:
+    async for text in body(stream):
+        yield text
+
+
+def user(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
+    return connection.query_params.get("user")
+
+
+def team(connection: ASGIConnection[Any, Any, Any, Any]) -> str | None:
+    return connection.query_params.get("team")
+
+
 def note_startup() -> None:
     """Tells the tests that the server is ready."""
     if records := os.environ.get("SAFE_SSE_RECORDS"):
@@ -53,9 +67,10 @@ def note_startup() -> None:
             file.write(json.dumps({"what": "startup", "key": "", "at": time.monotonic(), "pid": os.getpid()}) + "\n")
 
 
-def make_app() -> Litestar:
+def make_app(**settings: Any) -> Litestar:
     view = StreamsView(guards=[is_admin], who=caller)
-    return Litestar([jobs, news], plugins=[SafeSSEPlugin(view=view)], on_startup=[note_startup])
+    config = SafeSSEConfig(admission=[PerKey(user), PerKey(team)], **settings)
+    return Litestar([jobs, news, chat], plugins=[SafeSSEPlugin(config, view=view)], on_startup=[note_startup])
 
 
 app = make_app()

@@ -12,7 +12,7 @@ from litestar import Litestar
 
 from litestar_safe_sse import CloseReason, InvalidFieldError, SafeSSEPlugin
 from litestar_safe_sse._view import records
-from litestar_safe_sse.testing import OpenStream, open_stream
+from litestar_safe_sse.testing import OpenStream, open_stream, open_websocket
 from litestar_safe_sse.view import StreamsView
 from tests.bounds import WAIT
 from tests.view.app import AUTHORIZATION, is_admin, jobs, make_app
@@ -23,8 +23,10 @@ PATH = "/_sse/streams"
 ADMIN = {"Authorization": AUTHORIZATION}
 
 
-def opened(app: Litestar, path: str = "/jobs", who: str = "ann") -> AbstractAsyncContextManager[OpenStream]:
-    return open_stream(app, "GET", path, params={"who": who}, timeout=WAIT)
+def opened(
+    app: Litestar, path: str = "/jobs", who: str = "ann", **keys: str
+) -> AbstractAsyncContextManager[OpenStream]:
+    return open_stream(app, "GET", path, params={"who": who, **keys}, timeout=WAIT)
 
 
 async def ask(app: Litestar, method: str, path: str, **options: Any) -> tuple[int, httpx.Headers, str]:
@@ -41,7 +43,7 @@ async def shown(app: Litestar) -> dict[str, Any]:
     return found
 
 
-async def close(app: Litestar, **wanted: str) -> int:
+async def close(app: Litestar, **wanted: str | int) -> int:
     status, _, body = await ask(app, "POST", "/close", json=wanted, headers=ADMIN)
     assert status == 200
     return int(json.loads(body)["closed"])
@@ -145,7 +147,69 @@ async def test_streams_of_a_handler_are_closed() -> None:
     assert reasons == [CloseReason.CLOSED, CloseReason.CLOSED, None]
 
 
-@pytest.mark.parametrize("wanted", [b"{}", b'{"id": "1", "handler": "2"}', b'{"ids": "1"}', b"[]", b"", b'{"id": 5}'])
+@pytest.mark.parametrize("settings", [{}, {"max_streams": 9, "on_refusal": "oldest"}])
+async def test_streams_of_a_key_are_closed(settings: dict[str, Any]) -> None:
+    """All of them whatever their handler, and no other's; a name may be that of a user, and of a team."""
+    app = make_app(**settings)
+    async with (
+        opened(app, user="red") as one,
+        opened(app, "/news", user="red", team="blue") as two,
+        opened(app, user="green", team="red") as other,
+        opened(app) as nobody,
+    ):
+        streams = one, two, other, nobody
+        for stream in streams:
+            await stream.next()
+        assert [each["keys"] for each in (await shown(app))["streams"]] == [
+            [{"by": 0, "key": "red"}],
+            [{"by": 0, "key": "red"}, {"by": 1, "key": "blue"}],
+            [{"by": 0, "key": "green"}, {"by": 1, "key": "red"}],
+            [],
+        ]
+        assert await close(app, key="blue", by=0) == await close(app, key="nobody's") == 0
+        assert await close(app, key="red", by=0) == 2
+        assert [each.close_reason for each in streams] == [CloseReason.CLOSED, CloseReason.CLOSED, None, None]
+        assert await close(app, key="red") == 1
+        assert other.close_reason is CloseReason.CLOSED
+        found = await shown(app)
+    assert [len(stream["keys"]) for stream in found["ended"]] == [2, 2, 1]
+
+
+async def test_websockets_are_shown_and_closed_among_the_others() -> None:
+    """With whose they are, and their keys."""
+    app = make_app()
+    async with open_websocket(app, "/chat/ws", params={"who": "ann", "user": "red"}, timeout=WAIT) as stream:
+        await stream.next()
+        [found] = (await shown(app))["streams"]
+        assert (found["path"], found["who"], found["keys"]) == ("/chat/ws", "ann", [{"by": 0, "key": "red"}])
+        assert await close(app, key="red") == 1
+        assert (stream.close_code, stream.close_reason) == (1000, CloseReason.CLOSED)
+
+
+async def test_nothing_is_kept_of_streams_that_have_ended() -> None:
+    """But for the last hundred of them."""
+    app = make_app()
+    async with opened(app, user="red") as stream:
+        await stream.next()
+    [view] = app.plugins.get(SafeSSEPlugin).streams._observers
+    assert isinstance(view, records.Records)
+    assert (view._keys, view._callers) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        b"{}",
+        b'{"id": "1", "handler": "2"}',
+        b'{"key": "1", "handler": "2"}',
+        b'{"id": "1", "by": 0}',
+        b'{"key": 5}',
+        b'{"ids": "1"}',
+        b"[]",
+        b"",
+        b'{"id": 5}',
+    ],
+)
 async def test_what_names_no_stream_closes_none(wanted: bytes) -> None:
     """Neither nothing, nor two things, nor what is no JSON."""
     headers = {**ADMIN, "Content-Type": "application/json"}
