@@ -50,6 +50,7 @@ class Instrument(NamedTuple):
         labels: What its figures are told apart by.
         unit: Its unit.
         buckets: The bounds of a histogram.
+        across: How Prometheus takes the gauges of several processes together.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Instrument(NamedTuple):
     labels: tuple[str, ...] = ("handler",)
     unit: str = ""
     buckets: tuple[float, ...] = ()
+    across: str = "livesum"
 
 
 REASON = ("handler", "reason")
@@ -88,14 +90,30 @@ INSTRUMENTS = (
 )  # fmt: skip
 
 SOURCE_INSTRUMENTS = tuple(
-    Instrument(f"sse_source_{field}", kind, about, f"sse.source.{field}", ("source",))
+    Instrument(
+        f"sse_source_{field}",
+        kind,
+        about,
+        f"sse.source.{field}",
+        ("source",),
+        across="livemax" if field == "lag" else "livesum",
+    )
     for field, kind, about in (
         ("subscribers", "gauge", "Subscriptions of a source."),
         ("topics", "gauge", "Topics of a source that are in use."),
         ("backlog", "gauge", "Messages that subscribers of a source have not taken yet."),
+        ("lag", "gauge", "Messages that the slowest subscriber of a source has not taken yet."),
+        ("replaying", "gauge", "Subscribers of a source that are being sent what they had missed."),
+        ("waiting", "gauge", "Streams that wait for an item of a queue."),
+        ("in_hand", "gauge", "Items of a queue that streams have, and that may go back."),
         ("reconnects", "counter", "Connections that a source has made again."),
         ("gaps", "counter", "Gaps that a source has told its subscribers of."),
+        ("dropped", "counter", "Messages that a source has dropped for subscribers that were too slow."),
+        ("overflows", "counter", "Subscribers of a source that were ended since they were too slow."),
         ("appended", "counter", "Messages that were appended to a source."),
+        ("replayed", "counter", "Messages that a source has sent to subscribers that had missed them."),
+        ("delivered", "counter", "Items of a queue that were delivered."),
+        ("returned", "counter", "Items that went back to a queue."),
     )
 )
 
@@ -155,6 +173,16 @@ class LoopFigures:
         self.ticks = 0
 
 
+class SourceFigures:
+    """What the figures of sources were in one event loop when they were looked at last."""
+
+    __slots__ = ("runtime", "told")
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.told: Counter[tuple[str, Instrument]] = Counter()
+
+
 class StreamMetrics(Observer):
     """Measures streams.
 
@@ -166,7 +194,7 @@ class StreamMetrics(Observer):
     def __init__(self, instruments: Instruments, sources: Mapping[str, Source] | None) -> None:
         self._instruments = instruments
         self._sources = dict(sources or {})
-        self._told: Counter[tuple[str, str]] = Counter()
+        self._told: dict[Hashable, SourceFigures] = {}
         self._records: dict[str, Record] = {}
         self._loops: dict[Hashable, LoopFigures] = {}
 
@@ -230,6 +258,7 @@ class StreamMetrics(Observer):
             for other in tuple(self._loops.values()):
                 if other.runtime.is_gone():  # without an end of its streams
                     self._abandon(other)
+            self._forget_sources()
             loop = self._loops[key] = LoopFigures(key, current_runtime())
         return loop
 
@@ -279,10 +308,31 @@ class StreamMetrics(Observer):
             tally.blocked = blocked
 
     def _measure_sources(self) -> None:
-        for source, of in self._sources.items():
-            figures = of.statistics()
+        if not self._sources:
+            return
+        figures = self._told.get(current_key())
+        if figures is None:
+            figures = self._told[current_key()] = SourceFigures(current_runtime())
+        for name, source in self._sources.items():
+            found = source.statistics()
             for instrument in SOURCE_INSTRUMENTS:
-                now = getattr(figures, instrument.name.removeprefix("sse_source_"), None)
-                if isinstance(now, int) and (more := now - self._told[source, instrument.name]):
-                    self._told[source, instrument.name] = now
-                    self._instruments.add(instrument.name, more, (source,))
+                now = getattr(found, instrument.name.removeprefix("sse_source_"), None)
+                if isinstance(now, int):
+                    self._tell_source(figures, name, instrument, now)
+
+    def _tell_source(self, figures: SourceFigures, source: str, instrument: Instrument, now: int) -> None:
+        before = figures.told[source, instrument]
+        if instrument.kind == "counter" and now < before:
+            before = 0  # the source has begun anew
+        figures.told[source, instrument] = now
+        if now != before:
+            self._instruments.add(instrument.name, now - before, (source,))
+
+    def _forget_sources(self) -> None:
+        """Takes back what sources have in loops that are gone; what was counted there stays."""
+        for key, figures in tuple(self._told.items()):
+            if figures.runtime.is_gone():
+                del self._told[key]
+                for (source, instrument), told in figures.told.items():
+                    if told and instrument.kind == "gauge":
+                        self._instruments.add(instrument.name, -told, (source,))

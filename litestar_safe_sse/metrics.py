@@ -106,7 +106,7 @@ class PrometheusInstruments:
             for instrument in instruments:
                 options: dict[str, Any] = {"buckets": instrument.buckets} if instrument.buckets else {}
                 if instrument.kind == "gauge":
-                    options["multiprocess_mode"] = "livesum"
+                    options["multiprocess_mode"] = instrument.across
                 self._metrics[instrument.name] = kinds[instrument.kind](
                     instrument.name, instrument.about, instrument.labels, registry=registry, **options
                 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -28,9 +31,9 @@ from litestar_safe_sse import (
     StreamContext,
     _measuring,
 )
-from litestar_safe_sse._measuring import INSTRUMENTS
+from litestar_safe_sse._measuring import INSTRUMENTS, StreamMetrics
 from litestar_safe_sse.metrics import OpenTelemetryMetrics, OpenTelemetryTracing, PrometheusMetrics
-from litestar_safe_sse.sources import MemoryEventLog
+from litestar_safe_sse.sources import EventLogStatistics, MemoryEventLog, QueueStatistics
 from litestar_safe_sse.testing import OpenStream, open_stream
 from tests.bounds import START, WAIT
 
@@ -215,6 +218,65 @@ async def test_sources_are_measured_that_tell_their_figures(monkeypatch: pytest.
     assert scrape(registry)["sse_source_subscribers", ("news",)] == 0
 
 
+class Told:
+    """A source whose figures are those of an event log, and of a queue."""
+
+    def __init__(self) -> None:
+        self.figures = {field.name: 0 for kind in (EventLogStatistics, QueueStatistics) for field in fields(kind)}
+
+    def statistics(self) -> SimpleNamespace:
+        return SimpleNamespace(**self.figures)
+
+
+COUNTERS = {"dropped", "overflows", "reconnects", "gaps", "replayed", "appended", "delivered", "returned"}
+
+
+def test_every_figure_of_a_source_is_a_metric() -> None:
+    """Of Prometheus and of OpenTelemetry: what only grows is a counter, and all else a gauge."""
+    registry, reader, source = CollectorRegistry(), InMemoryMetricReader(), Told()
+    metrics = [
+        PrometheusMetrics(registry, sources={"it": source}),
+        OpenTelemetryMetrics(MeterProvider(metric_readers=[reader]), sources={"it": source}),
+    ]
+    for amounts in (range(10, 40), range(20, 50)):
+        source.figures = dict(zip(source.figures, amounts, strict=False))
+        asyncio.run(streamed(*metrics))
+    samples = scrape(registry)
+    for name, value in source.figures.items():
+        metric = f"sse_source_{name}_total" if name in COUNTERS else f"sse_source_{name}"
+        # another loop's counters count from nothing, and are added; its gauges are in the place of those that are gone
+        assert samples[metric, ("it",)] == (2 * value - 10 if name in COUNTERS else value), name
+    assert (
+        otel_sums(reader).items()
+        >= {
+            f"sse.source.{name}": 2 * value - 10 if name in COUNTERS else value
+            for name, value in source.figures.items()
+        }.items()
+    )
+
+
+async def streamed(*metrics: StreamMetrics) -> None:
+    app, _ = application(*metrics)
+    async with open_stream(app, "GET", "/fifty") as stream:
+        await stream.read()
+        await stream.wait_closed()
+
+
+def test_a_source_that_begins_anew_goes_on_counting() -> None:
+    """As one does whose plugin has been shut down and started again in the same loop."""
+    registry, source = CollectorRegistry(), Told()
+    metrics = PrometheusMetrics(registry, sources={"it": source})
+
+    async def main() -> None:
+        for appended, subscribers in ((5, 3), (2, 1)):
+            source.figures |= {"appended": appended, "subscribers": subscribers}
+            await streamed(metrics)
+
+    asyncio.run(main())
+    samples = scrape(registry)
+    assert (samples["sse_source_appended_total", ("it",)], samples["sse_source_subscribers", ("it",)]) == (7, 1)
+
+
 async def test_blocked_streams_are_counted_while_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes nothing is seen before it is given up."""
     monkeypatch.setattr(_measuring, "TICK", 0.01)
@@ -245,6 +307,18 @@ async def test_a_registry_has_the_metrics_once() -> None:
         PrometheusMetrics(registry)
 
 
+def otel_sums(reader: InMemoryMetricReader) -> dict[str, float]:
+    """What OpenTelemetry reads, added up over all labels."""
+    data = reader.get_metrics_data()
+    assert data is not None
+    sums: dict[str, float] = {}
+    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
+        for point in metric.data.data_points:
+            value: Any = getattr(point, "count", None) or getattr(point, "value", 0)
+            sums[metric.name] = sums.get(metric.name, 0) + value
+    return sums
+
+
 async def test_opentelemetry_measures_the_same() -> None:
     """The instruments of a meter have the figures that Prometheus has."""
     reader, registry = InMemoryMetricReader(), CollectorRegistry()
@@ -253,13 +327,7 @@ async def test_opentelemetry_measures_the_same() -> None:
         async with open_stream(app, "GET", path) as stream:
             await stream.read()
             await stream.wait_closed()
-    data = reader.get_metrics_data()
-    assert data is not None
-    sums: dict[str, float] = {}
-    for metric in data.resource_metrics[0].scope_metrics[0].metrics:
-        for point in metric.data.data_points:
-            value: Any = getattr(point, "count", None) or getattr(point, "value", 0)
-            sums[metric.name] = sums.get(metric.name, 0) + value
+    sums = otel_sums(reader)
     found = scrape(registry)
     for each in INSTRUMENTS:
         suffix = {"counter": "_total", "histogram": "_count", "gauge": ""}[each.kind]
