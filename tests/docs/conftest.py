@@ -1,14 +1,40 @@
-"""Real servers of Redis and PostgreSQL for the recipes that need one."""
+"""Examples in the process of their test, and real servers of Redis and PostgreSQL for the recipes that need one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.postgres_server import PostgresServer, running_postgres
 from tests.redis_server import RedisServer, running_redis
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+Load = Callable[[str], Any]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Imports an example anew, for a test that needs its application and no server."""
+
+    def load(name: str) -> Any:
+        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)  # where Litestar looks up annotations
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of what the oldest Litestar has no other way to say
+            spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Each example of the documentation, on a real Uvicorn, with clients that stay, leave and are stopped."""
+"""Each example of the documentation, mostly on a real Uvicorn, with clients that stay, leave and are stopped."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from litestar_safe_sse.testing import open_stream, open_stream_sync
+from tests.bounds import WAIT
+from tests.docs.conftest import Load
 from tests.docs.processes import UvicornProcess, leave, reset, running, stream
 
 HERE = Path(__file__).parent
@@ -127,11 +130,12 @@ def test_job_goes_on_without_its_client_and_is_resumed(server: UvicornProcess, a
     assert httpx.get(f"{server.url}/jobs/unknown").status_code == 404
 
 
-@example("whole_answer")
-def test_whole_answer_says_so(server: UvicornProcess) -> None:
+def test_whole_answer_says_so(load: Load) -> None:
     """An answer that is whole ends by the event that says so."""
-    with stream(server, "/ingredients/bread") as (_, events):
-        assert [event.event for event in events] == ["ingredient"] * 3 + ["done"]
+    app = load("whole_answer").app
+    with open_stream_sync(app, "GET", "/ingredients/bread", timeout=WAIT) as stream:
+        assert [event.type for event in stream] == ["ingredient"] * 3 + ["done"]
+        assert stream.complete
 
 
 @example("whole_answer")
@@ -165,14 +169,20 @@ def test_notification_reaches_every_page_that_is_open(server: UvicornProcess, ab
         assert next(stays).data == "again"
 
 
-@example("notifications")
-def test_logged_out_user_is_sent_nothing_more(server: UvicornProcess) -> None:
+@pytest.mark.anyio
+async def test_logged_out_user_is_sent_nothing_more(load: Load) -> None:
     """The streams end at once, and those of others go on."""
-    with stream(server, "/notifications/ada") as (_, ada), stream(server, "/notifications/bob") as (_, bob):
-        assert httpx.post(f"{server.url}/logout/ada").json() == {"pages": 1}
-        assert list(ada) == []
-        httpx.post(f"{server.url}/notifications/bob", json={"text": "hello"})
-        assert next(bob).data == "hello"
+    app = load("notifications").app
+    async with (
+        open_stream(app, "GET", "/notifications/ada", timeout=WAIT) as ada,
+        open_stream(app, "GET", "/notifications/bob", timeout=WAIT) as bob,
+    ):
+        async with open_stream(app, "POST", "/logout/ada", timeout=WAIT) as answer:
+            assert json.loads(await answer.read()) == {"pages": 1}
+        assert [event async for event in ada] == []
+        assert ada.complete
+        async with open_stream(app, "POST", "/notifications/bob", json={"text": "hello"}, timeout=WAIT):
+            assert (await bob.next()).data == "hello"
 
 
 @example("notifications")

@@ -1,4 +1,4 @@
-"""The example of the page on WebSockets: on a real Uvicorn, with a program and with a page in Chromium."""
+"""The example of the page on WebSockets: with a program, and on a real Uvicorn with a page in Chromium."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ import re
 import shutil
 from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import sync_playwright
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
-from websockets.typing import Origin
 
 from litestar_safe_sse import CloseReason
 from litestar_safe_sse._core.websocket import CLOSE_CODES
+from litestar_safe_sse.testing import open_stream_sync, open_websocket_sync
 from tests.bounds import WAIT
-from tests.docs.processes import UvicornProcess, stream
+from tests.docs.conftest import Load
+from tests.docs.processes import UvicornProcess
 from tests.docs.test_examples import example, server  # noqa: F401
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 PAGE = Path(__file__).parents[2] / "docs" / "websocket.md"
 
 
-@example("live_scores")
-def test_scores_are_the_same_by_both_ways(server: UvicornProcess) -> None:  # noqa: F811
+def test_scores_are_the_same_by_both_ways(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     """From where the client has left off, and closed when it leaves."""
-    with stream(server, "/scores?last_event_id=4") as (_, events):
-        event = next(events)
-        assert (event.event, event.id, json.loads(event.data)) == ("score", "5", {"type": "score", "goals": 5})
-    with connect(f"{server.url.replace('http', 'ws')}/scores/ws?last_event_id=4") as socket:
-        assert json.loads(socket.recv(WAIT)) == {"retry": 100}
-        assert json.loads(socket.recv(WAIT)) == {"event": "score", "id": "5", "data": {"type": "score", "goals": 5}}
-    server.until(lambda: server.lines.count("closed: client_disconnected") == 2)
+    app = load("live_scores").app
+    with open_stream_sync(app, "GET", "/scores?last_event_id=4", timeout=WAIT) as stream:
+        event = stream.next()
+        assert (event.type, event.id, event.json()) == ("score", "5", {"type": "score", "goals": 5})
+    with open_websocket_sync(app, "/scores/ws", last_event_id="4", timeout=WAIT) as socket:
+        assert socket.next() == event
+        assert [json.loads(message) for message in socket.messages[:2]] == [
+            {"retry": 100},
+            {"event": "score", "id": "5", "data": {"type": "score", "goals": 5}},
+        ]
+    assert capsys.readouterr().out.splitlines() == ["closed: client_disconnected"] * 2
 
 
-@example("live_scores")
-def test_page_of_another_site_is_refused(server: UvicornProcess) -> None:  # noqa: F811
+def test_page_of_another_site_is_refused(load: Load) -> None:
     """By its Origin; a program has none."""
-    url = f"{server.url.replace('http', 'ws')}/scores/ws"
-    with pytest.raises(InvalidStatus, match="403"):
-        connect(url, origin=Origin("https://elsewhere.example"))
-    assert httpx.get(f"{server.url}/scores?last_event_id=none", timeout=WAIT).status_code == 400
+    app = load("live_scores").app
+    with open_websocket_sync(app, "/scores/ws", headers={"Origin": "https://elsewhere.example"}) as socket:
+        assert socket.status == 403
+    with open_stream_sync(app, "GET", "/scores?last_event_id=none") as response:
+        assert response.status == 400
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
