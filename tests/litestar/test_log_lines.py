@@ -11,7 +11,8 @@ import structlog
 from litestar import get
 from litestar.exceptions import LitestarException
 
-from litestar_safe_sse import CloseReason, SafeServerSentEvent
+from litestar_safe_sse import CloseReason, SafeServerSentEvent, sse
+from litestar_safe_sse.testing import open_websocket
 from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
 from tests.litestar.logs import Records, endless, fail, serving, standard, streaming, structured
@@ -121,4 +122,23 @@ async def test_warnings_that_are_alike_are_counted(records: Records) -> None:
         assert len(records.lines(logging.WARNING)) == 10
     (*_, last) = records.lines(logging.WARNING)
     assert "20 more have failed alike" in last
+    assert "a_handler" in last
+
+
+async def test_warnings_of_websockets_are_counted_too(records: Records) -> None:
+    """Beside those of the same function's streams over HTTP, which are of the same handler."""
+
+    @sse("/", websocket="/ws", name="both")
+    async def a_handler(stream: StreamContext) -> AsyncIterator[str]:
+        stream.callback(fail)
+        yield "one"
+
+    async with serving(a_handler, standard(records, "INFO")) as (app, _):
+        for _number in range(200):
+            async with open_websocket(app, "/ws") as socket:
+                await socket.wait_closed()
+        assert len(records.lines(logging.WARNING)) == 10
+        await request(app)
+    *_, last = records.lines(logging.WARNING)
+    assert "191 more have failed alike" in last
     assert "a_handler" in last
