@@ -142,6 +142,32 @@ KINDS = {
 }
 MODULES = "/usr/lib/apache2/modules"
 
+TLS = ProxyKind(
+    "nginx",
+    NGINX.replace(
+        "listen 127.0.0.1:{port};",
+        "listen 127.0.0.1:{port} ssl http2; ssl_certificate {certificate}; ssl_certificate_key {key};",
+    ),
+    KINDS["nginx"].command,
+    KINDS["nginx"].faults,
+)
+"""The same with a certificate."""
+
+REMEDIED = {
+    ("nginx", "buffering"): KINDS["nginx"].faults["buffering"] + " proxy_buffering off;",
+    ("nginx", "compression"): KINDS["nginx"].faults["compression"].replace("text/event-stream", "text/plain")
+    + " proxy_buffering off;",  # which is what is named next
+    ("nginx", "idle-timeout"): "proxy_http_version 1.1; proxy_read_timeout 75s; send_timeout 75s;",
+    ("haproxy", "buffering"): "option http-no-delay",
+    ("haproxy", "idle-timeout"): "timeout server 75s",
+    ("caddy", "buffering"): CADDY_PLAIN,
+    ("caddy", "compression"): KINDS["caddy"].faults["compression"].replace("text/event-stream*", "text/html*"),
+    ("caddy", "idle-timeout"): KINDS["caddy"].faults["idle-timeout"].replace(f"{IDLE_TIMEOUT}s", "75s"),
+    ("apache", "buffering"): "",
+    ("apache", "idle-timeout"): "ProxyTimeout 75",
+}
+"""The lines of a fault, when what the doctor says about it has been done."""
+
 
 def proxy(kind: ProxyKind, fault: str, upstream: int, directory: Path) -> AbstractContextManager[int]:
     """Runs a proxy in front of a port, and yields its own port."""

@@ -146,6 +146,7 @@ def parameters(*names: str) -> list[Any]:
 class Certificate:
     key: Path
     certificate: Path
+    authority: Path
     client: ssl.SSLContext
 
 
@@ -159,7 +160,8 @@ def certificate_files() -> Certificate:
     issued.private_key_pem.write_to_path(directory / "key.pem")
     for number, pem in enumerate(issued.cert_chain_pems):
         pem.write_to_path(directory / "certificate.pem", append=number > 0)
+    authority.cert_pem.write_to_path(directory / "authority.pem")
     client = ssl.create_default_context()
     authority.configure_trust(client)
     client.set_alpn_protocols(["h2"])
-    return Certificate(directory / "key.pem", directory / "certificate.pem", client)
+    return Certificate(directory / "key.pem", directory / "certificate.pem", directory / "authority.pem", client)
