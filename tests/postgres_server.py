@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +37,12 @@ class PostgresServer:
     """One server; what was committed outlives a kill.
 
     Args:
-        directory: Where it keeps its data and its log.
+        directory: Where it keeps its log.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.data: Path | None = None
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -89,16 +91,12 @@ class PostgresServer:
         return log.read_text(errors="replace") if log.exists() else ""
 
     def _make(self) -> None:
-        """Makes a cluster; its directory has to belong to who runs the server, and be reachable by him."""
-        data = self.directory / "data"
-        data.mkdir()
+        """Makes a cluster, in a directory that belongs to who runs the server, and that he can reach."""
+        self.data = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest keeps others out of its own, again and again
         if USER is not None:
-            os.chown(data, USER, USER)
-            for parent in data.parents:
-                if parent != Path("/") and parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                    parent.chmod(parent.stat().st_mode | 0o001)
+            os.chown(self.data, USER, USER)
         subprocess.run(
-            [program("initdb"), "-D", data, "-U", "sse", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+            [program("initdb"), "-D", self.data, "-U", "sse", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
             check=True, capture_output=True, timeout=START, cwd="/", env={"PATH": os.environ["PATH"]},
             user=USER, group=USER,
         )  # fmt: skip
@@ -109,7 +107,7 @@ class PostgresServer:
             "max_connections": "60", "shared_buffers": "16MB", "max_wal_size": "64MB",
             "fsync": "off",  # of what a process has written, a kill takes nothing
         }  # fmt: skip
-        command = [program("postgres"), "-D", str(self.directory / "data")]
+        command = [program("postgres"), "-D", str(self.data)]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self.directory / "postgres.log").open("ab") as log:
             process = subprocess.Popen(
@@ -166,3 +164,5 @@ def running_postgres(directory: Path) -> Iterator[PostgresServer]:
         yield server
     finally:
         server.kill()
+        if server.data is not None:
+            shutil.rmtree(server.data)
