@@ -5,6 +5,8 @@ from __future__ import annotations
 from litestar import get
 from orders import alchemy, app
 
+__all__ = ("alchemy", "app")
+
 
 @get("/connections", sync_to_thread=False)
 def connections() -> int:

@@ -27,10 +27,14 @@ aborts = pytest.mark.parametrize("abort", [leave, reset])
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[UvicornProcess]:
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UvicornProcess]:
     database = f"sqlite+aiosqlite:///{tmp_path / 'orders.db'}"
-    with running("counting:app", HERE, DATABASE=database, PYTHONPATH=f"{EXAMPLES}:{HERE.parents[1]}") as server:
+    app = getattr(request, "param", "counting:app")
+    with running(app, HERE, DATABASE=database, PYTHONPATH=f"{EXAMPLES}:{HERE.parents[1]}") as server:
         yield server
+
+
+commits = pytest.mark.parametrize("server", ["committing:app"], indirect=True)
 
 
 @contextmanager
@@ -87,6 +91,43 @@ def test_streams_that_hold_connections_are_ended_by_a_shutdown(server: UvicornPr
             next(each)
         server.terminate()
     assert server.process.returncode in (0, -15)
+    assert "garbage" not in server.output, server.output
+
+
+def ordered(server: UvicornProcess, path: str, item: str) -> list[str]:
+    """Places an order; returns what the response streams."""
+    with httpx.stream("POST", f"{server.url}{path}", params={"item": item}, timeout=WAIT) as response:
+        assert response.status_code == 200
+        return [event.data for event in EventSource(response).iter_sse()]
+
+
+@commits
+def test_what_the_plugin_commits_with_the_headers_is_there_for_the_body(server: UvicornProcess) -> None:
+    """The handler, the commit, the body, in that order: with a cold pool and with a warm one."""
+    assert ordered(server, "/own", "tea") == ["tea", "handler committed body"]
+    assert ordered(server, "/own", "milk") == ["tea,milk", "handler committed body"]
+    assert in_use(server) == 0
+
+
+@commits
+def test_body_that_goes_on_with_the_session_of_its_handler_has_its_events(server: UvicornProcess) -> None:
+    """The plugin has closed it with the headers, and not beside the body, so it begins anew."""
+    assert ordered(server, "/injected", "tea") == ["tea", "end"]
+    assert ordered(server, "/injected", "milk") == ["tea", "milk", "end"]
+    server.until(lambda: in_use(server) == 0)
+
+
+@commits
+@aborts
+def test_clients_that_leave_at_the_commit_leave_no_connection_out(server: UvicornProcess, abort: Abort) -> None:
+    """Wherever the commit, or the body, stood."""
+    limits = httpx.Limits(max_connections=None)
+    with httpx.Client(base_url=server.url, timeout=WAIT, limits=limits) as client:
+        for path in ("/own", "/injected") * 5:
+            with ExitStack() as stack:
+                response = stack.enter_context(client.stream("POST", path, params={"item": "tea"}))
+                abort(response)
+        server.until(lambda: in_use(server) == 0)
     assert "garbage" not in server.output, server.output
 
 
