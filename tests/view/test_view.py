@@ -172,7 +172,8 @@ async def test_streams_of_a_key_are_closed(settings: dict[str, Any]) -> None:
         assert await close(app, key="red") == 1
         assert other.close_reason is CloseReason.CLOSED
         found = await shown(app)
-    assert [len(stream["keys"]) for stream in found["ended"]] == [2, 2, 1]
+    ended = [len(stream["keys"]) for stream in found["ended"]]
+    assert (ended[0], sorted(ended)) == (2, [1, 2, 2])  # the two that were closed together end in any order
 
 
 async def test_websockets_are_shown_and_closed_among_the_others() -> None:
@@ -183,6 +184,7 @@ async def test_websockets_are_shown_and_closed_among_the_others() -> None:
         [found] = (await shown(app))["streams"]
         assert (found["path"], found["who"], found["keys"]) == ("/chat/ws", "ann", [{"by": 0, "key": "red"}])
         assert await close(app, key="red") == 1
+        await stream.wait_closed()
         assert (stream.close_code, stream.close_reason) == (1000, CloseReason.CLOSED)
 
 
