@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,23 +14,6 @@ for part in ("core", "docs", "doctor", "example", "integration", "litestar", "se
 pytest.register_assert_rewrite("litestar_safe_sse.sources.testing")
 
 SERVER = re.compile(r"\[(?:\w+-)*?((?:uvicorn|granian|hypercorn|daphne)(?:-(?:h\d+|httptools|asyncio|uvloop|trio))*)")
-
-
-HERE = Path(__file__).parent
-
-SLOW = ("servers", "doctor", "docs", "example", "sources", "integration", "view")
-"""Parts whose tests wait for processes."""
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts slow parts first: what begins late is waited for at the end."""
-
-    def place(item: pytest.Item) -> int:
-        part = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
-        return SLOW.index(part) if part in SLOW else len(SLOW)
-
-    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -47,10 +29,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             found = SERVER.search(nodeid)
             return f"{nodeid.partition('::')[0]} {found[1] if found else ''}"
 
-    if config.getvalue("dist") != "loadgroup":
-        return None
-    config.option.loadscopereorder = False  # by the number of their tests, which says nothing of their time
-    return LoadPartScheduling(config, log)
+    return LoadPartScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(wrapper=True)
