@@ -95,16 +95,15 @@ async def test_a_burst_reaches_fast_clients_whole(kind: str, body: bool, plugin:
         async with app.lifespan():
             visits = [Visit(app).start() for _ in range(3)]
             await eventually(lambda: live == 3)
-            if kind in ("memory", "redis"):
-                await publish(["first"])
-                for visit in visits:
-                    await visit.until(lambda: "first" in visit.data)  # noqa: B023
-                    visit.data.clear()
+            with anyio.fail_after(WAIT):  # a log may still be asked where those begin who have just come
+                while kind in ("memory", "redis") and not all("first" in visit.data for visit in visits):
+                    await publish(["first"])
+                    await anyio.sleep(0.01)
             messages = [f'{{"symbol":"ABC","bid":{number}}}' for number in range(MANY)]
             await publish(messages)
             for visit in visits:
                 await visit.until(lambda: visit.data[-1:] == messages[-1:])  # noqa: B023
-                assert visit.data == messages
+                assert visit.data[visit.data.index(messages[0]) :] == messages
                 await visit.leave_and_end()
 
 
