@@ -143,11 +143,11 @@ def client(operation: str, **arguments: Any) -> Iterator[Any]:
     assert popen.stdout is not None
     stdin, stdout = popen.stdin, popen.stdout
 
-    def tell(line: str | None = None, *, wait: bool = True) -> dict[str, Any]:
+    def tell(line: str | None = None) -> dict[str, Any]:
         if line is not None:
             stdin.write(f"{line}\n".encode())
             stdin.flush()
-        return dict(json.loads(stdout.readline())) if wait else {}
+        return dict(json.loads(stdout.readline()))
 
     try:
         yield tell

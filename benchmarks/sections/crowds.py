@@ -1,4 +1,4 @@
-"""How the times of a worker, and of four, grow with the streams that they hold."""
+"""How the times of a worker grow with the streams that it holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import select
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.peers import OURS, PEERS
@@ -20,8 +20,6 @@ from benchmarks.workload import CLEANED
 __all__ = ("crowds",)
 
 SIZES = (1000, 2500, 5000, 10_000)
-WORKERS = 4
-EACH = 25_000
 SPARE = 100
 """Descriptors for all else."""
 
@@ -32,17 +30,16 @@ OPENED, EVENT, ABORTED, ENDED = PHASES = (
     "all aborted and cleaned up",
     "all ended by SIGTERM",
 )
-MEMORY, BEATING = "KiB a stream", "CPU s in 10 s"
 
 
 def crowds(options: Options) -> list[Table]:
-    """Opened, beating, told one event, aborted all at once; opened again, and ended with their servers."""
+    """Opened, told one event, aborted all at once; opened again, and ended with their server."""
     with _descriptors() as limit:
-        return [_one(options, limit - SPARE), _several(options, limit - SPARE)]
+        return [_one_worker(options, min(options.fan_out, limit - SPARE))]
 
 
-def _one(options: Options, most: int) -> Table:
-    sizes = [size for size in SIZES if size <= min(options.fan_out, most)]
+def _one_worker(options: Options, most: int) -> Table:
+    sizes = [size for size in SIZES if size <= most]
     table = Table(
         "crowds",
         "One worker and its streams",
@@ -51,91 +48,46 @@ def _one(options: Options, most: int) -> Table:
     )
     for size in sizes:
         options.progress(f"crowds: {size:,} streams")
-        for phase, figure in _measure(options, 1, size).items():
-            if phase in PHASES:
-                table.add(phase, f"{size:,}", figure)
+        for phase, figure in _measure(options.servers[0], size).items():
+            table.add(phase, f"{size:,}", figure)
     return table
 
 
-def _several(options: Options, most: int) -> Table:
-    each = min(EACH, most)
-    stops = "" if each == EACH else f" A process may have {most + SPARE:,} descriptors here, which is where it stops."
-    table = Table(
-        "crowds-workers",
-        f"{WORKERS} workers and their streams",
-        ["streams", *PHASES, MEMORY, BEATING],
-        f"{each:,} streams each, with a heartbeat every 15 s, all on one core; their clients are on the other. Seconds "
-        f"from the first to the last of all.{stops}",
-    )
-    options.progress(f"crowds: {WORKERS} workers with {each:,} streams each")
-    row = f"{WORKERS} workers"
-    table.add(row, "streams", WORKERS * each, 0)
-    for phase, figure in _measure(options, WORKERS, each).items():
-        table.add(row, phase, figure, 1)
-    return table
-
-
-def _measure(options: Options, workers: int, each: int) -> dict[str, float]:
+def _measure(server: str, streams: int) -> dict[str, float]:
     found: dict[str, float] = {}
-    with ExitStack() as stack:
-        servers = [stack.enter_context(running(PEERS[OURS], options.servers[0])) for _ in range(workers)]
-        memory = sum(server.memory() for server in servers)
-        with _clients(servers, each) as (tells, opened):
-            found[OPENED] = opened
-            found[MEMORY] = (sum(server.memory() for server in servers) - memory) / 1024 / workers / each
-            cpu = sum(server.cpu() for server in servers)
-            _tell_all(tells, f"beats {options.hold}")
-            found[BEATING] = (sum(server.cpu() for server in servers) - cpu) * 10 / options.hold
-            found[EVENT] = sum(answer["elapsed"] for answer in _tell_all(tells, "event", one_by_one=True))
+    with running(PEERS[OURS], server) as process:
+        with client("hold", port=process.port, path="fan", streams=streams) as tell:
+            found[OPENED] = _opened(tell(), streams)
+            found[EVENT] = tell("event")["elapsed"]
             before = time.monotonic()
-            _tell_all(tells, "abort")
-            _until_cleaned(servers, each)
+            tell("abort")
+            _until_cleaned(process, streams)
             found[ABORTED] = time.monotonic() - before
-        with _clients(servers, each):
+        with client("hold", port=process.port, path="fan", streams=streams) as tell:
+            _opened(tell(), streams)
             before = time.monotonic()
-            for server in servers:
-                server.popen.send_signal(signal.SIGTERM)
-            _until_cleaned(servers, each)
-            for server in servers:
-                server.popen.wait(PATIENCE)
+            process.popen.send_signal(signal.SIGTERM)
+            _until_cleaned(process, streams)
+            process.popen.wait(PATIENCE)
             found[ENDED] = time.monotonic() - before
     return found
 
 
-@contextmanager
-def _clients(servers: list[Process], streams: int) -> Iterator[tuple[list[Any], float]]:
-    with ExitStack() as stack:
-        before = time.monotonic()
-        tells = [
-            stack.enter_context(client("hold", port=server.port, path="fan", streams=streams)) for server in servers
-        ]
-        for tell in tells:
-            opened = tell()["streams"]
-            if opened != streams:
-                raise RuntimeError(f"only {opened:,} of {streams:,} streams have opened")
-        yield tells, time.monotonic() - before
+def _opened(answer: dict[str, Any], streams: int) -> float:
+    if answer["streams"] != streams:
+        raise RuntimeError(f"only {answer['streams']:,} of {streams:,} streams have opened")
+    return float(answer["opened"])
 
 
-def _tell_all(tells: list[Any], command: str, *, one_by_one: bool = False) -> list[dict[str, Any]]:
-    if one_by_one:
-        return [tell(command) for tell in tells]
-    for tell in tells:
-        tell(command, wait=False)
-    return [tell() for tell in tells]
-
-
-def _until_cleaned(servers: list[Process], each: int) -> None:
-    """Waits until each server has said of so many bodies that their ``finally`` has run."""
-    left = {server.popen.stdout: each * len(CLEANED) for server in servers}
-    deadline = time.monotonic() + PATIENCE
-    while left:
-        ready, _, _ = select.select(list(left), [], [], max(deadline - time.monotonic(), 0))
+def _until_cleaned(process: Process, streams: int) -> None:
+    """Waits until the server has said of so many bodies that their ``finally`` has run."""
+    assert process.popen.stdout is not None
+    left, deadline = streams * len(CLEANED), time.monotonic() + PATIENCE
+    while left > 0:
+        ready, _, _ = select.select([process.popen.stdout], [], [], max(deadline - time.monotonic(), 0))
         if not ready:
-            raise RuntimeError(f"not cleaned up after {PATIENCE:g} s: {[*left.values()]}")
-        for pipe in ready:
-            left[pipe] -= len(os.read(pipe.fileno(), 1 << 16))
-            if left[pipe] <= 0:
-                del left[pipe]
+            raise RuntimeError(f"not cleaned up after {PATIENCE:g} s: {left:,}")
+        left -= len(os.read(process.popen.stdout.fileno(), 1 << 16))
 
 
 @contextmanager
