@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from tests.loops import ASYNCIO, UVLOOP
 from tests.postgres_server import PostgresServer, running_postgres
 from tests.redis_server import RedisServer, running_redis
@@ -83,3 +84,11 @@ async def postgres_url(shared_postgres: PostgresServer) -> str:
     """The shared server, with the tables of a log that are empty."""
     await make_tables_anew(shared_postgres.url)
     return shared_postgres.url
+
+
+@pytest.fixture
+async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
+    """A plugin of that Redis, closed at the end."""
+    plugin = RedisPlugin(redis_url)
+    yield plugin
+    await plugin.aclose()

@@ -28,13 +28,6 @@ MANY = 2000
 Publish = Callable[[list[str]], Any]
 
 
-@pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    plugin = RedisPlugin(redis_url)
-    yield plugin
-    await plugin.aclose()
-
-
 @asynccontextmanager
 async def running(
     kind: str, plugin: RedisPlugin, redis: Redis

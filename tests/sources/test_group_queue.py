@@ -20,13 +20,6 @@ from tests.sources.queues import is_empty, serving
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    plugin = RedisPlugin(redis_url)
-    yield plugin
-    await plugin.aclose()
-
-
 async def test_deliveries_are_counted(plugin: RedisPlugin, redis: Redis) -> None:
     """An item that comes again says so."""
     queue = RedisGroupQueue(plugin, "jobs", slice=0.2, settle=0.05)

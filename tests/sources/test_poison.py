@@ -27,13 +27,6 @@ def anyio_backend() -> Any:
     return "asyncio", {"use_uvloop": False}
 
 
-@pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    plugin = RedisPlugin(redis_url)
-    yield plugin
-    await plugin.aclose()
-
-
 KINDS = pytest.mark.parametrize("kind", [RedisQueue, RedisGroupQueue])
 QUICK: dict[Any, dict[str, float]] = {RedisQueue: {"slice": 0.1}, RedisGroupQueue: {"slice": 0.1, "claim_after": 0.2}}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -18,13 +17,6 @@ from tests.bounds import WAIT
 from tests.sources.subscriptions import begin, data, ids, take, until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    made = RedisPlugin(redis_url)
-    yield made
-    await made.aclose()
 
 
 @pytest.fixture

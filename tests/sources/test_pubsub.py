@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -22,13 +21,6 @@ from tests.redis_server import RedisServer
 from tests.sources.clients import Visit, eventually
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    plugin = RedisPlugin(redis_url)
-    yield plugin
-    await plugin.aclose()
 
 
 async def take(subscription: Any, count: int) -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -23,13 +22,6 @@ from tests.sources.clients import Visit, eventually
 from tests.sources.queues import Queue, is_empty, serving, waiting
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    plugin = RedisPlugin(redis_url)
-    yield plugin
-    await plugin.aclose()
 
 
 @pytest.fixture(params=[RedisQueue, RedisGroupQueue])

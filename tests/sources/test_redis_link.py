@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -26,13 +25,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> Any:
     return "asyncio", {"use_uvloop": False}
-
-
-@pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    plugin = RedisPlugin(redis_url)
-    yield plugin
-    await plugin.aclose()
 
 
 async def test_commands_share_a_connection_and_keep_their_order(plugin: RedisPlugin, redis: Redis) -> None:

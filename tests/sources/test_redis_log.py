@@ -34,13 +34,6 @@ heavy = pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": Tru
 
 
 @pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    made = RedisPlugin(redis_url)
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
 async def own_plugin(own_redis: RedisServer) -> AsyncIterator[RedisPlugin]:
     made = RedisPlugin(own_redis.url)
     yield made

@@ -36,13 +36,6 @@ def anyio_backend() -> Any:
     return "asyncio", {"use_uvloop": False}
 
 
-@pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    plugin = RedisPlugin(redis_url)
-    yield plugin
-    await plugin.aclose()
-
-
 async def test_a_handler_is_given_the_client(redis_url: str, redis: Redis) -> None:
     """The same one each time, made at first use and closed when the application has shut down."""
     plugin = RedisPlugin(redis_url)

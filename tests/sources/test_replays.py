@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -24,13 +23,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> Any:
     return "asyncio", {"use_uvloop": False}
-
-
-@pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    made = RedisPlugin(redis_url)
-    yield made
-    await made.aclose()
 
 
 async def fill(log: RedisEventLog | MemoryEventLog, many: int, size: int = 1) -> list[str]:

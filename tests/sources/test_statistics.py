@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -24,13 +23,6 @@ from tests.sources.queues import serving
 from tests.sources.subscriptions import begin, take, take_all, until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def plugin(redis_url: str) -> AsyncIterator[RedisPlugin]:
-    plugin = RedisPlugin(redis_url)
-    yield plugin
-    await plugin.aclose()
 
 
 @pytest.fixture(params=[MemoryEventLog, RedisEventLog])
