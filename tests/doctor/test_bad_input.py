@@ -9,8 +9,8 @@ import pytest
 
 from tests.doctor.asking import Answer, ask_doctor, url
 from tests.doctor.impostors import impostor
-from tests.doctor.proxies import KINDS, proxy
 from tests.ports import free_port
+from tests.proxies import KINDS, proxy
 from tests.servers.kinds import certificate_files
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.doctor.asking import SHORT, ask_doctor, url
-from tests.doctor.proxies import KINDS, ProxyKind, proxy
+from tests.proxies import KINDS, ProxyKind, proxy
 
 NGINX = KINDS["nginx"]
 FOLLOWS_FROM_HOLDING = {"stall-unnoticed", "abort-unnoticed"}

@@ -11,7 +11,7 @@ from litestar_safe_sse._doctor.findings import Fault
 from litestar_safe_sse._doctor.remedies import REMEDIES
 from tests.doctor.asking import SHORT, Answer, ask_doctor, url
 from tests.doctor.conftest import UVICORN
-from tests.doctor.proxies import KINDS, REMEDIED, TLS, balancer, configured, proxy
+from tests.proxies import KINDS, REMEDIED, TLS, balancer, configured, proxy
 from tests.servers.kinds import certificate_files
 from tests.servers.processes import running
 

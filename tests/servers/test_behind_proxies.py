@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.bounds import WAIT
-from tests.doctor.proxies import KINDS, configured, proxy
+from tests.proxies import KINDS, configured, proxy
 from tests.servers.http1 import Http1Stream
 from tests.servers.kinds import parameters
 from tests.servers.processes import FLAVOUR, RunningServer

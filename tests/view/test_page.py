@@ -15,8 +15,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.bounds import START, WAIT
-from tests.doctor.proxies import balancer
 from tests.example.processes import CHROMIUM
+from tests.proxies import balancer
 from tests.servers.kinds import KINDS
 from tests.servers.processes import running
 from tests.view.app import AUTHORIZATION

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,35 @@ from pathlib import Path
 
 from tests.bounds import START, WAIT
 from tests.ports import free_port
-from tests.servers.nginx import TEMPLATE
-from tests.servers.processes import connect
 
 IDLE_TIMEOUT = 2
 """Seconds of the idle time-out that is too short."""
 
-NGINX = TEMPLATE.replace("{upstream}", "127.0.0.1:{upstream}").replace(
-    "{settings}", "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; {fault}"
+NGINX_TEMPLATE = """
+daemon off;
+master_process off;
+pid {directory}/pid;
+error_log {directory}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://{upstream};
+            proxy_set_header Connection "";
+            {fault}
+        }}
+    }}
+}}
+"""
+NGINX = NGINX_TEMPLATE.replace("{upstream}", "127.0.0.1:{upstream}").replace(
+    "{fault}", "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; {fault}"
 )
 HAPROXY = """
 global
@@ -219,7 +241,7 @@ def wait_ready(process: subprocess.Popen[bytes], port: int, directory: Path) -> 
     deadline = time.monotonic() + START
     while True:
         with contextlib.suppress(OSError):
-            connect(("127.0.0.1", port)).close()
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
         if process.poll() is not None or time.monotonic() > deadline:
             logs = [path.read_text() for path in (directory / "output", directory / "error.log") if path.exists()]
