@@ -10,7 +10,10 @@ from litestar_safe_sse.exceptions import InvalidFieldError
 if TYPE_CHECKING:
     from litestar_safe_sse.sources.event_log import HistoryOf
 
-__all__ = ("Lives",)
+__all__ = ("FORGET_KEYS_AFTER", "Lives", "check_forget_keys_after")
+
+FORGET_KEYS_AFTER = 600.0
+"""Seconds after which an idempotency key is forgotten, unless a log says otherwise."""
 
 
 class Lives:
@@ -20,19 +23,25 @@ class Lives:
         max_events: Events.
         expire_after: Seconds.
         history: Says what is something else for a topic.
+        forget_keys_after: Seconds for which idempotency keys are known.
 
     Raises:
         InvalidFieldError: An argument can't be used.
     """
 
-    def __init__(self, max_events: int, expire_after: float, history: HistoryOf | None) -> None:
+    def __init__(
+        self, max_events: int, expire_after: float, history: HistoryOf | None, forget_keys_after: float
+    ) -> None:
         check_integer("max_events", max_events, minimum=1)
         check_duration("expire_after", expire_after)
         if expire_after < 1:
             raise InvalidFieldError(
                 "expire_after", f"must be 1 s or more, so that it can be refreshed, not {expire_after}"
             )
+        check_forget_keys_after(forget_keys_after)
         self._own = max_events, round(expire_after * 1000)
+        self.keys = round(forget_keys_after * 1000)
+        """Milliseconds for which idempotency keys are known."""
         self._history = history
 
     @property
@@ -51,3 +60,10 @@ class Lives:
     def lasts(self, topic: str) -> int:
         """Returns for how many milliseconds a topic lasts."""
         return self.of(topic)[1]
+
+
+def check_forget_keys_after(seconds: float) -> None:
+    """Raises ``InvalidFieldError`` for what is no time after which idempotency keys are forgotten."""
+    check_duration("forget_keys_after", seconds)
+    if seconds < 1:
+        raise InvalidFieldError("forget_keys_after", f"must be 1 s or more, not {seconds}")

@@ -193,7 +193,8 @@ class EventLog(ABC):
             topic: The topic, made if there is none: 1 to 256 bytes.
             message: What the body of a stream may yield: text, a ``dict`` of fields, an ``SSEMessage`` or Litestar's,
                 or anything that msgspec encodes, which becomes JSON. Without an ID; that is the log's to give.
-            idempotency_key: A name for this event, unique in its topic, by which it is known for ten minutes.
+            idempotency_key: A name for this event, unique in its topic, by which it is known for as long as the log's
+                ``forget_keys_after`` says, ten minutes unless told, whatever becomes of the topic meanwhile.
 
         Returns:
             The ID that resumes a subscription to this topic after the event.
@@ -244,6 +245,8 @@ class EventLog(ABC):
     @abstractmethod
     async def delete(self, topic: str) -> None:
         """Deletes all that is stored of a topic, its end too: what is appended next begins a new history.
+
+        Only the idempotency keys stay known, so that what was deleted does not come back with a second attempt.
 
         Who is subscribed, or comes back, and has been sent any of it, is sent a ``reset``.
 

@@ -15,6 +15,7 @@ from litestar_safe_sse.exceptions import TopicFinishedError
 from litestar_safe_sse.sources._cursor import Position, cursor, record, seal, tag
 from litestar_safe_sse.sources._fan_out import FanOut
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
+from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, check_forget_keys_after
 from litestar_safe_sse.sources._pages import Sizes, size_of
 from litestar_safe_sse.sources._stored import REMEMBERED, Extent, Renderer, StoredEvent, check_topic, end_of, why_lost
 from litestar_safe_sse.sources._subscription import TURN
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ("MemoryEventLog",)
 
-IDEMPOTENCY = 600.0
-"""Seconds for which an idempotency key is known."""
+_KEYS = 100_000
+"""Idempotency keys that are known at most."""
 
 
 class MemoryEventLog(FanOutLog):
@@ -42,6 +43,8 @@ class MemoryEventLog(FanOutLog):
             longest first.
         max_bytes: Bytes that one event may have.
         history: A function that returns what is kept of a topic, where that is something else.
+        forget_keys_after: Seconds after which an idempotency key is forgotten; earlier, if it is none of the last
+            100,000.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -56,16 +59,18 @@ class MemoryEventLog(FanOutLog):
         max_topics: int = 10_000,
         max_bytes: int = 1024 * 1024,
         history: HistoryOf | None = None,
+        forget_keys_after: float = FORGET_KEYS_AFTER,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
         check_integer("max_events", max_events, minimum=1)
         check_duration("max_age", max_age, optional=True)
         check_integer("max_topics", max_topics, minimum=1)
         check_integer("max_bytes", max_bytes, minimum=1)
+        check_forget_keys_after(forget_keys_after)
         self._turn = 0
         self._renderer = Renderer(max_bytes, enc_hook)
         kept = Kept(max_events, float("inf") if max_age is None else max_age, history)
-        self._memory = MemoryTopics(kept, max_topics)
+        self._memory = MemoryTopics(kept, max_topics, Keys(forget_keys_after))
 
     async def append(self, topic: str, message: object, *, idempotency_key: str | None = None) -> str:
         """See :meth:`EventLog.append`; nothing here can fail but the arguments.
@@ -131,6 +136,34 @@ class Kept(NamedTuple):
         return self.max_events if own.max_events is None else own.max_events, age
 
 
+class Keys:
+    """The idempotency keys that are known, and the places of the events that have them.
+
+    Args:
+        lifetime: Seconds for which each is known.
+    """
+
+    def __init__(self, lifetime: float) -> None:
+        self._lifetime = lifetime
+        self._known: dict[tuple[str, str], tuple[float, tuple[Position, ...]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, topic: str, key: str, now: float) -> tuple[Position, ...] | None:
+        """Returns the places of the events that have a key."""
+        until, places = self._known.get((topic, key), (now, None))
+        return places if until > now else None
+
+    def remember(self, topic: str, key: str, places: tuple[Position, ...], now: float) -> None:
+        """Remembers the key of events."""
+        for old in tuple(islice(self._known, 2)):  # two go for each that comes
+            if self._known[old][0] <= now or len(self._known) >= _KEYS:
+                del self._known[old]
+        self._known.pop((topic, key), None)
+        self._known[topic, key] = now + self._lifetime, places
+
+
 class Topic:
     """The events of one topic.
 
@@ -140,7 +173,7 @@ class Topic:
         max_age: Seconds for which each is kept.
     """
 
-    __slots__ = ("_keys", "epoch", "events", "finished", "last", "max_age", "max_events", "used")
+    __slots__ = ("epoch", "events", "finished", "last", "max_age", "max_events", "used")
 
     def __init__(self, epoch: int, max_events: int, max_age: float) -> None:
         self.epoch = epoch
@@ -150,7 +183,6 @@ class Topic:
         self.events: deque[tuple[float, StoredEvent]] = deque()
         self.last = Position(epoch, 0, 0)
         self.used = 0.0
-        self._keys: dict[str, tuple[float, tuple[Position, ...]]] = {}
 
     @property
     def trimmed(self) -> int:
@@ -168,14 +200,6 @@ class Topic:
         number = place.seq - self.trimmed
         return 0 < number <= len(self.events) and self.events[number - 1][1].position == place
 
-    def known(self, key: str, now: float) -> tuple[Position, ...] | None:
-        """Returns the places of the events that have this idempotency key."""
-        for old in tuple(islice(self._keys, 2)):  # two go for each that comes
-            if self._keys[old][0] < now - IDEMPOTENCY:
-                del self._keys[old]
-        found = self._keys.get(key)
-        return None if found is None or found[0] < now - IDEMPOTENCY else found[1]
-
     def append(self, message: SSEMessage, now: float, at: float) -> StoredEvent:
         """Adds an event."""
         before = self.last
@@ -183,13 +207,6 @@ class Topic:
         event = StoredEvent(self.last, before.nonce, message, at)
         self.events.append((now, event))
         return event
-
-    def remember(self, key: str, places: tuple[Position, ...], now: float) -> None:
-        """Remembers the idempotency key of events."""
-        self._keys.pop(key, None)
-        self._keys[key] = now, places
-        while len(self._keys) > self.max_events:
-            del self._keys[next(iter(self._keys))]
 
     def trim(self, now: float) -> None:
         """Removes the events that are too many or too old."""
@@ -207,11 +224,13 @@ class MemoryTopics(FanOut):
     Args:
         kept: What is kept of each topic.
         max_topics: Topics kept.
+        keys: Those of events.
     """
 
-    def __init__(self, kept: Kept, max_topics: int) -> None:
+    def __init__(self, kept: Kept, max_topics: int, keys: Keys) -> None:
         super().__init__()
         self._kept = kept
+        self._keys = keys
         self._max_topics = max_topics
         self._sizes = Sizes()
         self._secret = secrets.token_bytes(16)
@@ -233,15 +252,14 @@ class MemoryTopics(FanOut):
     def append_many(self, topic: str, messages: Sequence[SSEMessage], key: str | None) -> tuple[Position, ...]:
         """Adds events, and passes one on, but leaves several to :meth:`pass_on`; returns their places."""
         now = monotonic()
-        old = self._stored.get(topic)
-        if old is not None and key is not None and (known := old.known(key, now)) is not None:
+        if key is not None and (known := self._keys.find(topic, key, now)) is not None:
             return known
         stored = self._topic(topic, now)
         if len(messages) > 1 and topic in self.topics:
             self._to_pass_on.setdefault(topic, deque())
         places = tuple([self._add(topic, stored, message, now) for message in messages])
         if key is not None:
-            stored.remember(key, places, now)
+            self._keys.remember(topic, key, places, now)
         return places
 
     def _topic(self, topic: str, now: float) -> Topic:

@@ -318,6 +318,15 @@ class EventLogContract:
             await log.append("a", "end")
             assert data(await take(subscription, 1)) == ["end"]
 
+    async def test_a_key_outlives_its_topic(self, log: EventLog) -> None:
+        """What was deleted does not come back by a second attempt; another event begins a new history."""
+        first = await log.append("a", "x", idempotency_key="k")
+        await log.delete("a")
+        assert await log.append("a", "x", idempotency_key="k") == first
+        assert await log.read("a") == []
+        await log.append("a", "y", idempotency_key="other")
+        assert data(await log.read("a")) == ["y"]
+
     # Resuming
 
     async def test_it_resumes_after_any_event(self, log: EventLog) -> None:

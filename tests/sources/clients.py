@@ -132,4 +132,4 @@ async def eventually(condition: Callable[[], Any], within: float = WAIT) -> None
                 value = await value
             if value:
                 return
-            await asyncio.sleep(0.005)
+            await anyio.sleep(0.005)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from litestar_safe_sse.sources import memory
+from litestar_safe_sse.sources import memory, sequence_of
 from litestar_safe_sse.sources._subscription import Subscription
 from litestar_safe_sse.sources.event_log import Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
@@ -168,13 +168,21 @@ async def test_the_number_of_topics_is_bounded() -> None:
 
 
 @pytest.mark.anyio
-async def test_idempotency_keys_are_bounded(clock: Clock) -> None:
-    """In number, and in time."""
-    log = MemoryEventLog(max_events=5)
+async def test_idempotency_keys_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In time, and in number: the last ones are known, of whichever topics."""
+    monkeypatch.setattr(memory, "_KEYS", 5)
+    log = MemoryEventLog(forget_keys_after=60)
     first = await log.append("a", "x", idempotency_key="k")
+    clock.now += 59
     assert await log.append("a", "x", idempotency_key="k") == first
-    clock.now += memory.IDEMPOTENCY + 1
+    clock.now += 1
     assert await log.append("a", "x", idempotency_key="k") != first
     for number in range(100):
+        await log.append(f"{number}", "x", idempotency_key="k")
+        assert len(log._memory._keys) <= 5
+    last = await log.append("99", "x", idempotency_key="k")
+    assert sequence_of(last, "99") == 1
+    clock.now += 60
+    for number in range(2):
         await log.append("a", "x", idempotency_key=f"{number}")
-    assert len(log._memory._stored["a"]._keys) <= 5
+    assert len(log._memory._keys) <= 3

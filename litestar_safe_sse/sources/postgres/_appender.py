@@ -102,7 +102,7 @@ class Appender:
 
     async def _store(self, topic: str, calls: Sequence[Call]) -> None:
         messages = [message for call in calls for message in call.messages]
-        arguments = arguments_of(topic, messages, calls[0].key, self._lives.of(topic))
+        arguments = arguments_of(topic, messages, calls[0].key, self._lives)
         stored = positions_of(await self._connections.submit(self._query, *arguments))
         for call in calls:
             many = len(call.messages) if call.key is None else len(stored)  # those that it has stored before
@@ -111,11 +111,9 @@ class Appender:
                 call.answer.set_result(own)
 
 
-def arguments_of(
-    topic: str, messages: Sequence[SSEMessage], key: str | None, settings: tuple[int, int]
-) -> list[object]:
+def arguments_of(topic: str, messages: Sequence[SSEMessage], key: str | None, lives: Lives) -> list[object]:
     """Returns what the query that appends is given."""
-    return [topic, *columns_of(messages), key, *settings]
+    return [topic, *columns_of(messages), key, *lives.of(topic), lives.keys]
 
 
 def positions_of(rows: Sequence[Record]) -> list[Position]:

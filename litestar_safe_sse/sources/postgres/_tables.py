@@ -60,7 +60,7 @@ CREATE TABLE IF NOT EXISTS {name}_keys (
 CREATE OR REPLACE FUNCTION {name}_append_many(
     p_topic text, p_data text[], p_event text[], p_retry bigint[], p_comment text[],
     p_key text DEFAULT NULL, p_max_events bigint DEFAULT {max_events}, p_expire bigint DEFAULT {expire},
-    OUT epoch bigint, OUT first bigint, OUT nonces bigint[]
+    p_remember bigint DEFAULT {remember}, OUT epoch bigint, OUT first bigint, OUT nonces bigint[]
 ) LANGUAGE plpgsql AS $append$
 #variable_conflict use_column
 DECLARE
@@ -118,8 +118,9 @@ BEGIN
         DELETE FROM {name}_events e WHERE e.topic = p_topic AND e.seq <= number - p_max_events;
     END IF;
     IF p_key IS NOT NULL THEN
-        INSERT INTO {name}_keys VALUES (p_topic, p_key, epoch, first, nonces, moment + interval '{remember} seconds')
-            ON CONFLICT (topic, key) DO UPDATE SET epoch = excluded.epoch, first = excluded.first,
+        INSERT INTO {name}_keys VALUES (
+            p_topic, p_key, epoch, first, nonces, moment + p_remember * interval '1 millisecond'
+        ) ON CONFLICT (topic, key) DO UPDATE SET epoch = excluded.epoch, first = excluded.first,
             nonces = excluded.nonces, expires_at = excluded.expires_at;
     END IF;
     PERFORM pg_notify('{name}', epoch || ' ' || number || ' ' || previous || ' ' || p_topic);
@@ -134,7 +135,6 @@ BEGIN
     IF NOT FOUND THEN RETURN; END IF;
     now := floor(extract(epoch FROM clock_timestamp()) * 1000);
     DELETE FROM {name}_events WHERE topic = p_topic;
-    DELETE FROM {name}_keys WHERE topic = p_topic;
     UPDATE {name}_topics SET epoch = greatest(epoch, now), seq = 0, nonce = 0, since = now, finished = false,
         emptied = false, expires_at = clock_timestamp() + p_expire * interval '1 millisecond' WHERE topic = p_topic;
     PERFORM pg_notify('{name}', '0 0 0 ' || p_topic);
@@ -150,20 +150,20 @@ $append$;
 """
 
 
-def tables(name: str, max_events: int, expire: int, remember: float) -> str:
+def tables(name: str, max_events: int, expire: int, remember: int) -> str:
     """Returns the commands that make a log's tables and functions; what is there already stays.
 
     Args:
         name: What their names begin with.
         max_events: Events kept of each topic, unless an append says otherwise.
         expire: Milliseconds that a topic lasts, unless an append says otherwise.
-        remember: Seconds for which an idempotency key is known.
+        remember: Milliseconds for which an idempotency key is known, unless an append says otherwise.
     """
     return _TABLES.format(
         name=name,
         max_events=max_events,
         expire=expire,
-        remember=round(remember),
+        remember=remember,
         remembered=remembered("known", "moment"),
         finished=FINISHED_STATE,
     )
@@ -189,5 +189,5 @@ def append_query(name: str) -> str:
     """Returns the query that appends events."""
     return (
         f"SELECT epoch, first, nonces FROM {name}_append_many"
-        "($1, $2::text[], $3::text[], $4::bigint[], $5::text[], $6, $7, $8)"
+        "($1, $2::text[], $3::text[], $4::bigint[], $5::text[], $6, $7, $8, $9)"
     )

@@ -13,7 +13,7 @@ from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, MissingExtraError, SourceUnavailableError
 from litestar_safe_sse.sources._cursor import cursor, record, tag
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
-from litestar_safe_sse.sources._lives import Lives
+from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, Lives
 from litestar_safe_sse.sources._stored import Renderer, check_topic, end_of
 from litestar_safe_sse.sources.postgres import _asyncpg
 from litestar_safe_sse.sources.postgres._appender import Appender, arguments_of, positions_of
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     Transaction = Connection[Any] | PoolConnectionProxy[Any]
 
 __all__ = ("PostgresEventLog",)
-
-IDEMPOTENCY = 600.0
-"""Seconds for which an idempotency key is known."""
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 
@@ -68,6 +65,7 @@ class PostgresEventLog(FanOutLog):
         expire_after: Seconds after which a topic goes that nobody appends or is subscribed to.
         max_bytes: Bytes that one event may have.
         history: A function that returns what is kept of a topic, where that is something else.
+        forget_keys_after: Seconds after which an idempotency key is forgotten; each is a row until then.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -85,6 +83,7 @@ class PostgresEventLog(FanOutLog):
         expire_after: float = 86_400.0,
         max_bytes: int = 1024 * 1024,
         history: HistoryOf | None = None,
+        forget_keys_after: float = FORGET_KEYS_AFTER,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
         if not _asyncpg.IS_INSTALLED:
@@ -96,8 +95,8 @@ class PostgresEventLog(FanOutLog):
         self._connector = Connector(_check_address(postgres))
         self._name = name
         self._connections = connections
-        self._lives = Lives(max_events, expire_after, history)
-        self._tables = tables(name, max_events, round(expire_after * 1000), IDEMPOTENCY)
+        self._lives = Lives(max_events, expire_after, history, forget_keys_after)
+        self._tables = tables(name, max_events, round(expire_after * 1000), self._lives.keys)
         self._append = append_query(name)
         self._queries = Queries.of(name)
         self._renderer = Renderer(max_bytes, enc_hook)
@@ -179,7 +178,7 @@ class PostgresEventLog(FanOutLog):
             if connection is None:
                 places = await self._state().appends.submit(topic, messages, key)
             else:
-                arguments = arguments_of(topic, messages, key, self._lives.of(topic))
+                arguments = arguments_of(topic, messages, key, self._lives)
                 places = positions_of(await connection.fetch(self._append, *arguments))
         except _asyncpg.ERRORS as error:
             raise translate(error) from error

@@ -27,9 +27,6 @@ Argument = str | bytes | int
 
 __all__ = ("APPEND", "DELETE", "Appending", "Keys", "ids", "last_id", "refusal")
 
-IDEMPOTENCY = 600.0
-"""Seconds for which an idempotency key is known."""
-
 APPEND = Script.of((get_data("litestar_safe_sse.sources.redis", "append.lua") or b"").decode())
 """Stores events, and publishes them to the channel of the topic's key: ID, nonce, the nonce before, and the fields, or
 the ID alone if they are large. That nobody may be told is no reason not to store it.
@@ -93,7 +90,7 @@ class Appending:
         self._keys = keys
         self._lives = lives
         self._renderer = Renderer(max_bytes, enc_hook)
-        self._times = (str(round(IDEMPOTENCY * 1000)).encode(), str(round(REMEMBERED * 1000)).encode())
+        self._times = (str(lives.keys).encode(), str(round(REMEMBERED * 1000)).encode())
 
     def append(self, topic: str, message: object, idempotency_key: str | None) -> list[Argument]:
         """Returns the arguments of ``APPEND`` for one message; see :meth:`EventLog.append`."""

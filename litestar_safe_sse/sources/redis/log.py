@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse.exceptions import SourceRefusedError
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
-from litestar_safe_sse.sources._lives import Lives
+from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, Lives
 from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, ids, last_id, refusal
 from litestar_safe_sse.sources.redis._log_reader import LogReader
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
@@ -47,6 +47,7 @@ class RedisEventLog(FanOutLog):
         expire_after: Seconds after which a topic goes that nobody appends or is subscribed to.
         max_bytes: Bytes that one event may have.
         history: A function that returns what is kept of a topic, where that is something else.
+        forget_keys_after: Seconds after which an idempotency key is forgotten; each is a key in Redis until then.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -63,11 +64,12 @@ class RedisEventLog(FanOutLog):
         expire_after: float = 86_400.0,
         max_bytes: int = 1024 * 1024,
         history: HistoryOf | None = None,
+        forget_keys_after: float = FORGET_KEYS_AFTER,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
         self._redis = RedisPlugin.of(redis)
         self._keys = Keys(self._redis.prefix, name)
-        self._lives = Lives(max_events, expire_after, history)
+        self._lives = Lives(max_events, expire_after, history, forget_keys_after)
         self._appending = Appending(self._keys, self._lives, max_bytes, enc_hook)
 
     async def append(self, topic: str, message: object, *, idempotency_key: str | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse.exceptions import InvalidFieldError, MissingExtraError
-from litestar_safe_sse.sources._lives import Lives
+from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, Lives
 from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, ids, last_id, refusal
 from litestar_safe_sse.sources.redis._errors import code_of, translate
@@ -40,6 +40,7 @@ class SyncRedisEventLog:
         expire_after: Seconds after which a topic goes that nobody appends or is subscribed to.
         max_bytes: Bytes that one event may have.
         history: A function that returns what is kept of a topic, where that is something else.
+        forget_keys_after: Seconds after which an idempotency key is forgotten; each is a key in Redis until then.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't.
         **options: Passed on to ``redis.Redis.from_url``.
 
@@ -58,6 +59,7 @@ class SyncRedisEventLog:
         expire_after: float = 86_400.0,
         max_bytes: int = 1024 * 1024,
         history: HistoryOf | None = None,
+        forget_keys_after: float = FORGET_KEYS_AFTER,
         enc_hook: Callable[[Any], Any] | None = None,
         **options: Any,
     ) -> None:
@@ -66,7 +68,7 @@ class SyncRedisEventLog:
         check_prefix(prefix)
         if options and not isinstance(redis, str):
             raise InvalidFieldError("redis", "must be a URL where options are given; a client has its own")
-        lives = Lives(max_events, expire_after, history)
+        lives = Lives(max_events, expire_after, history, forget_keys_after)
         self._appending = Appending(Keys(prefix, name), lives, max_bytes, enc_hook)
         self._closes_client = isinstance(redis, str)
         self._client: Any = _client(redis, options)

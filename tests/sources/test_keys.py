@@ -1,0 +1,62 @@
+"""For how long a log knows an event by its idempotency key is the application's to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from litestar_safe_sse.exceptions import InvalidFieldError
+from litestar_safe_sse.sources import History, MemoryEventLog, PostgresEventLog, RedisEventLog, SyncRedisEventLog
+from litestar_safe_sse.sources.testing import MakeLog
+from tests.sources.clients import eventually
+from tests.sources.logs import anyio_backend, case, log, make_log, redis_of_case
+from tests.sources.subscriptions import data
+
+__all__ = ("anyio_backend", "case", "log", "make_log", "redis_of_case")
+
+
+@pytest.mark.anyio
+async def test_a_key_is_forgotten_in_its_time(make_log: MakeLog) -> None:
+    """And not before: another log, which knows them for longer, still does."""
+    brief, longer = make_log(forget_keys_after=1), make_log(forget_keys_after=3600)
+    first = await brief.append("a", "1", idempotency_key="brief")
+    kept = await longer.append("b", "1", idempotency_key="longer")
+
+    async def again() -> bool:
+        return await brief.append("a", "2", idempotency_key="brief") != first
+
+    await eventually(again)
+    assert data(await brief.read("a", after=first)) == ["2"]
+    assert await longer.append("b", "2", idempotency_key="longer") == kept
+
+
+@pytest.mark.anyio
+async def test_a_key_is_known_after_its_topic_has_expired(make_log: MakeLog) -> None:
+    """The event has gone, and does not come again."""
+    log = make_log(forget_keys_after=3600, history=lambda topic: History(expire_after=1))
+    first = await log.append("a", "1", idempotency_key="k")
+
+    async def is_gone() -> bool:
+        return not await log.read("a")
+
+    await eventually(is_gone)
+    assert await log.append("a", "1", idempotency_key="k") == first
+    assert await log.read("a") == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        MemoryEventLog,
+        lambda **settings: RedisEventLog("redis://127.0.0.1", **settings),
+        lambda **settings: SyncRedisEventLog("redis://127.0.0.1", **settings),
+        lambda **settings: PostgresEventLog("postgresql://127.0.0.1", **settings),
+    ],
+    ids=["memory", "redis", "sync", "postgres"],
+)
+@pytest.mark.parametrize("seconds", [0, 0.5, -1, None, "600"])
+def test_a_time_that_won_t_do_is_refused(make: Any, seconds: Any) -> None:
+    """At once, by name."""
+    with pytest.raises(InvalidFieldError, match="forget_keys_after: must be"):
+        make(forget_keys_after=seconds)
