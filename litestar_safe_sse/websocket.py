@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
-import anyio
 from litestar import WebSocket
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.handlers import WebsocketRouteHandler
@@ -295,7 +294,7 @@ class Opening:
 
     async def _resume(self) -> tuple[int, str] | None:
         """Reads the first message; returns why to close if it is none to resume by, or does not come in time."""
-        with anyio.move_on_after(self.endpoint.resume_timeout):
+        with self.slot.registry.loop_state().wheel.move_on_after(self.endpoint.resume_timeout):
             try:
                 first = decode(await self.slot.channel.first_message(), type=Resumption).last_event_id
                 if first is not None:

@@ -46,6 +46,7 @@ class Access:
         "_has_ended",
         "_is_refused",
         "_logger",
+        "_lost_before",
         "_next",
         "_stream",
         "_task",
@@ -60,6 +61,8 @@ class Access:
         self._ends = math.inf
         self._next = math.inf
         """When to ask again, or, while that is done, when there has to be an answer."""
+        self._lost_before = 0.0
+        """How long the loop had not answered when it was asked."""
         self._task: OwnedTask | None = None
         self._done = stream.runtime.event()
         self._is_refused = False
@@ -89,7 +92,7 @@ class Access:
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        at = min(self._ends, self._next)
+        at = min(self._ends, self._next + self._lost)
         if at < math.inf:
             self._alarm.set(at)
 
@@ -98,14 +101,20 @@ class Access:
         now = monotonic() + EARLY
         if now >= self._ends:
             self._revoke(None)
-        elif self._task is not None and now >= self._next:
+        elif self._task is not None and now >= self._next + self._lost:
             self._revoke(TimeoutError(f"no answer within {self._stream.config.reauthorize_interval} s"))
         else:
-            if now >= self._next:
+            if self._task is None and now >= self._next:
                 self._ask()
             self._set_alarm()
 
+    @property
+    def _lost(self) -> float:
+        """The seconds in which whoever was asked could not answer, since the loop did not."""
+        return 0.0 if self._task is None else self._alarm.wheel.lost - self._lost_before
+
     def _ask(self) -> None:
+        self._lost_before = self._alarm.wheel.lost
         self._next = monotonic() + self._stream.config.reauthorize_interval
         name = f"SSE reauthorization of {self._stream.handler}"
         self._task = self._stream.runtime.spawn(self._run, name, self._context.copy())

@@ -19,16 +19,18 @@ from litestar_safe_sse._core.statistics import RegistryStatistics
 from litestar_safe_sse._core.stream import Stream, StreamNames
 from litestar_safe_sse._core.timers import TimerWheel
 from litestar_safe_sse._core.timing import (
+    DRAIN_MARGIN,
     DROP_DELAY,
     FINAL_SEND_TIMEOUT,
+    SECOND_CANCELLATION,
     STALL_TIME,
-    drain_timeout,
     exit_timeout,
     streams_timeout,
 )
 from litestar_safe_sse._core.watch import Watch
 from litestar_safe_sse._runtime.base import Runtime, Timer
 from litestar_safe_sse._runtime.current import current_key, current_runtime
+from litestar_safe_sse._runtime.margins import TimerWithMargin
 from litestar_safe_sse._runtime.shielding import run_shielded, wait_shielded
 from litestar_safe_sse._servers.connections import Connection, Connections
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
@@ -95,8 +97,8 @@ class LoopState:
         """What ends the background tasks that are under way, and what these are called."""
         self.draining = False
         self.empty: anyio.Event | None = None
-        self.overdue: Timer | None = None
-        """What ends background tasks when the time of a drain is over."""
+        self.overdue: tuple[Timer, ...] = ()
+        """What ends streams, and background tasks, when the time of a drain is over."""
         self.connections = Connections(runtime, drop_delay=DROP_DELAY, stall_time=STALL_TIME)
         self.farewells: list[Connection] = []
         """The connections of the streams that a drain has ended."""
@@ -138,11 +140,29 @@ class LoopState:
         """
         limit, name = stream.config.cleanup_timeout, f"SSE background tasks of {stream.handler}"
         failure = await run_shielded(
-            work, self.runtime, limit=limit, name=name, running=self.background, is_cancelled=is_cancelled
+            work,
+            self.runtime,
+            clock=self.wheel,
+            limit=limit,
+            name=name,
+            running=self.background,
+            is_cancelled=is_cancelled,
         )
         if failure is not None and is_cancelled:  # nobody else hears of it
             self.logger.warning("%s ended by %r", name, failure)
         return failure
+
+    def bound_by_clock(self, seconds: float) -> None:
+        """Bounds what a drain may take, however little of it the loop answers."""
+        self.overdue = (
+            self.runtime.call_later(seconds, self._hurry),
+            TimerWithMargin(self.runtime, seconds, DRAIN_MARGIN, self.end_background),
+        )
+
+    def _hurry(self) -> None:
+        latest = self.wheel.time() + SECOND_CANCELLATION
+        for stream in tuple(self.streams.values()):
+            stream.bound_end(latest, latest)
 
     def end_background(self) -> None:
         """Ends what a drain waits for no longer, on servers that would wait for it for ever."""
@@ -356,17 +376,17 @@ class StreamRegistry:
         if loop.draining:
             return
         loop.draining = True
-        now = monotonic()
+        now, time = monotonic(), loop.wheel.time()
         streams = tuple(loop.streams.values())
         for number, stream in enumerate(streams):
-            stream.bound_end(now + self.config.shutdown_grace, now + streams_timeout(self.config))
+            stream.bound_end(time + self.config.shutdown_grace, time + streams_timeout(self.config))
             delay = self.config.drain_spread * number / len(streams)
             if delay:
                 loop.wheel.set(LaterShutdown(stream), now + delay)
             else:
                 stream.close(CloseReason.SHUTDOWN)
         loop.drop_if_empty()
-        loop.overdue = loop.runtime.call_later(drain_timeout(self.config), loop.end_background)
+        loop.bound_by_clock(streams_timeout(self.config))
 
     async def drain(self) -> None:
         """Ends every stream of this event loop, and waits until all responses are over, but not without bound."""
@@ -374,7 +394,7 @@ class StreamRegistry:
         self.begin_drain()
         if loop.streams or loop.responses:
             loop.empty = anyio.Event()
-            overdue = loop.runtime.call_later(drain_timeout(self.config), loop.empty.set)
+            overdue = TimerWithMargin(loop.runtime, streams_timeout(self.config), DRAIN_MARGIN, loop.empty.set)
             try:
                 await wait_shielded(loop.empty)
             finally:
@@ -388,8 +408,8 @@ class StreamRegistry:
         """Undoes what :meth:`start` did. Called when the application has shut down."""
         loop = self._loops.pop(current_key(), None)
         if loop is not None:
-            if loop.overdue is not None:
-                loop.overdue.cancel()
+            for timer in loop.overdue:
+                timer.cancel()
             loop.log.tell_all()
             loop.watch.uninstall()
             asyncgens.uninstall()

@@ -312,7 +312,7 @@ class Stream:
         self._life.error = None
 
     def bound_end(self, grace_until: float, latest: float) -> None:
-        """Bounds all that is still to come, by times of the monotonic clock.
+        """Bounds all that is still to come, by times of the loop's clock (``timers.py``).
 
         Args:
             grace_until: Until when a body may say farewell. It has longer where it needs less time to clean up.
@@ -323,7 +323,7 @@ class Stream:
         bound = self._latest if self._life.is_ending else self._grace_until
         if self._life.state not in _UNBOUNDED and self._deadline > bound:
             self._deadline = bound
-            self._alarm.set(bound)
+            self._alarm.set(bound + self._alarm.wheel.lost)
 
     def _decide(self, reason: CloseReason) -> bool:
         first = self._life.decide(reason)
@@ -338,12 +338,15 @@ class Stream:
         action = ACTIONS.get((self._life.state, cause), Action.NOTHING)
         if action is Action.GRACE and self._asked and self.config.shutdown_grace > 0:
             self._life.move(StreamState.CLOSING)
-            self._set_deadline(min(self.config.shutdown_grace, self._grace_until - monotonic()))
+            self._alarm.wheel.watch()
+            self._set_deadline(min(self.config.shutdown_grace, self._grace_until - self._alarm.wheel.time()))
         elif action is not Action.NOTHING:
             self._end()
             self._start_owner()  # the headers may be blocked, and must not hold up the end
 
     def _end(self) -> None:
+        if self._life.state is not StreamState.CLOSING:
+            self._alarm.wheel.watch()
         self._life.move(StreamState.ENDING)
         self._set_deadline(self.config.cleanup_timeout)
         self._buffer.end()
@@ -397,7 +400,7 @@ class Stream:
             buffer=self._buffer,
             life=self._life,
             connections=self._connections,
-            runtime=self.runtime,
+            wheel=self._alarm.wheel,
             on_sent=None if self._watch is None else partial(self._notify_sent, self._watch),
         )
         self._writer = writer
@@ -455,7 +458,7 @@ class Stream:
         """
         self._buffer.hold()
         self._start_owner()
-        with anyio.move_on_after(seconds):
+        with self._alarm.wheel.move_on_after(seconds):
             await self._buffer.wait_for_event()
         return self._life.error is None or self._buffer.events > 0
 
@@ -465,9 +468,9 @@ class Stream:
         else:
             self._life.move(StreamState.OPEN)
             if self.config.max_lifetime is not None:
-                self._set_deadline(draw_shorter(self.config.max_lifetime, self.config.jitter))
+                self._deadline = monotonic() + draw_shorter(self.config.max_lifetime, self.config.jitter)
         self._listener = Listener(self, transport, self.runtime, self.names.listener_task)
-        self._alarm.set(self._look_at_writer(monotonic()))
+        self._alarm.set(min(self._look_at_writer(monotonic()), self._deadline + self._lost))
 
     async def _write_on(self, writer: Writer) -> None:
         try:
@@ -484,6 +487,8 @@ class Stream:
     async def _join(self, writer: Writer) -> None:
         """Waits for everyone else, whatever cancellations arrive."""
         writer.close()
+        if self._life.state is StreamState.CLOSED:
+            self._end_alarm()
         self._start_owner()
         try:
             await wait_shielded(self._closed)
@@ -627,10 +632,13 @@ class Stream:
             if self._life.reason is CloseReason.SHUTDOWN and self.has_begun:
                 seconds = min(seconds, FINAL_SEND_TIMEOUT)
             self._writer.set_final_timeout(self._within(seconds))
+            self._alarm.set(self._look_at_writer(monotonic()))
 
     def _finish(self) -> None:
         self._life.move(StreamState.CLOSED)
-        self._alarm.clear()
+        self._deadline = math.inf
+        if self._writer is None or not self._writer.is_open:
+            self._end_alarm()
         self._body.task = None
         report = self.cleanups.close()
         try:
@@ -645,20 +653,29 @@ class Stream:
     # Time: heartbeats, and the one deadline that each state has
 
     def _within(self, seconds: float) -> float:
-        return max(min(seconds, self._latest - monotonic()), SECOND_CANCELLATION)
+        return max(min(seconds, self._latest - self._alarm.wheel.time()), SECOND_CANCELLATION)
 
     def _set_deadline(self, seconds: float) -> None:
-        self._deadline = monotonic() + (self._within(seconds) if self._life.is_ending else seconds)
-        self._alarm.set(self._deadline)
+        wheel = self._alarm.wheel
+        self._deadline = wheel.time() + (self._within(seconds) if self._life.is_ending else seconds)
+        self._alarm.set(self._deadline + wheel.lost)
 
     def on_time(self) -> None:
         """Does what is due; called by the alarm."""
         now = monotonic() + EARLY
-        if now >= self._deadline:
+        if now >= self._deadline + self._lost:
             self._deadline = math.inf
             self._on_deadline()
-        if self._life.state is not StreamState.CLOSED:
-            self._alarm.set(min(self._look_at_writer(now), self._deadline))
+        self._alarm.set(min(self._look_at_writer(now), self._deadline + self._lost))
+
+    @property
+    def _lost(self) -> float:
+        """The seconds in which the loop did not answer, which count for nothing but a lifetime."""
+        return 0.0 if self._life.state is StreamState.OPEN else self._alarm.wheel.lost
+
+    def _end_alarm(self) -> None:
+        self._alarm.clear()
+        self._alarm.wheel.unwatch()
 
     def _on_deadline(self) -> None:
         if self._life.state is StreamState.OPEN:
@@ -673,7 +690,7 @@ class Stream:
         if self._owner is not None and not self._insisted:
             self._insisted = True
             self._owner.cancel()
-            self._deadline = monotonic() + SECOND_CANCELLATION
+            self._deadline = self._alarm.wheel.time() + SECOND_CANCELLATION
             return
         name = self.cleanups.running or "the body"
         self.cleanups.fail(name, TimeoutError("did not end though cancelled twice, and was left behind"))

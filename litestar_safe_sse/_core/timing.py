@@ -12,6 +12,11 @@ The last bytes (``FINAL_SEND_TIMEOUT``), the dropping of clients that do not tak
 and the second cancellation (``SECOND_CANCELLATION``) lie within these. So does ``drain_spread``, which lies within
 ``shutdown_grace``: what is told last has no grace left, but all of its ``cleanup_timeout``. After the drain the
 application's own shutdown begins, which is bounded by ``APPLICATION_SHUTDOWN`` where nobody else bounds it.
+
+Grace, cleanups and last bytes count by the loop's time, in which it answers (``timers.py``), so that one who blocks it
+takes none of it from others. But the sum of them goes by the clock: when it is over, what is left has a tenth of a
+second of the loop's for each thing that it still has to end. ``DRAIN_MARGIN`` alone begins when the loop answers, be
+that later, so that these have a turn.
 """
 
 from __future__ import annotations
@@ -23,12 +28,12 @@ if TYPE_CHECKING:
     from litestar_safe_sse.config import SafeSSEConfig
 
 __all__ = (
+    "DRAIN_MARGIN",
     "DROP_DELAY",
     "FINAL_SEND_TIMEOUT",
     "REAUTHORIZE_JITTER",
     "SECOND_CANCELLATION",
     "STALL_TIME",
-    "drain_timeout",
     "draw_shorter",
     "exit_timeout",
     "streams_timeout",
@@ -64,11 +69,6 @@ APPLICATION_SHUTDOWN = 3.0
 def streams_timeout(config: SafeSSEConfig) -> float:
     """Returns the seconds that the streams have, all together, from the first sign of a shutdown."""
     return config.shutdown_grace + config.cleanup_timeout
-
-
-def drain_timeout(config: SafeSSEConfig) -> float:
-    """Returns the seconds that a drain waits at most."""
-    return streams_timeout(config) + DRAIN_MARGIN
 
 
 def exit_timeout(config: SafeSSEConfig) -> float:

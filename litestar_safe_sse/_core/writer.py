@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._core.buffer import Buffer
     from litestar_safe_sse._core.state import Lifecycle
+    from litestar_safe_sse._core.timers import TimerWheel
     from litestar_safe_sse._core.transport import Transport
-    from litestar_safe_sse._runtime.base import Runtime, Timer
     from litestar_safe_sse._servers.connections import Connections
     from litestar_safe_sse.config import SafeSSEConfig
 
@@ -36,21 +35,23 @@ class Writer:
         buffer: The events.
         life: How the stream fares.
         connections: Where a client that takes nothing is given up.
-        runtime: The running event loop.
+        wheel: The timer of its event loop.
         on_sent: Called with the bytes of each chunk that the server has taken.
     """
 
     __slots__ = (
         "_buffer",
         "_connections",
-        "_final_send_timer",
+        "_final_patience",
+        "_final_until",
         "_has_begun",
         "_life",
+        "_lost_before",
         "_on_sent",
-        "_runtime",
         "_sending",
         "_sent_at",
         "_transport",
+        "_wheel",
         "cancel_scope",
         "heartbeats",
     )
@@ -62,21 +63,25 @@ class Writer:
         buffer: Buffer,
         life: Lifecycle,
         connections: Connections,
-        runtime: Runtime,
+        wheel: TimerWheel,
         on_sent: Callable[[int], None] | None = None,
     ) -> None:
         self._transport = transport
         self._buffer = buffer
         self._life = life
         self._connections = connections
-        self._runtime = runtime
+        self._wheel = wheel
         self._on_sent = on_sent
         self._has_begun = False
         """Whether the body of the response has begun."""
         self._sending = False
         self._sent_at = monotonic()
         """When the latest ``send()`` began."""
-        self._final_send_timer: Timer | None = None
+        self._lost_before = 0.0
+        """How long the loop had not answered until then."""
+        self._final_until = math.inf
+        """Until when the client has to take what is left, by the loop's time."""
+        self._final_patience = 0.0
         self.cancel_scope: anyio.CancelScope | None = None
         """The scope of the writing, while there is some."""
         self.heartbeats = 0
@@ -93,13 +98,13 @@ class Writer:
 
     async def start(self) -> None:
         """Sends the headers."""
-        self._sent_at, self._sending = monotonic(), True
+        self._sent_at, self._lost_before, self._sending = monotonic(), self._wheel.lost, True
         await self._transport.start()
         self._sending = False
 
     async def write(self) -> None:
         """Writes until the stream has no more to say, or nothing can reach the client any more."""
-        buffer, transport = self._buffer, self._transport
+        buffer, transport, wheel = self._buffer, self._transport, self._wheel
         while buffer.state is not BufferState.DROPPED:
             chunk = buffer.take()
             if not chunk:
@@ -110,7 +115,7 @@ class Writer:
                     continue
                 chunk = buffer.opening
             self._has_begun = True
-            self._sent_at, self._sending = monotonic(), True
+            self._sent_at, self._lost_before, self._sending = monotonic(), wheel.lost, True
             await transport.send(chunk)
             self._sending = False
             if self._on_sent is not None:
@@ -121,7 +126,7 @@ class Writer:
                 await buffer.wait_filled()
         if buffer.state is not BufferState.DROPPED or self._life.reason is CloseReason.REVOKED:
             self._has_begun = True
-            self._sent_at, self._sending = monotonic(), True
+            self._sent_at, self._lost_before, self._sending = monotonic(), wheel.lost, True
             await transport.end(failed=self._life.is_cut_short, reason=self._life.reason)
             self._sending = False
 
@@ -135,7 +140,7 @@ class Writer:
                     return
 
     def look(self, now: float, config: SafeSSEConfig) -> float | None:
-        """Puts the heartbeat in that is due.
+        """Puts the heartbeat in that is due, and gives up a client that has not taken in time what was left at the end.
 
         Args:
             now: The time of the monotonic clock.
@@ -144,12 +149,14 @@ class Writer:
         Returns:
             When to look again, or ``None`` if a ``send()`` has been blocked for too long.
         """
-        if not self.is_open or self._life.is_body_done:
+        if not self.is_open:
             return math.inf
+        if self._life.is_body_done:
+            return self._look_at_the_rest(now)
         send_timeout = config.send_timeout or math.inf
         interval = (config.ping_interval or math.inf) * (1 - LATENESS)  # so that none is late
         if self._sending:
-            blocked_until = self._sent_at + send_timeout
+            blocked_until = self._sent_at + send_timeout + self._wheel.lost - self._lost_before
             # By the earlier of the two it may have ended, and a heartbeat be due.
             return min(blocked_until, now + interval) if now < blocked_until else None
         if now >= self._sent_at + interval:
@@ -159,8 +166,15 @@ class Writer:
         return min(self._sent_at + interval, now + send_timeout)
 
     def set_final_timeout(self, seconds: float) -> None:
-        """Gives the client that long to take what is left."""
-        self._final_send_timer = self._runtime.call_later(seconds, partial(self.give_up, seconds))
+        """Gives the client that long to take what is left; :meth:`look` is to be called then."""
+        self._final_until, self._final_patience = self._wheel.time() + seconds, seconds
+
+    def _look_at_the_rest(self, now: float) -> float:
+        until = self._final_until + self._wheel.lost
+        if now < until:
+            return until
+        self.give_up(self._final_patience)
+        return math.inf
 
     def give_up(self, patience: float) -> None:
         """Drops a client that takes nothing: servers hold on to it, and not every ``send()`` can be cancelled.
@@ -200,7 +214,4 @@ class Writer:
         self.cancel_scope = None
         self._sending = False
         self._transport.release()
-        if self._final_send_timer is not None:
-            self._final_send_timer.cancel()
-            self._final_send_timer = None
         self._buffer.drop()

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import contextvars
 
-__all__ = ("Event", "Interrupted", "OwnedTask", "Runtime", "Timer", "Wake", "Work")
+__all__ = ("LATE", "Event", "Interrupted", "OwnedTask", "Runtime", "Timer", "Wake", "Work")
+
+LATE = 0.01
+"""Seconds by which a timer may be late though the loop answers: as long as a turn of a busy one."""
 
 
 class Interrupted(BaseException):

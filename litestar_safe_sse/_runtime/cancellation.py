@@ -18,6 +18,8 @@ import weakref
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from litestar_safe_sse._runtime.base import LATE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import CodeType, FrameType, TracebackType
@@ -52,7 +54,19 @@ class Cancellation:
         pause: Seconds from when it is forgotten until there is to be another.
     """
 
-    __slots__ = ("_again", "_body", "_held", "_is_bodys", "_loop", "_pause", "_place", "_task", "_timer", "requests")
+    __slots__ = (
+        "_again",
+        "_body",
+        "_due",
+        "_held",
+        "_is_bodys",
+        "_loop",
+        "_pause",
+        "_place",
+        "_task",
+        "_timer",
+        "requests",
+    )
 
     def __init__(
         self, task: asyncio.Task[Any], again: Callable[[], object], body: object, earlier: int, pause: float
@@ -73,6 +87,7 @@ class Cancellation:
         self._is_bodys = False
         """Whether it has come up to the body's own frame."""
         self._timer: asyncio.Handle | None = None
+        self._due = 0.0
         message, waiter = _Message("cancelled by its owner"), getattr(task, "_fut_waiter", None)
         task.cancel(message)
         if waiter is not None and not waiter.done():  # another task, or several, which may forget it themselves
@@ -144,10 +159,13 @@ class Cancellation:
 
     def _wait(self) -> None:
         if self._again is not None:
+            self._due = self._loop.time() + self._pause
             self._timer = self._loop.call_later(self._pause, self._look)
 
     def _look(self) -> None:
-        if not self._is_bodys or self._is_back():
+        if self._loop.time() > self._due + LATE:  # the loop has not answered, and nobody could do anything meanwhile
+            self._wait()
+        elif not self._is_bodys or self._is_back():
             self._have_another()
         elif self._place is not None:
             self._wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
@@ -21,6 +21,12 @@ __all__ = ("run_shielded", "shielded_from_scopes", "wait_shielded")
 
 LEAVING_TIME = 0.1
 """Seconds that something has after its cancellation, before it is left behind."""
+
+
+class Clock(Protocol):
+    """A loop's time, in which it answers."""
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer: ...
 
 
 async def wait_shielded(event: Event) -> None:
@@ -50,6 +56,7 @@ async def run_shielded(
     work: Coroutine[Any, Any, object],
     runtime: Runtime,
     *,
+    clock: Clock,
     limit: float,
     name: str,
     running: dict[Callable[[], None], str],
@@ -60,6 +67,7 @@ async def run_shielded(
     Args:
         work: The coroutine.
         runtime: The running event loop.
+        clock: Tells when a time is over.
         limit: Seconds after a cancellation of the calling task that it still has. Then it is cancelled too, and, if
             that does not help, left behind.
         name: The task's name.
@@ -78,8 +86,11 @@ async def run_shielded(
         done.set()
 
     def end_within(seconds: float) -> None:
-        timers.append(runtime.call_later(seconds, task.cancel))
-        timers.append(runtime.call_later(seconds + LEAVING_TIME, done.set))
+        timers.append(clock.call_later(seconds, cancel))
+
+    def cancel() -> None:
+        task.cancel()
+        timers.append(clock.call_later(LEAVING_TIME, done.set))
 
     task = runtime.spawn(run, name)
     end = partial(end_within, 0)

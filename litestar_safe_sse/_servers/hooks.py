@@ -17,6 +17,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from litestar_safe_sse._runtime.current import current_key
+from litestar_safe_sse._runtime.margins import TimerWithMargin
 from litestar_safe_sse._servers.connections import ADDRESSES
 from litestar_safe_sse._servers.frames import callers, locals_of_waiting, module_of
 
@@ -257,7 +258,8 @@ class TerminationDelay(Link):
     def _start(self) -> None:
         if not self._has_started:
             self._has_started = True
-            self.notifier.runtime.call_later(self._delay, self._terminate)
+            half = self._delay / 2  # the second begins when the loop answers, and leaves a turn to everyone
+            TimerWithMargin(self.notifier.runtime, half, half, self._terminate)
 
     def _terminate(self) -> None:
         if not self.notifier.is_removed:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 
+from litestar_safe_sse._core.timers import TimerWheel
 from litestar_safe_sse._litestar import cause_of
+from litestar_safe_sse._runtime.current import current_runtime
 from litestar_safe_sse._slot import SLOT
 from litestar_safe_sse.config import check_duration
 from litestar_safe_sse.exceptions import MissingPluginError, SSEError
@@ -109,7 +111,8 @@ class Exchange:
         """
         check_duration("timeout", timeout, optional=True)
         seconds = self.timeout if timeout is None else timeout
-        with anyio.move_on_after(seconds) as waiting:
+        # Of an application that blocks the loop, what it does is still to be seen.
+        with TimerWheel(current_runtime()).move_on_after(seconds) as waiting:
             while not condition():
                 await self._changed.wait()
         if waiting.cancelled_caught:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from litestar_safe_sse import SafeSSEConfig, StreamContext
+from litestar_safe_sse._core.timers import TimerWheel
 from litestar_safe_sse._core.timing import SECOND_CANCELLATION
 from litestar_safe_sse._runtime.base import Interrupted, OwnedTask
 from litestar_safe_sse._runtime.cancellation import NEXT_PAUSE, PAUSE
@@ -315,7 +316,9 @@ async def test_what_is_run_shielded_ends_in_time_though_its_library_swallows() -
         finally:
             ended = True
 
-    outcome = await run_shielded(work(), current_runtime(), limit=PAUSE, name="work", running={}, is_cancelled=True)
+    runtime = current_runtime()
+    clock = TimerWheel(runtime)
+    outcome = await run_shielded(work(), runtime, clock=clock, limit=PAUSE, name="work", running={}, is_cancelled=True)
     assert isinstance(outcome, Interrupted)
     assert ended
 

@@ -472,6 +472,27 @@ async def test_first_message_that_does_not_come_is_not_waited_for_for_ever() -> 
     assert closed(streams) == {CloseReason.CLOSED: 1}
 
 
+async def test_first_message_is_waited_for_in_the_loops_time() -> None:
+    """One that comes while the loop is blocked, for longer than ``resume_timeout``, is read."""
+
+    async def speak() -> None:
+        await socket.until(lambda got: got.kinds)  # type: ignore[attr-defined]
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+        block()
+        await anyio.sleep(0.001)
+        socket.say('{"last_event_id": "7"}')
+
+    def block() -> None:
+        time.sleep(3 * SHORT)
+
+    socket = socket_at("/")
+    async with serving(resuming(SHORT)) as (app, _), anyio.create_task_group() as tasks:
+        tasks.start_soon(speak)
+        await serve(app, socket)
+    assert [message["data"] for message in messages(socket)] == ["after 7"]
+
+
 async def test_shutdown_does_not_wait_for_a_first_message() -> None:
     """The stream ends as one that waits in its body."""
     async with serving(resuming(NEVER)) as (app, streams):

@@ -66,6 +66,7 @@ class Bell:
 def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     loop = Loop()
     monkeypatch.setattr(timers, "monotonic", lambda: loop.now)
+    monkeypatch.setattr(timers, "LONGEST", math.inf)
     return loop
 
 
@@ -99,6 +100,23 @@ def test_an_early_loop_tells_no_alarm_a_millisecond_early(loop: Loop, wheel: Tim
     loop.run_until(due + 1)
     assert len(bell.told) == 1
     assert bell.told[0] >= due - EARLY
+
+
+@pytest.mark.parametrize(("longest", "lost"), [(math.inf, 60.0), (1.0, 100.0)])
+def test_a_stall_is_noticed_when_the_timer_is_late(
+    loop: Loop, wheel: TimerWheel, monkeypatch: pytest.MonkeyPatch, longest: float, lost: float
+) -> None:
+    """What of it lies behind the next alarm, or the next look, is lost; a loop that answers loses nothing."""
+    monkeypatch.setattr(timers, "LONGEST", longest)
+    bell = Bell(loop)
+    wheel.set(bell, loop.now + 50)
+    loop.run_until(loop.now + 9.5)
+    assert wheel.lost == 0
+    loop.now += 100.5
+    before = wheel.time()
+    loop.run_one()
+    assert wheel.lost == pytest.approx(lost, abs=1)
+    assert wheel.time() == pytest.approx(before - wheel.lost)
 
 
 def test_one_timer_for_all(loop: Loop, wheel: TimerWheel) -> None:
