@@ -10,7 +10,7 @@ import logging
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from litestar.exceptions import LitestarException
+from litestar.exceptions import LitestarException, PermissionDeniedException
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 from litestar.response.sse import ServerSentEventMessage
@@ -20,6 +20,7 @@ from litestar.types import Empty
 from msgspec import UNSET
 
 from litestar_safe_sse._core.messages import SSEMessage
+from litestar_safe_sse.exceptions import SSEError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "ServerSentEventMessage",
+    "TopicsDeniedError",
     "as_called",
     "cause_of",
     "chosen_status",
@@ -52,6 +54,18 @@ _PASSES_APP = "app" in inspect.signature(Response.to_asgi_response).parameters
 """Whether ``to_asgi_response`` is passed the application: until Litestar 3."""
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
+
+
+class TopicsDeniedError(SSEError, PermissionDeniedException):
+    """A stream may not have the topics that it subscribes to; ahead of its first event it is answered 403.
+
+    Attributes:
+        topics: The topics, at least one of which it may not have. The answer doesn't name them.
+    """
+
+    def __init__(self, topics: tuple[str, ...] = ()) -> None:
+        super().__init__(detail="this topic is not for you to subscribe to")
+        self.topics = topics
 
 
 def from_litestar(message: ServerSentEventMessage) -> tuple[SSEMessage, str]:

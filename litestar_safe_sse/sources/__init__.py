@@ -6,6 +6,7 @@ source that needs them says what to install.
 
 from __future__ import annotations
 
+from litestar_safe_sse._litestar import TopicsDeniedError
 from litestar_safe_sse.exceptions import (
     MissingExtraError,
     SourceRefusedError,
@@ -66,5 +67,6 @@ __all__ = (
     "Subscription",
     "SyncRedisEventLog",
     "TopicFinishedError",
+    "TopicsDeniedError",
     "sequence_of",
 )

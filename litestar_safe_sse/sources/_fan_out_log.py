@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET, UnsetType
+
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_integer
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceUnavailableError
@@ -15,6 +17,8 @@ from litestar_safe_sse.sources._stored import RESET, check_topic
 from litestar_safe_sse.sources.event_log import EventLog, OnReset, Reset, Start
 
 if TYPE_CHECKING:
+    from litestar_safe_sse.context import StreamContext
+    from litestar_safe_sse.sources._door import Door
     from litestar_safe_sse.sources._fan_out import FanOut
     from litestar_safe_sse.sources._stored import Extent
     from litestar_safe_sse.sources._subscription import Key, Overflow
@@ -32,6 +36,8 @@ _ATTEMPTS = 5
 class FanOutLog(EventLog):
     """An event log that has a fan-out for each event loop."""
 
+    _door: Door
+
     @abstractmethod
     def _fan_out(self) -> FanOut:
         """Returns the fan-out of the running event loop."""
@@ -40,6 +46,7 @@ class FanOutLog(EventLog):
         self,
         *topics: str,
         after: str | None = None,
+        stream: StreamContext | UnsetType | None = UNSET,
         start: Start = "latest",
         on_reset: OnReset | None = None,
         mark: bool = False,
@@ -49,7 +56,8 @@ class FanOutLog(EventLog):
     ) -> LogSubscription:
         """See :meth:`EventLog.subscribe`."""
         options = SubscribeOptions(start, on_reset, mark, buffer, overflow, key)
-        return LogSubscription(self._fan_out, topics, after, options)
+        visitor = self._door.visitor(stream)
+        return LogSubscription(self._fan_out, topics, after, options, visitor)
 
     def statistics(self) -> EventLogStatistics:
         """See :meth:`EventLog.statistics`."""

@@ -10,8 +10,8 @@ The laws, and where each is kept:
 3. *Join without a seam.* A subscription is attached to the live events first, at a position noted in the same step, and
    then fetches what lies before that position.
 
-It is in one of three phases: it seeks its place, replays what lies before the live events, or is live. Two more last
-for a message or so: it marks where the live events begin, or its topics are over.
+It is in one of three phases: it seeks its place, replays what lies before the live events, or is live. Three more last
+for a message or so: it asks whether it may begin, it marks where the live events begin, or its topics are over.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subs
 from litestar_safe_sse.sources.event_log import CaughtUp, Last, OnReset, Reset, Since, Start, Subscribed
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from litestar_safe_sse.sources._door import Visitor
     from litestar_safe_sse.sources._fan_out import FanOut, LiveTopic
     from litestar_safe_sse.sources._pages import Page
     from litestar_safe_sse.sources._stored import Extent, Why
@@ -102,17 +105,24 @@ class LogSubscription(Subscription):
         topics: The topics.
         after: The ID to resume from.
         options: How.
+        visitor: Who has to be asked about; ``None`` if nobody does.
 
     Raises:
         InvalidFieldError: An argument can't be used.
     """
 
     def __init__(
-        self, find: Callable[[], FanOut], topics: tuple[str, ...], after: str | None, options: SubscribeOptions
+        self,
+        find: Callable[[], FanOut],
+        topics: tuple[str, ...],
+        after: str | None,
+        options: SubscribeOptions,
+        visitor: Visitor | None = None,
     ) -> None:
         self._live: Mailbox | None = None
         self._missed: deque[SSEMessage] | None = None
-        self._phase: Phase = Seeking()  # it knows its subscription only when asked: a circle is not let go at once
+        # It knows its subscription only when asked: a circle is not let go at once.
+        self._phase: Phase = Seeking() if visitor is None else Entering(visitor)
         self.tags = tags_of(topics)
         options.check()
         self.find_fan_out = find
@@ -120,6 +130,16 @@ class LogSubscription(Subscription):
         self.was_there = False
         self.to_mark = options.mark
         self._cursor: str | int | None = after or None
+
+    async def __aenter__(self) -> Self:
+        """Asks whether it may have its topics, so that a handler is told before its response begins."""
+        if isinstance(self._phase, Entering):
+            try:
+                await self._phase.next(self)
+            except BaseException:
+                self._close()
+                raise
+        return self
 
     @property
     def cursor(self) -> str | None:
@@ -181,6 +201,28 @@ class LogSubscription(Subscription):
 
     def _release(self) -> None:
         self.seek()
+
+
+class Entering:
+    """Asks whether the subscription may have its topics.
+
+    Args:
+        visitor: Whose it is.
+    """
+
+    __slots__ = ("_visitor",)
+
+    def __init__(self, visitor: Visitor) -> None:
+        self._visitor = visitor
+
+    async def next(self, subscription: LogSubscription) -> SSEMessage | None:
+        """See :meth:`Phase.next`."""
+        await self._visitor.ask(tuple(subscription.tags))
+        subscription.enter(Seeking())
+        return None
+
+    def leave(self) -> None:
+        """See :meth:`Phase.leave`; it holds nothing."""
 
 
 class Seeking:

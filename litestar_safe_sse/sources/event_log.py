@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from litestar_safe_sse.config import check_duration, check_integer
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -17,6 +17,7 @@ from litestar_safe_sse.sources.statistics import EventLogStatistics
 
 if TYPE_CHECKING:
     from litestar_safe_sse._core.messages import SSEMessage
+    from litestar_safe_sse.context import StreamContext
 
 __all__ = (
     "CaughtUp",
@@ -309,6 +310,7 @@ class EventLog(ABC):
         self,
         *topics: str,
         after: str | None = None,
+        stream: StreamContext | UnsetType | None = UNSET,
         start: Start = "latest",
         on_reset: OnReset | None = None,
         mark: bool = False,
@@ -320,12 +322,16 @@ class EventLog(ABC):
 
         It starts when it is first iterated over. It does not end by itself, except by ``overflow`` and when its topics
         are finished; while the log can't be reached it waits. It raises ``SourceRefusedError`` if the log refuses one
-        of its topics.
+        of its topics, and ``TopicsDeniedError`` if the connection may not have them: entered as an async context
+        manager, then, and otherwise when it is first iterated over.
 
         Args:
             *topics: From 1 to 32 topics. They need not exist yet.
             after: The ``Last-Event-ID`` of a client that resumes; ``None`` or ``""`` if it is new. What is no ID of
                 ours leads to a reset.
+            stream: The stream that subscribes, whose connection a log with ``authorize`` is asked about: when the
+                subscription starts, and never again. It need not be given to a log without; ``None`` where it is the
+                application itself that subscribes, and may have any topic.
             start: Where the topics begin that ``after`` does not hold; all of them, for a new client: ``"oldest"``,
                 ``"latest"``, :class:`Last` or :class:`Since`. (Topics it holds and that are no longer subscribed to are
                 forgotten.)

@@ -13,6 +13,7 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_duration, check_integer, check_text
 from litestar_safe_sse.exceptions import TopicFinishedError
 from litestar_safe_sse.sources._cursor import Position, cursor, record, seal, tag
+from litestar_safe_sse.sources._door import Door
 from litestar_safe_sse.sources._fan_out import FanOut
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
 from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, check_forget_keys_after
@@ -21,6 +22,7 @@ from litestar_safe_sse.sources._stored import REMEMBERED, Extent, Renderer, Stor
 from litestar_safe_sse.sources._subscription import TURN
 
 if TYPE_CHECKING:
+    from litestar_safe_sse.sources._door import Authorize
     from litestar_safe_sse.sources._fan_out import LiveTopic
     from litestar_safe_sse.sources.event_log import HistoryOf
 
@@ -45,6 +47,8 @@ class MemoryEventLog(FanOutLog):
         history: A function that returns what is kept of a topic, where that is something else.
         forget_keys_after: Seconds after which an idempotency key is forgotten; earlier, if it is none of the last
             100,000.
+        authorize: An async function of the connection and the topics, asked when a stream subscribes. If it raises, or
+            returns ``False``, the stream is refused.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -60,6 +64,7 @@ class MemoryEventLog(FanOutLog):
         max_bytes: int = 1024 * 1024,
         history: HistoryOf | None = None,
         forget_keys_after: float = FORGET_KEYS_AFTER,
+        authorize: Authorize | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
         check_integer("max_events", max_events, minimum=1)
@@ -67,6 +72,7 @@ class MemoryEventLog(FanOutLog):
         check_integer("max_topics", max_topics, minimum=1)
         check_integer("max_bytes", max_bytes, minimum=1)
         check_forget_keys_after(forget_keys_after)
+        self._door = Door(authorize)
         self._turn = 0
         self._renderer = Renderer(max_bytes, enc_hook)
         kept = Kept(max_events, float("inf") if max_age is None else max_age, history)

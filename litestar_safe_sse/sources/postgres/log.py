@@ -12,6 +12,7 @@ import anyio
 from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, MissingExtraError, SourceUnavailableError
 from litestar_safe_sse.sources._cursor import cursor, record, tag
+from litestar_safe_sse.sources._door import Door
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
 from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, Lives
 from litestar_safe_sse.sources._stored import Renderer, check_topic, end_of
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     from litestar_safe_sse._core.messages import SSEMessage
+    from litestar_safe_sse.sources._door import Authorize
     from litestar_safe_sse.sources.event_log import HistoryOf
     from litestar_safe_sse.sources.postgres.connections import PostgresAddress
 
@@ -66,6 +68,8 @@ class PostgresEventLog(FanOutLog):
         max_bytes: Bytes that one event may have.
         history: A function that returns what is kept of a topic, where that is something else.
         forget_keys_after: Seconds after which an idempotency key is forgotten; each is a row until then.
+        authorize: An async function of the connection and the topics, asked when a stream subscribes. If it raises, or
+            returns ``False``, the stream is refused.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -84,6 +88,7 @@ class PostgresEventLog(FanOutLog):
         max_bytes: int = 1024 * 1024,
         history: HistoryOf | None = None,
         forget_keys_after: float = FORGET_KEYS_AFTER,
+        authorize: Authorize | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
         if not _asyncpg.IS_INSTALLED:
@@ -92,6 +97,7 @@ class PostgresEventLog(FanOutLog):
         check_integer("max_bytes", max_bytes, minimum=1)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidFieldError("name", f"must be of a-z, 0-9 and _, and at most 40 characters, not {name!r:.60}")
+        self._door = Door(authorize)
         self._connector = Connector(_check_address(postgres))
         self._name = name
         self._connections = connections

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse.exceptions import SourceRefusedError
+from litestar_safe_sse.sources._door import Door
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
 from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, Lives
 from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, ids, last_id, refusal
@@ -14,6 +15,7 @@ from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from litestar_safe_sse.sources._door import Authorize
     from litestar_safe_sse.sources.event_log import HistoryOf
     from litestar_safe_sse.sources.redis._appending import Argument
     from litestar_safe_sse.sources.redis._scripts import Script
@@ -48,6 +50,8 @@ class RedisEventLog(FanOutLog):
         max_bytes: Bytes that one event may have.
         history: A function that returns what is kept of a topic, where that is something else.
         forget_keys_after: Seconds after which an idempotency key is forgotten; each is a key in Redis until then.
+        authorize: An async function of the connection and the topics, asked when a stream subscribes. If it raises, or
+            returns ``False``, the stream is refused.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -65,8 +69,10 @@ class RedisEventLog(FanOutLog):
         max_bytes: int = 1024 * 1024,
         history: HistoryOf | None = None,
         forget_keys_after: float = FORGET_KEYS_AFTER,
+        authorize: Authorize | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
+        self._door = Door(authorize)
         self._redis = RedisPlugin.of(redis)
         self._keys = Keys(self._redis.prefix, name)
         self._lives = Lives(max_events, expire_after, history, forget_keys_after)
