@@ -137,21 +137,29 @@ class Broadcast:
     """One event to everyone who waits."""
 
     def __init__(self) -> None:
-        self._next: asyncio.Future[None] | None = None
+        # One for each: of callbacks that wait for the same one, asyncio looks through all to take one back.
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
     def publish(self) -> None:
-        waiting, self._next = self._next, None
-        if waiting is not None:
-            waiting.set_result(None)
+        waiting, self._waiting = self._waiting, {}
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
+        try:
+            await waiter
+        finally:
+            self._waiting.pop(waiter, None)
 
     async def body(self, item: Any) -> AsyncIterator[Any]:
         """An item at once, and one for each :meth:`publish`."""
         try:
             yield item
             while True:
-                if self._next is None:
-                    self._next = asyncio.get_running_loop().create_future()
-                await asyncio.shield(self._next)
+                await self._wait()
                 yield item
         finally:
             print(CLEANED, end="", flush=True)
