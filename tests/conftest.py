@@ -14,11 +14,12 @@ for part in ("core", "docs", "doctor", "example", "integration", "litestar", "se
 pytest.register_assert_rewrite("litestar_safe_sse.sources.testing")
 
 SERVER = re.compile(r"\[(?:\w+-)*?((?:uvicorn|granian|hypercorn|daphne)(?:-(?:h\d+|httptools|asyncio|uvloop|trio))*)")
+PROXY = re.compile(r"\[(nginx|haproxy|caddy|apache)\b")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Gives a process whole files, or what a file tests of one server: what its fixtures start is started once.
+    """Gives a process whole files, or what a file tests of one server or proxy: what fixtures start is started once.
 
     The groups that xdist's own ``loadgroup`` goes by are put into names that pytest 9.2 no longer lets it change.
     """
@@ -26,7 +27,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class LoadPartScheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            found = SERVER.search(nodeid)
+            found = SERVER.search(nodeid) or PROXY.search(nodeid)
             return f"{nodeid.partition('::')[0]} {found[1] if found else ''}"
 
     return LoadPartScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ def test_table_of_stops_is_that_of_the_code() -> None:
     assert shown == {(s, c): ACTIONS.get((s, c), Action.NOTHING) for s in StreamState for c in Cause}
 
 
+@functools.cache
 def own_names() -> set[str]:
     """Every name that the package gives to anything."""
     names: set[str] = set()

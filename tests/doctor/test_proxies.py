@@ -45,6 +45,7 @@ def test_good_proxy_is_healthy(kind: ProxyKind, server: int, tmp_path: Path) -> 
     assert answer.code == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [kind for kind in KINDS.values() if "harmless compression" in kind.faults])
 def test_compression_that_holds_nothing_back_is_healthy(kind: ProxyKind, server: int, tmp_path: Path) -> None:
     """What flushes each event may compress it."""
@@ -65,7 +66,8 @@ def test_buffering_is_named(kind: ProxyKind, server: int, tmp_path: Path) -> Non
     assert answer.code == 1
 
 
-@pytest.mark.parametrize("kind", kinds("haproxy", "caddy", "apache"))
+@pytest.mark.long
+@pytest.mark.parametrize("kind", kinds())
 def test_outer_proxy_that_does_not_learn_of_the_header_is_named(kind: ProxyKind, server: int, tmp_path: Path) -> None:
     """A nginx has taken X-Accel-Buffering off, and what is in front of it buffers."""
     with (

@@ -12,7 +12,7 @@ from litestar_safe_sse._doctor.remedies import REMEDIES
 from tests.doctor.asking import SHORT, Answer, ask_doctor, url
 from tests.doctor.conftest import UVICORN
 from tests.proxies import KINDS, REMEDIED, TLS, balancer, configured, proxy
-from tests.servers.kinds import certificate_files
+from tests.servers.kinds import certificate_files, long_if
 from tests.servers.processes import running
 
 DONE = {
@@ -36,8 +36,7 @@ def assert_healthy(answer: Answer) -> None:
 
 
 def remedies() -> list[Any]:
-    marks: dict[str, list[Any]] = {"nginx": []}
-    return [pytest.param(*case, id=" ".join(case), marks=marks.get(case[0], [pytest.mark.long])) for case in REMEDIED]
+    return [pytest.param(*case, id=" ".join(case), marks=long_if(case != ("nginx", "buffering"))) for case in REMEDIED]
 
 
 @pytest.mark.parametrize(("name", "fault"), remedies())
@@ -80,6 +79,7 @@ def test_balancer_in_front_of_two_servers_is_healthy(server: int, tmp_path: Path
         assert_healthy(ask_doctor(url(port), "--json", *SHORT))
 
 
+@pytest.mark.long
 def test_balancer_whose_time_out_is_too_short_is_named(server: int, tmp_path: Path) -> None:
     """And nothing else is said of it."""
     with (

@@ -20,7 +20,13 @@ from tests.servers.kinds import KINDS
 from tests.servers.processes import RunningServer, running
 
 
-@pytest.mark.parametrize("kind", ["granian-h1-asyncio", "hypercorn-h1-asyncio", "uvicorn-h1-httptools-uvloop"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "uvicorn-h1-httptools-uvloop",
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("granian-h1-asyncio", "hypercorn-h1-asyncio")),
+    ],
+)
 def test_server_by_itself_is_healthy(kind: str, tmp_path: Path) -> None:
     """Whatever serves the application."""
     with running(KINDS[kind], tmp_path, app="tests.doctor.app:app") as server:

@@ -119,7 +119,7 @@ def _kinds() -> Iterator[ServerKind]:
 
 KINDS: dict[str, ServerKind] = {kind.name: kind for kind in _kinds()}
 
-VARIANTS = {"hypercorn-h1-uvloop", "hypercorn-h2-trio", "daphne-h2"}
+VARIANTS = {"hypercorn-h1-uvloop", "hypercorn-h2-asyncio", "hypercorn-h2-trio", "daphne-h2"}
 """Kinds that differ from others in what they share with a third."""
 
 UVICORN_IN_THREAD = ServerKind("uvicorn_in_thread", "1.1", "")
@@ -136,10 +136,12 @@ def kinds(*names: str) -> list[ServerKind]:
 
 def parameters(*names: str) -> list[Any]:
     """Return those kinds for ``parametrize``; the variants among them make a test a long one."""
-    return [
-        pytest.param(kind, id=kind.name, marks=[pytest.mark.long] if kind.name in VARIANTS else [])
-        for kind in kinds(*names)
-    ]
+    return [pytest.param(kind, id=kind.name, marks=long_if(kind.name in VARIANTS)) for kind in kinds(*names)]
+
+
+def long_if(differs_little: bool) -> list[pytest.MarkDecorator]:
+    """Return the mark of a part of a matrix that differs little from another."""
+    return [pytest.mark.long] if differs_little else []
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import pytest
 from tests.bounds import START, WAIT
 from tests.example.processes import CHROMIUM, chromium
 from tests.ports import free_port
-from tests.servers.kinds import ServerKind, kinds
+from tests.servers.kinds import VARIANTS, ServerKind, kinds, long_if
 from tests.servers.processes import RunningServer
 
 CLOSED = 2
@@ -118,8 +118,19 @@ def shut_down(server: RunningServer) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
-@pytest.mark.parametrize("open_client", [in_chromium, in_node])
-@pytest.mark.parametrize("kind", HTTP1, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    ("kind", "open_client"),
+    [
+        pytest.param(
+            kind,
+            open_client,
+            id=f"{kind.name}-{open_client.__name__}",
+            marks=long_if(kind.name in VARIANTS or (open_client is in_chromium and kind.name != "granian-h1-asyncio")),
+        )
+        for kind in HTTP1
+        for open_client in (in_chromium, in_node)
+    ],
+)
 def test_a_client_comes_back_to_the_next_process(kind: ServerKind, open_client: Any, tmp_path: Path) -> None:
     """A client whose stream ends at a shutdown, and that asks again meanwhile, has events of the next process."""
     server = RunningServer(kind, tmp_path, ("127.0.0.1", free_port()))

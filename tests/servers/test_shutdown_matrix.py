@@ -16,7 +16,15 @@ from tests.bounds import WAIT
 from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, EVENTS, MADE, SPECIES
 from tests.servers.clients import Crowd, fetch
 from tests.servers.http1 import Http1Stream
-from tests.servers.kinds import UVICORN_IN_THREAD, UVICORN_WITH_SMALL_BUFFERS, VARIANTS, ServerKind, kinds, parameters
+from tests.servers.kinds import (
+    UVICORN_IN_THREAD,
+    UVICORN_WITH_SMALL_BUFFERS,
+    VARIANTS,
+    ServerKind,
+    kinds,
+    long_if,
+    parameters,
+)
 from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.questions import ask, crowd, until_stuck
 from tests.servers.report import Cell
@@ -146,7 +154,9 @@ workers_1_or_2 = pytest.mark.parametrize("workers", [1, 2], ids=["1-worker", "2-
             kind,
             workers,
             id=f"{number.name}-{kind.name}-{workers}-workers",
-            marks=[pytest.mark.long] if kind.name in VARIANTS or (number, workers) == (signal.SIGINT, 2) else [],
+            marks=long_if(
+                kind.name in VARIANTS or (number is signal.SIGINT and (workers == 2 or "uvloop" in kind.name))
+            ),
         )
         for kind in kinds(*ALL)
         for number in (signal.SIGTERM, signal.SIGINT)
@@ -180,7 +190,9 @@ def test_interrupt_from_the_terminal_reaches_the_whole_group(kind: ServerKind, w
 
 @safe_only
 @each_kind(*REPRESENTATIVES)
-@pytest.mark.parametrize("group", [False, True], ids=["parent", "group"])
+@pytest.mark.parametrize(
+    "group", [pytest.param(False, id="parent", marks=pytest.mark.long), pytest.param(True, id="group")]
+)
 def test_second_interrupt_does_not_cut_clean_ups_short(kind: ServerKind, group: bool, tmp_path: Path) -> None:
     """A second ^C in the middle of the clean-ups neither skips one, nor runs one twice, nor hangs the exit."""
 

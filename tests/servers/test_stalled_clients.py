@@ -17,7 +17,7 @@ from tests.bounds import NEVER, SHORT, WAIT
 from tests.servers.clients import Crowd
 from tests.servers.http1 import Http1Stream
 from tests.servers.http2 import Http2Connection
-from tests.servers.kinds import KINDS, ServerKind
+from tests.servers.kinds import KINDS, ServerKind, long_if
 from tests.servers.nginx import nginx
 from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.responses import Ending
@@ -96,6 +96,12 @@ MORE_PLACES = [
     Place(HYPERCORN, "nginx-unix-socket", on_unix_socket=True, behind_nginx=True),
     Place("hypercorn-h1-trio", "unix-socket", on_unix_socket=True),
 ]
+"""Those that differ little from one of the others."""
+
+
+def places(*some: Place, long: Sequence[Place] = ()) -> pytest.MarkDecorator:
+    parameters = [pytest.param(place, id=str(place), marks=long_if(place in long)) for place in (*some, *long)]
+    return pytest.mark.parametrize("place", parameters)
 
 
 @contextlib.contextmanager
@@ -139,7 +145,7 @@ async def stop(server: RunningServer) -> None:
     assert "Traceback" not in server.output(), server.output()[-3000:]
 
 
-@pytest.mark.parametrize("place", [*PLACES, *MORE_PLACES], ids=str)
+@places(*PLACES, long=MORE_PLACES)
 def test_server_exits_though_clients_take_nothing(place: Place, tmp_path: Path) -> None:
     """Nobody who has stopped reading holds up the exit, wherever the server listens and whatever stands in front."""
 
@@ -153,7 +159,7 @@ def test_server_exits_though_clients_take_nothing(place: Place, tmp_path: Path) 
         asyncio.run(stop_when_stuck(server))
 
 
-@pytest.mark.parametrize("place", [GRANIAN_BEHIND_NGINX, GRANIAN_ON_UNIX_SOCKET, HYPERCORN_ON_UNIX_SOCKET], ids=str)
+@places(HYPERCORN_ON_UNIX_SOCKET, long=[GRANIAN_BEHIND_NGINX, GRANIAN_ON_UNIX_SOCKET])
 def test_both_workers_exit_though_clients_take_nothing(place: Place, tmp_path: Path) -> None:
     """Each worker finds the clients that are its own."""
 
@@ -167,7 +173,7 @@ def test_both_workers_exit_though_clients_take_nothing(place: Place, tmp_path: P
         asyncio.run(stop_when_stuck(server))
 
 
-@pytest.mark.parametrize("place", PLACES, ids=str)
+@places(*PLACES)
 def test_client_that_is_given_up_loses_its_connection(place: Place, tmp_path: Path) -> None:
     """After ``send_timeout`` the connection is closed, others go on, and the exit finds nothing to wait for."""
 
@@ -210,7 +216,7 @@ def test_shared_connection_of_a_client_that_was_given_up_does_not_hold_up_the_ex
         asyncio.run(stop_after_giving_up(server))
 
 
-@pytest.mark.parametrize("place", [GRANIAN_WITHOUT_LIFESPAN, GRANIAN_ON_UNIX_SOCKET], ids=str)
+@places(GRANIAN_ON_UNIX_SOCKET, long=[GRANIAN_WITHOUT_LIFESPAN])
 def test_client_that_goes_on_reading_keeps_its_connection(place: Place, tmp_path: Path) -> None:
     """Where streams are told from other responses by their clients' taking nothing, one that reads loses nothing."""
 
