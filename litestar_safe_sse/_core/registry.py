@@ -31,7 +31,7 @@ from litestar_safe_sse._core.watch import Watch
 from litestar_safe_sse._runtime.base import Runtime, Timer
 from litestar_safe_sse._runtime.current import current_key, current_runtime
 from litestar_safe_sse._runtime.margins import TimerWithMargin
-from litestar_safe_sse._runtime.shielding import run_shielded, wait_shielded
+from litestar_safe_sse._runtime.shielding import LEAVING_TIME, run_shielded, wait_shielded
 from litestar_safe_sse._servers.connections import Connection, Connections
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
 from litestar_safe_sse.exceptions import InvalidFieldError, SSEError
@@ -156,7 +156,8 @@ class LoopState:
         """Bounds what a drain may take, however little of it the loop answers."""
         self.overdue = (
             self.runtime.call_later(seconds, self._hurry),
-            TimerWithMargin(self.runtime, seconds, DRAIN_MARGIN, self.end_background),
+            # before the drain is over, so that what this ends has ended by then
+            TimerWithMargin(self.runtime, seconds, DRAIN_MARGIN - LEAVING_TIME, self.end_background),
         )
 
     def _hurry(self) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._runtime.base import Event, OwnedTask, Runtime, Timer
 
-__all__ = ("run_shielded", "shielded_from_scopes", "wait_shielded")
+__all__ = ("LEAVING_TIME", "run_shielded", "shielded_from_scopes", "wait_shielded")
 
 LEAVING_TIME = 0.1
 """Seconds that something has after its cancellation, before it is left behind."""
