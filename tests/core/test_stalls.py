@@ -120,6 +120,7 @@ async def test_streams_that_end_lose_no_time(body: Body, caplog: pytest.LogCaptu
     assert caplog.messages == []
 
 
+@pytest.mark.long
 async def test_one_body_that_blocks_takes_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
     """One blocks the loop in its ``finally``, again and again; the others await in theirs, and in cleanups."""
 
@@ -147,6 +148,7 @@ async def test_one_body_that_blocks_takes_nothing_from_the_others(caplog: pytest
     assert caplog.messages == []
 
 
+@pytest.mark.long
 async def test_turns_that_are_long_take_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """A few turns of the loop take all of ``cleanup_timeout``, as where thousands leave at once."""
 
