@@ -1,29 +1,38 @@
-"""What is measured of streams, whatever it is measured with: counts by addition, and one timer for each event loop."""
+"""What is measured of streams, whatever it is measured with.
+
+A stream is looked at once a second, and at its end: what it sends costs nothing here, and what it begins and ends by
+are additions. What has been counted is handed on by one timer for each event loop, and to whoever asks.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from threading import RLock
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.statistics import Observer
+from litestar_safe_sse._instruments import INSTRUMENTS
+from litestar_safe_sse._measuring_sources import SourceMetrics
 from litestar_safe_sse._runtime.current import current_key, current_runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable, Iterator, Mapping
 
     from litestar_safe_sse._core.statistics import ObservedStream
+    from litestar_safe_sse._instruments import Instruments
+    from litestar_safe_sse._measuring_sources import Source
     from litestar_safe_sse._runtime.base import Runtime, Timer
 
-__all__ = ("INSTRUMENTS", "Instrument", "Instruments", "Source", "StreamMetrics")
+__all__ = ("StreamMetrics",)
 
 TICK = 1.0
 """Seconds after which what has been counted is handed on, while streams are open."""
 
 LOOK_FOR_BLOCKED = 5
-"""Every how many ticks all streams are looked at, for those that are blocked."""
+"""Every how many ticks it is asked which streams are blocked."""
 
 BLOCKED = 1.0
 """Seconds after which a ``send()`` counts as blocked."""
@@ -35,128 +44,81 @@ REFUSALS = {
 }
 """The value of ``reason`` for why a stream is refused."""
 
-DURATION = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0, 86400.0)
-LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-
-
-class Instrument(NamedTuple):
-    """One thing that is measured.
-
-    Attributes:
-        name: Its name for Prometheus, where a counter has ``_total`` added.
-        kind: ``"counter"``, ``"gauge"`` or ``"histogram"``.
-        about: What it is.
-        otel: Its name for OpenTelemetry.
-        labels: What its figures are told apart by.
-        unit: Its unit.
-        buckets: The bounds of a histogram.
-        across: How Prometheus takes the gauges of several processes together.
-    """
-
-    name: str
-    kind: str
-    about: str
-    otel: str
-    labels: tuple[str, ...] = ("handler",)
-    unit: str = ""
-    buckets: tuple[float, ...] = ()
-    across: str = "livesum"
-
-
-REASON = ("handler", "reason")
-
-INSTRUMENTS = (
-    Instrument("sse_streams_open", "gauge", "Streams that have not cleaned up yet.", "sse.streams.open"),
-    Instrument("sse_streams_opened", "counter", "Streams that were admitted.", "sse.streams.opened"),
-    Instrument("sse_streams_closed", "counter", "Streams that have ended, by reason.", "sse.streams.closed", REASON),
-    Instrument("sse_streams_refused", "counter", "Streams not admitted, by reason.", "sse.streams.refused", REASON),
-    Instrument("sse_events_sent", "counter", "Events and comments that servers have taken.", "sse.events.sent"),
-    Instrument("sse_bytes_sent", "counter", "Bytes that servers have taken.", "sse.bytes.sent", unit="{byte}"),
-    Instrument("sse_heartbeats", "counter", "Heartbeats that servers have taken.", "sse.heartbeats"),
-    Instrument(
-        "sse_stream_duration_seconds", "histogram", "From admission to the end.", "sse.stream.duration",
-        unit="s", buckets=DURATION,
-    ),
-    Instrument(
-        "sse_first_event_seconds", "histogram", "From admission to the first event.", "sse.first_event",
-        unit="s", buckets=LATENCY,
-    ),
-    Instrument(
-        "sse_cleanup_seconds", "histogram", "From the end of the body to the end of its cleanups.", "sse.cleanup",
-        unit="s", buckets=LATENCY,
-    ),
-    Instrument("sse_cleanup_failures", "counter", "Bodies and cleanups that failed to end.", "sse.cleanup.failures"),
-    Instrument("sse_sends_blocked", "gauge", "Streams whose client takes nothing.", "sse.sends.blocked"),
-)  # fmt: skip
-
-SOURCE_INSTRUMENTS = tuple(
-    Instrument(
-        f"sse_source_{field}",
-        kind,
-        about,
-        f"sse.source.{field}",
-        ("source",),
-        across="livemax" if field == "lag" else "livesum",
-    )
-    for field, kind, about in (
-        ("subscribers", "gauge", "Subscriptions of a source."),
-        ("topics", "gauge", "Topics of a source that are in use."),
-        ("backlog", "gauge", "Messages that subscribers of a source have not taken yet."),
-        ("lag", "gauge", "Messages that the slowest subscriber of a source has not taken yet."),
-        ("replaying", "gauge", "Subscribers of a source that are being sent what they had missed."),
-        ("waiting", "gauge", "Streams that wait for an item of a queue."),
-        ("in_hand", "gauge", "Items of a queue that streams have, and that may go back."),
-        ("reconnects", "counter", "Connections that a source has made again."),
-        ("gaps", "counter", "Gaps that a source has told its subscribers of."),
-        ("dropped", "counter", "Messages that a source has dropped for subscribers that were too slow."),
-        ("overflows", "counter", "Subscribers of a source that were ended since they were too slow."),
-        ("appended", "counter", "Messages that were appended to a source."),
-        ("replayed", "counter", "Messages that a source has sent to subscribers that had missed them."),
-        ("delivered", "counter", "Items of a queue that were delivered."),
-        ("returned", "counter", "Items that went back to a queue."),
-    )
-)
-
-
-class Instruments(Protocol):
-    """What figures are handed to."""
-
-    def add(self, name: str, amount: float, labels: tuple[str, ...]) -> None:
-        """Adds to a counter or a gauge."""
-
-    def record(self, name: str, value: float, labels: tuple[str, ...]) -> None:
-        """Adds a value to a histogram."""
-
-
-class Source(Protocol):
-    """A source that tells its figures."""
-
-    def statistics(self) -> object: ...
+GAUGES = {instrument.name for instrument in INSTRUMENTS if instrument.kind == "gauge"}
 
 
 class Tally:
-    """What has been counted of one handler in one event loop, and not been handed on yet."""
+    """What has been counted of one handler in one event loop, and what of it has been told.
 
-    __slots__ = ("blocked", "bytes", "events", "heartbeats", "labels")
+    Args:
+        handler: The name of the handler.
+        instruments: What is told.
+    """
 
-    def __init__(self, handler: str) -> None:
-        self.labels = (handler,)
-        self.events = self.bytes = self.heartbeats = 0
+    __slots__ = (
+        "blocked", "bytes", "closed", "events", "failures", "heartbeats", "labels", "opened",
+        "record_cleanup", "record_duration", "record_first_event", "told",
+    )  # fmt: skip
+
+    def __init__(self, handler: str, instruments: Instruments) -> None:
+        self.labels = labels = (handler,)
+        self.opened = self.events = self.bytes = self.heartbeats = self.failures = 0
+        self.closed: Counter[CloseReason] = Counter()
         self.blocked = 0
         """Streams that were blocked when they were looked at."""
+        self.told: dict[tuple[str, tuple[str, ...]], int] = {}
+        self.record_duration = instruments.recorder("sse_stream_duration_seconds", labels)
+        self.record_first_event = instruments.recorder("sse_first_event_seconds", labels)
+        self.record_cleanup = instruments.recorder("sse_cleanup_seconds", labels)
+
+    def changes(self) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+        """Yields by how much each figure has changed since it was told, with its instrument and labels."""
+        for key, now in self._figures():
+            told = self.told.get(key)
+            change = now - (told or 0)
+            # What another thread adds up while a chunk is being counted may be short of what it was.
+            if told is None or change > 0 or (change and key[0] in GAUGES):
+                self.told[key] = now
+                yield key[0], change, key[1]
+
+    def _figures(self) -> Iterator[tuple[tuple[str, tuple[str, ...]], int]]:
+        labels = self.labels
+        closed = self.closed.copy()
+        yield ("sse_streams_opened", labels), self.opened
+        for reason, count in closed.items():
+            yield ("sse_streams_closed", (*labels, str(reason))), count
+        yield ("sse_streams_open", labels), self.opened - closed.total()
+        yield ("sse_events_sent", labels), self.events
+        yield ("sse_bytes_sent", labels), self.bytes
+        yield ("sse_heartbeats", labels), self.heartbeats
+        yield ("sse_cleanup_failures", labels), self.failures
+        yield ("sse_sends_blocked", labels), self.blocked
 
 
 class Record:
     """What is kept of one stream."""
 
-    __slots__ = ("ended", "is_silent", "opened", "stream", "tally")
+    __slots__ = ("bytes", "ended", "events", "heartbeats", "loop", "opened", "stream", "tally")
 
-    def __init__(self, stream: ObservedStream, tally: Tally) -> None:
+    def __init__(self, stream: ObservedStream, tally: Tally, loop: LoopFigures) -> None:
         self.stream = stream
         self.tally = tally
+        self.loop = loop
         self.opened = monotonic()
         self.ended: float | None = None
-        self.is_silent = True
+        self.events = self.bytes = self.heartbeats = 0
+
+    def look(self) -> None:
+        """Adds to the tally what has been sent since the stream was looked at last."""
+        stream, tally = self.stream, self.tally
+        size = stream.bytes_sent
+        if size == self.bytes:
+            return
+        events, heartbeats = stream.events_sent, stream.heartbeats_sent
+        tally.bytes += size - self.bytes
+        tally.events += events - self.events
+        tally.heartbeats += heartbeats - self.heartbeats
+        self.bytes, self.events, self.heartbeats = size, events, heartbeats
 
 
 class LoopFigures:
@@ -172,15 +134,11 @@ class LoopFigures:
         self.timer: Timer | None = None
         self.ticks = 0
 
-
-class SourceFigures:
-    """What the figures of sources were in one event loop when they were looked at last."""
-
-    __slots__ = ("runtime", "told")
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-        self.told: Counter[tuple[str, Instrument]] = Counter()
+    def look_for_blocked(self) -> None:
+        """Counts the streams whose client takes nothing."""
+        blocked = Counter(record.tally for record in self.records.values() if record.stream.blocked_for >= BLOCKED)
+        for tally in self.tallies.values():
+            tally.blocked = blocked[tally]
 
 
 class StreamMetrics(Observer):
@@ -193,36 +151,34 @@ class StreamMetrics(Observer):
 
     def __init__(self, instruments: Instruments, sources: Mapping[str, Source] | None) -> None:
         self._instruments = instruments
-        self._sources = dict(sources or {})
-        self._told: dict[Hashable, SourceFigures] = {}
+        self._sources = SourceMetrics(instruments, sources or {})
         self._records: dict[str, Record] = {}
         self._loops: dict[Hashable, LoopFigures] = {}
+        self._lock = RLock()
+        """Held while figures are added up and handed on, which whoever asks for them does in a thread of its own."""
+
+    def hand_on(self) -> None:
+        """Hands on what has been counted of streams until now; may be called in any thread."""
+        for loop in tuple(self._loops.values()):
+            self._hand_on(loop)
 
     def stream_opened(self, stream: ObservedStream) -> None:
         loop = self._loop()
         tally = loop.tallies.get(stream.handler)
         if tally is None:
-            tally = loop.tallies[stream.handler] = Tally(stream.handler)
-        self._records[stream.id] = loop.records[stream.id] = Record(stream, tally)
-        self._instruments.add("sse_streams_opened", 1, tally.labels)
-        self._instruments.add("sse_streams_open", 1, tally.labels)
+            tally = loop.tallies[stream.handler] = Tally(stream.handler, self._instruments)
+        tally.opened += 1
+        self._records[stream.id] = loop.records[stream.id] = Record(stream, tally, loop)
         if loop.timer is None:
             self._set_timer(loop)
 
     def stream_refused(self, handler: str, why: str) -> None:
         self._instruments.add("sse_streams_refused", 1, (handler, REFUSALS.get(why, "other")))
 
-    def stream_sent(self, stream: ObservedStream, size: int, events: int, heartbeats: int) -> None:
+    def stream_begun(self, stream: ObservedStream) -> None:
         record = self._records.get(stream.id)
-        if record is None:
-            return
-        tally = record.tally
-        tally.bytes += size
-        tally.events += events
-        tally.heartbeats += heartbeats
-        if record.is_silent and events:
-            record.is_silent = False
-            self._instruments.record("sse_first_event_seconds", monotonic() - record.opened, tally.labels)
+        if record is not None:
+            record.tally.record_first_event(monotonic() - record.opened)
 
     def stream_ended(self, stream: ObservedStream) -> None:
         record = self._records.get(stream.id)
@@ -233,23 +189,26 @@ class StreamMetrics(Observer):
         record = self._records.pop(stream.id, None)
         if record is None:
             return
-        self._close(record, stream.close_reason or CloseReason.CLOSED)
+        loop, reason = record.loop, stream.close_reason or CloseReason.CLOSED
+        self._close(record, reason)
+        if reason is CloseReason.SHUTDOWN and not loop.records:
+            self._hand_on(loop)  # there may be no later
+
+    def streams_drained(self) -> None:
         loop = self._loops.get(current_key())
         if loop is not None:
-            loop.records.pop(stream.id, None)
-            if not loop.records:
-                self._forget(loop)
+            self._tell(loop)
 
     def _close(self, record: Record, reason: CloseReason) -> None:
-        now, tally, instruments = monotonic(), record.tally, self._instruments
-        self._hand_on(tally)
-        instruments.add("sse_streams_open", -1, tally.labels)
-        instruments.add("sse_streams_closed", 1, (*tally.labels, str(reason)))
-        instruments.record("sse_stream_duration_seconds", now - record.opened, tally.labels)
+        now, stream, tally = monotonic(), record.stream, record.tally
+        with self._lock:
+            record.look()
+            tally.failures += stream.failures
+            tally.closed[reason] += 1
+        record.loop.records.pop(stream.id, None)
+        tally.record_duration(now - record.opened)
         if record.ended is not None:
-            instruments.record("sse_cleanup_seconds", now - record.ended, tally.labels)
-        if record.stream.failures:
-            instruments.add("sse_cleanup_failures", record.stream.failures, tally.labels)
+            tally.record_cleanup(now - record.ended)
 
     def _loop(self) -> LoopFigures:
         key = current_key()
@@ -258,7 +217,7 @@ class StreamMetrics(Observer):
             for other in tuple(self._loops.values()):
                 if other.runtime.is_gone():  # without an end of its streams
                     self._abandon(other)
-            self._forget_sources()
+            self._sources.forget_gone()
             loop = self._loops[key] = LoopFigures(key, current_runtime())
         return loop
 
@@ -267,72 +226,37 @@ class StreamMetrics(Observer):
         for id, record in tuple(loop.records.items()):
             self._records.pop(id, None)
             self._close(record, CloseReason.CLOSED)
-        self._forget(loop)
-
-    def _forget(self, loop: LoopFigures) -> None:
-        """Lets go of a loop that has no streams."""
-        if loop.timer is not None:
-            loop.timer.cancel()
-        for tally in loop.tallies.values():
-            self._hand_on(tally)
-            self._tell_blocked(tally, 0)
-        self._measure_sources()
+        self._hand_on(loop)
         self._loops.pop(loop.key, None)
 
     def _set_timer(self, loop: LoopFigures) -> None:
         loop.timer = loop.runtime.call_later(TICK, partial(self._tick, loop))
 
     def _tick(self, loop: LoopFigures) -> None:
-        for tally in loop.tallies.values():
-            self._hand_on(tally)
+        loop.timer = None
         if loop.ticks % LOOK_FOR_BLOCKED == 0:
-            blocked = Counter(record.tally for record in loop.records.values() if record.stream.blocked_for >= BLOCKED)
-            for tally in loop.tallies.values():
-                self._tell_blocked(tally, blocked[tally])
+            loop.look_for_blocked()
         loop.ticks += 1
-        self._measure_sources()
-        self._set_timer(loop)
+        self._tell(loop)
+        if loop.records:
+            self._set_timer(loop)
 
-    def _hand_on(self, tally: Tally) -> None:
-        if tally.events:
-            self._instruments.add("sse_events_sent", tally.events, tally.labels)
-        if tally.bytes:
-            self._instruments.add("sse_bytes_sent", tally.bytes, tally.labels)
-        if tally.heartbeats:
-            self._instruments.add("sse_heartbeats", tally.heartbeats, tally.labels)
-        tally.events = tally.bytes = tally.heartbeats = 0
+    def _tell(self, loop: LoopFigures) -> None:
+        """Hands on all that is known of the event loop that is running, and lets go of it if it has no streams."""
+        if not loop.records:
+            loop.look_for_blocked()  # of which there is none
+            if loop.timer is not None:
+                loop.timer.cancel()
+                loop.timer = None
+        self._hand_on(loop)
+        self._sources.measure()
+        if not loop.records:
+            self._loops.pop(loop.key, None)
 
-    def _tell_blocked(self, tally: Tally, blocked: int) -> None:
-        if blocked != tally.blocked:
-            self._instruments.add("sse_sends_blocked", blocked - tally.blocked, tally.labels)
-            tally.blocked = blocked
-
-    def _measure_sources(self) -> None:
-        if not self._sources:
-            return
-        figures = self._told.get(current_key())
-        if figures is None:
-            figures = self._told[current_key()] = SourceFigures(current_runtime())
-        for name, source in self._sources.items():
-            found = source.statistics()
-            for instrument in SOURCE_INSTRUMENTS:
-                now = getattr(found, instrument.name.removeprefix("sse_source_"), None)
-                if isinstance(now, int):
-                    self._tell_source(figures, name, instrument, now)
-
-    def _tell_source(self, figures: SourceFigures, source: str, instrument: Instrument, now: int) -> None:
-        before = figures.told[source, instrument]
-        if instrument.kind == "counter" and now < before:
-            before = 0  # the source has begun anew
-        figures.told[source, instrument] = now
-        if now != before:
-            self._instruments.add(instrument.name, now - before, (source,))
-
-    def _forget_sources(self) -> None:
-        """Takes back what sources have in loops that are gone; what was counted there stays."""
-        for key, figures in tuple(self._told.items()):
-            if figures.runtime.is_gone():
-                del self._told[key]
-                for (source, instrument), told in figures.told.items():
-                    if told and instrument.kind == "gauge":
-                        self._instruments.add(instrument.name, -told, (source,))
+    def _hand_on(self, loop: LoopFigures) -> None:
+        with self._lock:
+            for record in tuple(loop.records.values()):
+                record.look()
+            for tally in tuple(loop.tallies.values()):
+                for name, amount, labels in tally.changes():
+                    self._instruments.add(name, amount, labels)

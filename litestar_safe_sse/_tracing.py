@@ -17,11 +17,10 @@ __all__ = ("OpenTelemetryTracing",)
 
 
 class _Traced:
-    __slots__ = ("is_silent", "span", "token")
+    __slots__ = ("span", "token")
 
     def __init__(self, span: Span) -> None:
         self.span = span
-        self.is_silent = True
         self.token: Any = None
         """What sets back what the request's task hangs its spans on."""
 
@@ -64,10 +63,9 @@ class OpenTelemetryTracing(Observer):
         if traced is not None:  # it is the owner's own context, and goes with it
             self._context.attach(self._trace.set_span_in_context(traced.span))
 
-    def stream_sent(self, stream: ObservedStream, size: int, events: int, heartbeats: int) -> None:
+    def stream_begun(self, stream: ObservedStream) -> None:
         traced = self._traced.get(stream.id)
-        if traced is not None and traced.is_silent and events:
-            traced.is_silent = False
+        if traced is not None:
             traced.span.add_event("first event")
 
     def stream_closed(self, stream: ObservedStream) -> None:

@@ -5,19 +5,23 @@ Each is an observer: ``plugin.streams.observe(PrometheusMetrics())``. Nothing is
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse._measuring import INSTRUMENTS, SOURCE_INSTRUMENTS, StreamMetrics
+from litestar_safe_sse._instruments import INSTRUMENTS, SOURCE_INSTRUMENTS
+from litestar_safe_sse._measuring import StreamMetrics
 from litestar_safe_sse._tracing import OpenTelemetryTracing
 from litestar_safe_sse.exceptions import InvalidFieldError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.metrics import Meter, MeterProvider
     from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics_core import Metric
 
-    from litestar_safe_sse._measuring import Instrument, Source
+    from litestar_safe_sse._instruments import Instrument
+    from litestar_safe_sse._measuring_sources import Source
 
 __all__ = ("OpenTelemetryMetrics", "OpenTelemetryTracing", "PrometheusMetrics")
 
@@ -42,7 +46,7 @@ class PrometheusMetrics(StreamMetrics):
         self, registry: CollectorRegistry | None = None, *, sources: Mapping[str, Source] | None = None
     ) -> None:
         check_sources(sources)
-        super().__init__(PrometheusInstruments(registry, wanted(sources)), sources)
+        super().__init__(PrometheusInstruments(registry, wanted(sources), self.hand_on), sources)
 
 
 class OpenTelemetryMetrics(StreamMetrics):
@@ -87,9 +91,12 @@ class PrometheusInstruments:
     Args:
         registry: Where they are registered.
         instruments: What they are.
+        before_scrape: Called before they are read; those of other processes have to do without.
     """
 
-    def __init__(self, registry: CollectorRegistry | None, instruments: tuple[Instrument, ...]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry | None, instruments: tuple[Instrument, ...], before_scrape: Callable[[], None]
+    ) -> None:
         try:
             import prometheus_client as client
         except ImportError as error:
@@ -102,6 +109,8 @@ class PrometheusInstruments:
         }
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._metrics: dict[str, Any] = {}
+        first = BeforeScrape(before_scrape)
+        registry.register(first)
         try:
             for instrument in instruments:
                 options: dict[str, Any] = {"buckets": instrument.buckets} if instrument.buckets else {}
@@ -111,8 +120,8 @@ class PrometheusInstruments:
                     instrument.name, instrument.about, instrument.labels, registry=registry, **options
                 )
         except ValueError as error:
-            for metric in self._metrics.values():
-                registry.unregister(metric)
+            for collector in (first, *self._metrics.values()):
+                registry.unregister(collector)
             raise InvalidFieldError(
                 "registry", f"must have none of the metrics yet ({error}); make one PrometheusMetrics, for all plugins"
             ) from error
@@ -121,15 +130,36 @@ class PrometheusInstruments:
         """Adds to a counter or a gauge."""
         self._child(name, labels).inc(amount)
 
-    def record(self, name: str, value: float, labels: tuple[str, ...]) -> None:
-        """Adds a value to a histogram."""
-        self._child(name, labels).observe(value)
+    def recorder(self, name: str, labels: tuple[str, ...]) -> Callable[[float], object]:
+        """Returns what adds a value to a histogram."""
+        observe: Callable[[float], object] = self._child(name, labels).observe
+        return observe
 
     def _child(self, name: str, labels: tuple[str, ...]) -> Any:
         child = self._children.get((name, labels))
         if child is None:
             child = self._children[name, labels] = self._metrics[name].labels(*labels)
         return child
+
+
+class BeforeScrape:
+    """A collector without metrics, which is asked ahead of those that are registered after it.
+
+    Args:
+        call: Called when it is asked.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def describe(self) -> Iterable[Metric]:
+        """Returns no metrics, and calls nothing."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Calls, and returns no metrics."""
+        self._call()
+        return ()
 
 
 class MeterInstruments:
@@ -157,6 +187,6 @@ class MeterInstruments:
         """Adds to a counter or an up-down counter."""
         self._instruments[name].add(amount, dict(zip(self._labels[name], labels, strict=True)))
 
-    def record(self, name: str, value: float, labels: tuple[str, ...]) -> None:
-        """Adds a value to a histogram."""
-        self._instruments[name].record(value, dict(zip(self._labels[name], labels, strict=True)))
+    def recorder(self, name: str, labels: tuple[str, ...]) -> Callable[[float], object]:
+        """Returns what adds a value to a histogram."""
+        return partial(self._instruments[name].record, attributes=dict(zip(self._labels[name], labels, strict=True)))

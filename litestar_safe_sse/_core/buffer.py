@@ -141,6 +141,7 @@ class Buffer:
         "_limit",
         "_linger_until",
         "_look_at",
+        "_lost",
         "_message_type",
         "_pace",
         "_parts",
@@ -198,6 +199,7 @@ class Buffer:
         self._ready = 0
         self._taken = 0
         self._written = 0
+        self._lost = 0
         self._state = BufferState.OPEN
 
     def configure(self, encoder: BlockEncoder, limit: int) -> None:
@@ -264,12 +266,12 @@ class Buffer:
     @property
     def events(self) -> int:
         """Events and comments that have been put in."""
-        return self._taken + self._ready
+        return self._taken + self._ready + self._lost
 
     @property
-    def unwritten(self) -> int:
-        """Events and comments of the chunk that has been written last; 0 once what there was may have been dropped."""
-        return 0 if self._state is BufferState.DROPPED else self._taken - self._written
+    def written(self) -> int:
+        """Events and comments that have been written."""
+        return self._written
 
     def put(self, item: object) -> bool:
         """Appends one event, whole.
@@ -451,6 +453,8 @@ class Buffer:
     def drop(self) -> None:
         """Forgets what was not written; nothing more will be."""
         self._parts, self._pieces = [], []
+        self._lost += self._ready
+        self._ready = 0
         self._forget()
         if self._state is not BufferState.DROPPED:
             self._leave_open(BufferState.DROPPED)

@@ -400,6 +400,8 @@ class StreamRegistry:
                 await wait_shielded(loop.empty)
             finally:
                 overdue.cancel()
+        for observer in self._observers:
+            observer.streams_drained()
         for stream in tuple(loop.streams.values()):
             loop.logger.warning(
                 "SSE stream %s of %s had not ended when the server shut down", stream.id, stream.handler

@@ -74,6 +74,16 @@ class ObservedStream(Protocol):
         ...
 
     @property
+    def events_sent(self) -> int:
+        """Events and comments that the server has taken, without heartbeats."""
+        ...
+
+    @property
+    def heartbeats_sent(self) -> int:
+        """Heartbeats that the server has taken."""
+        ...
+
+    @property
     def failures(self) -> int:
         """How much of what it had to end or to clean up has failed."""
         ...
@@ -89,7 +99,8 @@ class ObservedStream(Protocol):
 class Observer:
     """Is notified of what streams do, in their event loop's thread. It must neither block nor raise.
 
-    A method that is not overridden does nothing.
+    A method that is not overridden does nothing. None is called for what a stream sends, which would cost more than all
+    else that is done for it: how much that is, an :class:`ObservedStream` tells at any time.
     """
 
     def stream_opened(self, stream: ObservedStream) -> None:
@@ -104,11 +115,14 @@ class Observer:
     def stream_owned(self, stream: ObservedStream) -> None:
         """The body and the cleanups are to run now, in the task and the context in which this is called."""
 
-    def stream_sent(self, stream: ObservedStream, size: int, events: int, heartbeats: int) -> None:
-        """The server has taken so many bytes, with so many events and comments, and so many heartbeats."""
+    def stream_begun(self, stream: ObservedStream) -> None:
+        """The server has taken the first event or comment, heartbeats aside; called in the request's task."""
 
     def stream_ended(self, stream: ObservedStream) -> None:
         """The body has ended, and the cleanups are to run."""
 
     def stream_closed(self, stream: ObservedStream) -> None:
         """A stream has ended and cleaned up, and nothing more is sent; if it was answered, in the request's task."""
+
+    def streams_drained(self) -> None:
+        """An application is shutting down: its streams in this event loop have ended, and none is admitted any more."""

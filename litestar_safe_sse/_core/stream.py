@@ -207,6 +207,16 @@ class Stream:
         return 0 if self._watch is None else self._watch.bytes
 
     @property
+    def events_sent(self) -> int:
+        """Events and comments that the server has taken, without heartbeats."""
+        return self._buffer.written - self.heartbeats_sent
+
+    @property
+    def heartbeats_sent(self) -> int:
+        """Heartbeats that the server has taken."""
+        return 0 if self._writer is None else self._writer.heartbeats_written
+
+    @property
     def failures(self) -> int:
         """How much of what it had to end or to clean up has failed."""
         return len(self.cleanups.failures)
@@ -401,7 +411,8 @@ class Stream:
             life=self._life,
             connections=self._connections,
             wheel=self._alarm.wheel,
-            on_sent=None if self._watch is None else partial(self._notify_sent, self._watch),
+            watch=self._watch,
+            on_begun=None if self._watch is None else partial(self._watch.begun, self),
         )
         self._writer = writer
         try:
@@ -480,9 +491,6 @@ class Stream:
             writer.hang_up()
         except Exception as exc:
             self.fail(exc)
-
-    def _notify_sent(self, watch: Watch, size: int) -> None:
-        watch.sent(self, size, self._buffer.unwritten, 0 if self._writer is None else self._writer.heartbeats)
 
     async def _join(self, writer: Writer) -> None:
         """Waits for everyone else, whatever cancellations arrive."""

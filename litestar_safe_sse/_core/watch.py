@@ -17,13 +17,12 @@ class Watch:
         observers: Who is notified, in this order.
     """
 
-    __slots__ = ("_heartbeats", "_observers", "bytes")
+    __slots__ = ("_observers", "bytes")
 
     def __init__(self, observers: tuple[Observer, ...]) -> None:
         self._observers = observers
-        self._heartbeats = 0
         self.bytes = 0
-        """Bytes that the server has taken."""
+        """Bytes that the server has taken; the writer adds them, as a call for each chunk would cost more than that."""
 
     def opened(self, stream: ObservedStream) -> None:
         for observer in self._observers:
@@ -37,19 +36,9 @@ class Watch:
         for observer in self._observers:
             observer.stream_owned(stream)
 
-    def sent(self, stream: ObservedStream, size: int, blocks: int, heartbeats: int) -> None:
-        """Tells of a chunk that the server has taken.
-
-        Args:
-            stream: The stream.
-            size: Its bytes.
-            blocks: The events and heartbeats in it.
-            heartbeats: Heartbeats since the stream began. None is made while a chunk is being sent.
-        """
-        self.bytes += size
-        ours, self._heartbeats = heartbeats - self._heartbeats, heartbeats
+    def begun(self, stream: ObservedStream) -> None:
         for observer in self._observers:
-            observer.stream_sent(stream, size, blocks - ours, ours)
+            observer.stream_begun(stream)
 
     def ended(self, stream: ObservedStream) -> None:
         for observer in self._observers:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse._core.state import Lifecycle
     from litestar_safe_sse._core.timers import TimerWheel
     from litestar_safe_sse._core.transport import Transport
+    from litestar_safe_sse._core.watch import Watch
     from litestar_safe_sse._servers.connections import Connections
     from litestar_safe_sse.config import SafeSSEConfig
 
@@ -36,21 +37,25 @@ class Writer:
         life: How the stream fares.
         connections: Where a client that takes nothing is given up.
         wheel: The timer of its event loop.
-        on_sent: Called with the bytes of each chunk that the server has taken.
+        watch: Where the bytes that the server has taken are added up, if somebody observes the stream.
+        on_begun: Called when the server has taken the first event of a stream that is observed.
     """
 
     __slots__ = (
         "_buffer",
         "_connections",
+        "_earlier",
         "_final_patience",
         "_final_until",
         "_has_begun",
+        "_heartbeat",
         "_life",
         "_lost_before",
-        "_on_sent",
+        "_on_begun",
         "_sending",
         "_sent_at",
         "_transport",
+        "_watch",
         "_wheel",
         "cancel_scope",
         "heartbeats",
@@ -64,14 +69,16 @@ class Writer:
         life: Lifecycle,
         connections: Connections,
         wheel: TimerWheel,
-        on_sent: Callable[[int], None] | None = None,
+        watch: Watch | None = None,
+        on_begun: Callable[[], None] | None = None,
     ) -> None:
         self._transport = transport
         self._buffer = buffer
         self._life = life
         self._connections = connections
         self._wheel = wheel
-        self._on_sent = on_sent
+        self._watch = watch
+        self._on_begun = on_begun
         self._has_begun = False
         """Whether the body of the response has begun."""
         self._sending = False
@@ -85,6 +92,10 @@ class Writer:
         self.cancel_scope: anyio.CancelScope | None = None
         """The scope of the writing, while there is some."""
         self.heartbeats = 0
+        self._heartbeat = 0
+        """The place of the latest among all that has been put into the buffer."""
+        self._earlier = 0
+        """Heartbeats that had been taken when it was put there."""
 
     @property
     def is_open(self) -> bool:
@@ -96,6 +107,11 @@ class Writer:
         """Seconds since a ``send()`` began that is still under way; 0 if there is none."""
         return monotonic() - self._sent_at if self._sending else 0.0
 
+    @property
+    def heartbeats_written(self) -> int:
+        """Heartbeats that the server has taken."""
+        return self.heartbeats if self._buffer.written >= self._heartbeat else self._earlier
+
     async def start(self) -> None:
         """Sends the headers."""
         self._sent_at, self._lost_before, self._sending = monotonic(), self._wheel.lost, True
@@ -104,7 +120,8 @@ class Writer:
 
     async def write(self) -> None:
         """Writes until the stream has no more to say, or nothing can reach the client any more."""
-        buffer, transport, wheel = self._buffer, self._transport, self._wheel
+        buffer, transport = self._buffer, self._transport
+        wheel, watch = self._wheel, self._watch
         while buffer.state is not BufferState.DROPPED:
             chunk = buffer.take()
             if not chunk:
@@ -118,10 +135,13 @@ class Writer:
             self._sent_at, self._lost_before, self._sending = monotonic(), wheel.lost, True
             await transport.send(chunk)
             self._sending = False
-            if self._on_sent is not None:
-                self._on_sent(len(chunk))
-            del chunk  # it may be large, and the next one long in coming
             buffer.mark_written()
+            if watch is not None:
+                watch.bytes += len(chunk)
+                if self._on_begun is not None and buffer.written > self.heartbeats_written:
+                    self._on_begun()
+                    self._on_begun = None
+            del chunk  # it may be large, and the next one long in coming
             if buffer.linger():
                 await buffer.wait_filled()
         if buffer.state is not BufferState.DROPPED or self._life.reason is CloseReason.REVOKED:
@@ -160,9 +180,11 @@ class Writer:
             # By the earlier of the two it may have ended, and a heartbeat be due.
             return min(blocked_until, now + interval) if now < blocked_until else None
         if now >= self._sent_at + interval:
+            self._earlier = self.heartbeats_written
             self.heartbeats += 1
             self._sent_at = now
             self._buffer.put_heartbeat()
+            self._heartbeat = self._buffer.events
         return min(self._sent_at + interval, now + send_timeout)
 
     def set_final_timeout(self, seconds: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import pytest
@@ -19,14 +19,33 @@ from tests.core.clients import Connection
 pytestmark = pytest.mark.anyio
 
 
+class Sent(NamedTuple):
+    """What a server has taken."""
+
+    bytes: int
+    events: int
+    heartbeats: int
+
+    @classmethod
+    def by(cls, stream: ObservedStream) -> Sent:
+        return cls(stream.bytes_sent, stream.events_sent, stream.heartbeats_sent)
+
+    @classmethod
+    def to(cls, connection: Connection) -> Sent:
+        return cls(len(connection.body), connection.body.count(b"data:"), connection.body.count(b"ping"))
+
+
 class Recorder(Observer):
     """An observer that keeps what it is notified of."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
-        self.bytes = self.bytes_at_close = self.events_sent = self.heartbeats = 0
+        self.streams: list[ObservedStream] = []
+        self.sent = Sent(0, 0, 0)
+        """What the last stream that has closed had sent."""
 
     def stream_opened(self, stream: ObservedStream) -> None:
+        self.streams.append(stream)
         self.events.append(("opened", stream.id))
 
     def stream_refused(self, handler: str, why: str) -> None:
@@ -38,17 +57,18 @@ class Recorder(Observer):
     def stream_owned(self, stream: ObservedStream) -> None:
         self.events.append(("owned", stream.id))
 
-    def stream_sent(self, stream: ObservedStream, size: int, events: int, heartbeats: int) -> None:
-        self.bytes += size
-        self.events_sent += events
-        self.heartbeats += heartbeats
+    def stream_begun(self, stream: ObservedStream) -> None:
+        self.events.append(("begun", stream.id))
 
     def stream_ended(self, stream: ObservedStream) -> None:
         self.events.append(("ended", stream.id))
 
     def stream_closed(self, stream: ObservedStream) -> None:
         self.events.append(("closed", stream.id, stream.close_reason))
-        self.bytes_at_close = stream.bytes_sent
+        self.sent = Sent.by(stream)
+
+    def streams_drained(self) -> None:
+        self.events.append(("drained",))
 
 
 async def test_an_observer_sees_a_stream_from_its_opening_to_its_end() -> None:
@@ -58,11 +78,87 @@ async def test_an_observer_sees_a_stream_from_its_opening_to_its_end() -> None:
     await server.run(connection)
     assert server.probe.stream is not None
     id = server.probe.stream.id
-    steps = ["opened", "answered", "owned", "ended"]
+    steps = ["opened", "answered", "owned", "begun", "ended"]
     assert recorder.events == [*((step, id) for step in steps), ("closed", id, CloseReason.COMPLETED)]
-    assert recorder.bytes == recorder.bytes_at_close == len(connection.body)
-    assert recorder.events_sent == connection.body.count(b"data:")
-    assert recorder.heartbeats == 0
+    assert recorder.sent == Sent.to(connection)
+
+
+async def test_an_observer_is_not_called_for_what_is_sent() -> None:
+    """A hundred chunks are no more calls than one."""
+    counts = []
+    for number in (1, 100):
+
+        async def body(probe: Probe, stream: StreamContext, number: int = number) -> AsyncIterator[int]:
+            for each in range(number):
+                yield each
+                await stream.flush()
+
+        server, connection, recorder = Server(body), Connection(), Recorder()
+        server.streams.observe(recorder)
+        await server.run(connection)
+        assert recorder.sent == Sent.to(connection)
+        assert recorder.sent.events == number
+        counts.append([event[0] for event in recorder.events])
+    assert counts[0] == counts[1]
+
+
+async def test_what_the_server_did_not_take_was_not_sent() -> None:
+    """Neither a chunk whose send fails, nor what waits for it."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        yield "one"
+        await stream.flush()
+        yield "two"
+        await anyio.sleep_forever()
+
+    class Failing(Connection):
+        async def send(self, message: dict[str, Any]) -> None:
+            if b"two" in message.get("body", b""):
+                raise ConnectionResetError
+            await super().send(message)
+
+    server, connection, recorder = Server(body), Failing(), Recorder()
+    server.streams.observe(recorder)
+    await server.run(connection)
+    assert recorder.sent == Sent.to(connection)
+    assert recorder.sent.events == 1
+    assert recorder.events[-1][-1] is CloseReason.CLIENT_DISCONNECTED
+
+
+async def test_heartbeats_that_are_not_taken_are_not_counted() -> None:
+    """As that is which a client who has stopped reading is sent last."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        yield "one"
+        await anyio.sleep_forever()
+
+    class Stalling(Connection):
+        async def send(self, message: dict[str, Any]) -> None:
+            if b"ping" in message.get("body", b"") and b"ping" in self.body:
+                self.leave()
+                await anyio.sleep_forever()
+            await super().send(message)
+
+    server, connection, recorder = Server(body, replace(PATIENT, ping_interval=0.02)), Stalling(), Recorder()
+    server.streams.observe(recorder)
+    await server.run(connection)
+    assert recorder.sent == Sent.to(connection)
+    assert recorder.sent.heartbeats == 1
+    assert server.probe.stream is not None
+
+
+async def test_an_observer_learns_that_all_streams_have_ended() -> None:
+    """At a shutdown, when the last of them has cleaned up."""
+    server, connection, recorder = Server(waiting), Connection(), Recorder()
+    server.streams.observe(recorder)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: b"one" in got.body)
+        await server.streams.drain()
+        assert ("drained",) in recorder.events
+        assert len(server.streams) == 0
+    assert [event[0] for event in recorder.events if event[0] in ("ended", "drained")] == ["ended", "drained"]
+    assert recorder.events.count(("closed", recorder.streams[0].id, CloseReason.SHUTDOWN)) == 1
 
 
 async def test_an_observer_sees_refusals() -> None:
@@ -75,20 +171,35 @@ async def test_an_observer_sees_refusals() -> None:
         refused = Connection()
         await server.app(refused.scope, refused.receive, refused.send)
         connection.leave()
-    assert [event[0] for event in recorder.events] == ["opened", "answered", "owned", "refused", "ended", "closed"]
+    assert [event[0] for event in recorder.events] == [
+        *("opened", "answered", "owned", "begun", "refused", "ended", "closed")
+    ]
 
 
 async def test_an_observer_tells_heartbeats_from_events() -> None:
-    """What a chunk is made of is told exactly."""
-    server, connection, recorder = Server(waiting, replace(PATIENT, ping_interval=0.02)), Connection(), Recorder()
+    """At any time, and a heartbeat is not where a stream begins."""
+    go = anyio.Event()
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        await go.wait()
+        yield "one"
+        await anyio.sleep_forever()
+
+    server, connection, recorder = Server(body, replace(PATIENT, ping_interval=0.02)), Connection(), Recorder()
     server.streams.observe(recorder)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run, connection)
         await connection.until(lambda got: got.body.count(b"ping") == 2)
+        assert [event[0] for event in recorder.events] == ["opened", "answered", "owned"]
+        go.set()
+        await connection.until(lambda got: b"one" in got.body)
+        await anyio.wait_all_tasks_blocked()
+        assert Sent.by(recorder.streams[0]) == Sent.to(connection)
+        assert recorder.events[-1][0] == "begun"
         connection.leave()
-    assert recorder.events_sent == connection.body.count(b"data:") == 1
-    assert recorder.heartbeats == connection.body.count(b"ping") >= 2
-    assert recorder.bytes == len(connection.body)
+    assert recorder.sent == Sent.to(connection)
+    assert recorder.sent.events == 1
+    assert recorder.sent.heartbeats >= 2
 
 
 async def test_what_is_discarded_is_observed_too() -> None:

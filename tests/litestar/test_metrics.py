@@ -6,12 +6,15 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import prometheus_client.metrics
 import pytest
 from litestar import Litestar, get
 from opentelemetry import trace
@@ -31,7 +34,9 @@ from litestar_safe_sse import (
     StreamContext,
     _measuring,
 )
-from litestar_safe_sse._measuring import INSTRUMENTS, StreamMetrics
+from litestar_safe_sse._core import watch
+from litestar_safe_sse._instruments import INSTRUMENTS
+from litestar_safe_sse._measuring import StreamMetrics
 from litestar_safe_sse.metrics import OpenTelemetryMetrics, OpenTelemetryTracing, PrometheusMetrics
 from litestar_safe_sse.sources import EventLogStatistics, MemoryEventLog, QueueStatistics
 from litestar_safe_sse.testing import OpenStream, open_stream
@@ -118,7 +123,9 @@ async def test_prometheus_sees_a_stream_open_and_then_closed_with_its_reason() -
     app, _ = application(PrometheusMetrics(registry))
     async with open_stream(app, "GET", "/endless") as stream:
         await stream.next()
-        assert scrape(registry)["sse_streams_open", ("endless",)] == 1
+        found = scrape(registry)
+        assert found["sse_streams_open", ("endless",)] == found["sse_events_sent_total", ("endless",)] == 1
+        assert found["sse_heartbeats_total", ("endless",)] == 0  # so that its first is seen as a rise
         await stream.disconnect()
         body = len(bytes(stream._exchange.body))
     found = scrape(registry)
@@ -193,6 +200,101 @@ async def test_metrics_add_up_after_a_storm_of_aborts() -> None:
 async def test_metrics_add_up_after_a_storm_of_ten_thousand_aborts() -> None:
     """As after a small one."""
     await storm(10_000)
+
+
+async def test_a_scrape_may_come_from_another_thread() -> None:
+    """At any moment: counters only rise, and in the end they are what the registry has counted."""
+    registry, stop = CollectorRegistry(), Event()
+    app, plugin = application(PrometheusMetrics(registry))
+    scrapes: list[Samples] = []
+
+    def keep_scraping() -> None:
+        while not stop.wait(0.01):
+            scrapes.append(scrape(registry))
+
+    async def visit() -> None:
+        for _ in range(4):
+            async with open_stream(app, "GET", "/fifty", timeout=WAIT) as stream:
+                await stream.read()
+                await stream.wait_closed()
+
+    with ThreadPoolExecutor() as threads:
+        scraping = threads.submit(keep_scraping)
+        try:
+            async with app.lifespan(), anyio.create_task_group() as tasks:
+                for _ in range(5):
+                    tasks.start_soon(visit)
+        finally:
+            stop.set()
+        scraping.result(WAIT)
+    scrapes.append(scrape(registry))
+    for sample in (("sse_events_sent_total", ("fifty",)), ("sse_bytes_sent_total", ("fifty",))):
+        values = [found.get(sample, 0) for found in scrapes]
+        assert values == sorted(values)
+    assert scrapes[-1]["sse_events_sent_total", ("fifty",)] == 5 * 4 * 50
+    assert scrapes[-1]["sse_streams_closed_total", ("fifty", "completed")] == plugin.streams.statistics().opened == 20
+
+
+async def test_figures_are_handed_on_while_nobody_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As to the files by which another process tells them, or to what is exported now and then."""
+    monkeypatch.setattr(_measuring, "TICK", 0.01)
+    reader = InMemoryMetricReader()
+    metrics = OpenTelemetryMetrics(MeterProvider(metric_readers=[reader]))
+    app, _ = application(metrics)
+    async with app.lifespan():
+        async with open_stream(app, "GET", "/endless") as stream:
+            await stream.next()
+            await until_exported(reader, {"sse.streams.open": 1, "sse.events.sent": 1})
+            await stream.disconnect()
+        await until_exported(reader, {"sse.streams.open": 0, "sse.streams.closed": 1})
+        with anyio.fail_after(WAIT):
+            while metrics._loops:  # noqa: ASYNC110 - nothing tells of it
+                await anyio.sleep(0.005)
+
+
+async def until_exported(reader: InMemoryMetricReader, expected: dict[str, float]) -> None:
+    """Reads until the sums are these."""
+    with anyio.fail_after(WAIT):
+        while not expected.items() <= otel_sums(reader).items():  # noqa: ASYNC110 - nothing tells of a change
+            await anyio.sleep(0.005)
+
+
+async def test_what_is_sent_costs_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand events are no more calls of all that measures than one."""
+    monkeypatch.setattr(_measuring, "TICK", 2 * WAIT)
+    assert await calls_to_measure(events=1000) == await calls_to_measure(events=1) > 0
+
+
+async def calls_to_measure(events: int) -> int:
+    """Counts the calls of functions of what measures, and of prometheus-client, for a stream of so many chunks."""
+    measuring = {_measuring.__file__, watch.__file__, prometheus_client.metrics.__file__}
+    calls = 0
+
+    def count(frame: Any, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename in measuring
+
+    @get("/many")
+    async def many(stream: StreamContext) -> SafeServerSentEvent:
+        async def body() -> AsyncIterator[int]:
+            for number in range(events):
+                yield number
+                await stream.flush()
+
+        return SafeServerSentEvent(body())
+
+    plugin = SafeSSEPlugin()
+    plugin.streams.observe(PrometheusMetrics(CollectorRegistry()))
+    app = Litestar([many], plugins=[plugin])
+    async with app.lifespan():
+        sys.setprofile(count)
+        try:
+            async with open_stream(app, "GET", "/many") as stream:
+                assert (await stream.read()).count(b"data:") == events
+                await stream.wait_closed()
+        finally:
+            sys.setprofile(None)
+    return calls
 
 
 async def until(registry: CollectorRegistry, sample: tuple[str, tuple[str, ...]], value: float) -> None:

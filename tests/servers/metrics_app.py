@@ -25,4 +25,9 @@ async def endless() -> SafeServerSentEvent:
     return SafeServerSentEvent(body())
 
 
-app = Litestar([endless, PrometheusController], plugins=[plugin], openapi_config=None)
+@get("/short")
+async def short() -> SafeServerSentEvent:
+    return SafeServerSentEvent("short")
+
+
+app = Litestar([endless, short, PrometheusController], plugins=[plugin], openapi_config=None)

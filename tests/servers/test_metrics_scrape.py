@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
 
 import httpx
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.bounds import START, WAIT
@@ -46,10 +49,17 @@ def until_it_answers(client: httpx.Client) -> None:
 
 
 def scrape(client: httpx.Client) -> dict[tuple[str, str | None], float]:
-    """Samples of the one handler, by name and reason."""
-    text = client.get("/metrics", headers={"Connection": "close"}).text
+    """What one of the workers tells."""
+    return samples_of(client.get("/metrics", headers={"Connection": "close"}).text)
+
+
+def samples_of(text: str) -> dict[tuple[str, str | None], float]:
+    """The samples of all handlers together, by name and reason."""
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return {(sample.name, sample.labels.get("reason")): sample.value for sample in samples}
+    sums: dict[tuple[str, str | None], float] = defaultdict(float)
+    for sample in samples:
+        sums[sample.name, sample.labels.get("reason")] += sample.value
+    return sums
 
 
 def until(client: httpx.Client, **expected: float) -> dict[tuple[str, str | None], float]:
@@ -83,3 +93,19 @@ def test_streams_of_two_workers_are_open_and_then_closed_with_their_reason(tmp_p
         found = until(client, sse_streams_open=0)
         assert found["sse_streams_closed_total", "client_disconnected"] == count
         assert found["sse_stream_duration_seconds_count", None] == count
+
+
+def test_nothing_is_missing_of_streams_that_end_right_before_a_worker(tmp_path: Path) -> None:
+    """Neither of those that a shutdown ends, nor of those that ended just before it."""
+    with httpx.Client(timeout=WAIT) as staying, ExitStack() as streams, two_workers(tmp_path) as client:
+        url = client.base_url.join("/endless")
+        reading = [streams.enter_context(staying.stream("GET", url)).iter_text() for _ in range(10)]
+        assert all(next(each) for each in reading)
+        for _ in range(10):
+            client.get("/short", headers={"Connection": "close"})
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(tmp_path))  # type: ignore[no-untyped-call]
+    found = samples_of(generate_latest(registry).decode())
+    assert found["sse_streams_opened_total", None] == found["sse_stream_duration_seconds_count", None] == 20
+    assert found["sse_streams_closed_total", "shutdown"] == found["sse_streams_closed_total", "completed"] == 10
+    assert found["sse_events_sent_total", None] == 20

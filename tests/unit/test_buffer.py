@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import Raw, Struct
 
-from litestar_safe_sse import Frame, InvalidFieldError, SSEMessage
+from litestar_safe_sse import Frame, InvalidFieldError, SSEMessage, StreamClosedError
 from litestar_safe_sse._core.buffer import Buffer, BufferState
 from litestar_safe_sse._core.encoding import Encoder, make_preamble
 
@@ -206,6 +206,22 @@ def test_a_dropped_buffer_is_empty() -> None:
     assert buffer.put("late") is True  # its body is to end
     buffer.drop()
     assert (buffer.take(), buffer.pending) == (b"", 0)
+
+
+@pytest.mark.anyio
+async def test_what_is_dropped_has_not_been_written() -> None:
+    """What was on its way then still counts when it has arrived, and nothing that had not been taken does."""
+    buffer = opened(Encoder())
+    buffer.put("one")
+    buffer.take()
+    buffer.put("two")
+    buffer.put("three")
+    buffer.drop()
+    assert (buffer.written, buffer.events) == (0, 3)
+    buffer.mark_written()
+    assert (buffer.written, buffer.events) == (1, 3)
+    with pytest.raises(StreamClosedError):
+        await buffer.flush()
 
 
 def test_an_ended_buffer_holds_nobody_and_keeps_what_comes() -> None:
