@@ -412,7 +412,6 @@ class Stream:
             connections=self._connections,
             wheel=self._alarm.wheel,
             watch=self._watch,
-            on_begun=None if self._watch is None else partial(self._watch.begun, self),
         )
         self._writer = writer
         try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from litestar_safe_sse._core.statistics import ObservedStream, Observer
 
 __all__ = ("Watch",)
@@ -17,18 +20,21 @@ class Watch:
         observers: Who is notified, in this order.
     """
 
-    __slots__ = ("_observers", "bytes")
+    __slots__ = ("_observers", "bytes", "on_begun")
 
     def __init__(self, observers: tuple[Observer, ...]) -> None:
         self._observers = observers
         self.bytes = 0
         """Bytes that the server has taken; the writer adds them, as a call for each chunk would cost more than that."""
+        self.on_begun: Callable[[], None] | None = None
+        """What the writer calls, once, when the server has taken the first event."""
 
     def opened(self, stream: ObservedStream) -> None:
         for observer in self._observers:
             observer.stream_opened(stream)
 
     def answered(self, stream: ObservedStream) -> None:
+        self.on_begun = partial(self._begun, stream)
         for observer in self._observers:
             observer.stream_answered(stream)
 
@@ -36,7 +42,8 @@ class Watch:
         for observer in self._observers:
             observer.stream_owned(stream)
 
-    def begun(self, stream: ObservedStream) -> None:
+    def _begun(self, stream: ObservedStream) -> None:
+        self.on_begun = None
         for observer in self._observers:
             observer.stream_begun(stream)
 
@@ -45,5 +52,6 @@ class Watch:
             observer.stream_ended(stream)
 
     def closed(self, stream: ObservedStream) -> None:
+        self.on_begun = None  # there was none
         for observer in self._observers:
             observer.stream_closed(stream)

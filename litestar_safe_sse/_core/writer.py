@@ -15,8 +15,6 @@ from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.timers import LATENESS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from litestar_safe_sse._core.buffer import Buffer
     from litestar_safe_sse._core.state import Lifecycle
     from litestar_safe_sse._core.timers import TimerWheel
@@ -38,20 +36,17 @@ class Writer:
         connections: Where a client that takes nothing is given up.
         wheel: The timer of its event loop.
         watch: Where the bytes that the server has taken are added up, if somebody observes the stream.
-        on_begun: Called when the server has taken the first event of a stream that is observed.
     """
 
     __slots__ = (
         "_buffer",
         "_connections",
-        "_earlier",
         "_final_patience",
         "_final_until",
         "_has_begun",
         "_heartbeat",
         "_life",
         "_lost_before",
-        "_on_begun",
         "_sending",
         "_sent_at",
         "_transport",
@@ -70,7 +65,6 @@ class Writer:
         connections: Connections,
         wheel: TimerWheel,
         watch: Watch | None = None,
-        on_begun: Callable[[], None] | None = None,
     ) -> None:
         self._transport = transport
         self._buffer = buffer
@@ -78,7 +72,6 @@ class Writer:
         self._connections = connections
         self._wheel = wheel
         self._watch = watch
-        self._on_begun = on_begun
         self._has_begun = False
         """Whether the body of the response has begun."""
         self._sending = False
@@ -94,8 +87,6 @@ class Writer:
         self.heartbeats = 0
         self._heartbeat = 0
         """The place of the latest among all that has been put into the buffer."""
-        self._earlier = 0
-        """Heartbeats that had been taken when it was put there."""
 
     @property
     def is_open(self) -> bool:
@@ -110,7 +101,7 @@ class Writer:
     @property
     def heartbeats_written(self) -> int:
         """Heartbeats that the server has taken."""
-        return self.heartbeats if self._buffer.written >= self._heartbeat else self._earlier
+        return self.heartbeats - (self._buffer.written < self._heartbeat)  # one at a time
 
     async def start(self) -> None:
         """Sends the headers."""
@@ -138,9 +129,8 @@ class Writer:
             buffer.mark_written()
             if watch is not None:
                 watch.bytes += len(chunk)
-                if self._on_begun is not None and buffer.written > self.heartbeats_written:
-                    self._on_begun()
-                    self._on_begun = None
+                if watch.on_begun is not None and buffer.written > self.heartbeats_written:
+                    watch.on_begun()
             del chunk  # it may be large, and the next one long in coming
             if buffer.linger():
                 await buffer.wait_filled()
@@ -180,7 +170,6 @@ class Writer:
             # By the earlier of the two it may have ended, and a heartbeat be due.
             return min(blocked_until, now + interval) if now < blocked_until else None
         if now >= self._sent_at + interval:
-            self._earlier = self.heartbeats_written
             self.heartbeats += 1
             self._sent_at = now
             self._buffer.put_heartbeat()
