@@ -31,12 +31,12 @@ PROJECT = load_toml("pyproject.toml")
 PYTHONS = python_versions(PROJECT)
 COVERED = "3.13" if shutil.which("python3.13") else None
 """On Python 3.12 and newer, coverage costs little."""
+SWALLOWING = "3.11" if shutil.which("python3.11") else None
+"""Up to Python 3.11 ``asyncio.wait_for`` loses cancellations, of which there is a promise to be broken."""
 
 PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadgroup")
 IN_PROCESS = ("tests/unit", "tests/core", "tests/litestar")
 """Tests that need neither Redis nor a browser, and no server's process."""
-
-
 CONNECTING = "tests/sources/test_leaving_while_connecting.py"
 """What redis-py makes of a cancellation differs from one Python to the next."""
 
@@ -159,6 +159,13 @@ def oldest_releases() -> list[str]:
     project = PROJECT["project"]
     required = [*project["dependencies"], *project["optional-dependencies"]["redis"]]
     return [re.sub(r"^([\w.-]+)>=([\w.]+).*", r"\1==\2", requirement) for requirement in required]
+
+
+@nox.session(python=SWALLOWING)
+def promises(session: nox.Session) -> None:
+    """Breaks each promise of the documentation in a copy of the package, upon which one of its tests has to fail."""
+    install(session, "test")
+    session.run("python", "-m", "tests.docs.break_promises", *session.posargs)
 
 
 @nox.session(python=COVERED)

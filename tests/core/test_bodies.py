@@ -12,6 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, SSEMessage, StreamContext
+from litestar_safe_sse._core.timing import SECOND_CANCELLATION
 from tests.bounds import SHORT, WAIT
 from tests.core.apps import Probe, Server, leave
 from tests.core.bodies import (
@@ -138,6 +139,44 @@ async def test_a_timeout_in_a_finally_works() -> None:
     server = Server(body)
     await leave(server)
     assert server.probe.events == ["finally", "cleanup"]
+
+
+@on_asyncio
+async def test_a_body_may_await_for_as_long_as_it_has_time() -> None:
+    """It is not cancelled again while it handles its cancellation, and ``cleanup_timeout`` is not over."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        try:
+            yield "one"
+            await anyio.sleep_forever()
+        finally:
+            await anyio.sleep(3 * SECOND_CANCELLATION)
+            probe.note("finally")
+
+    server = Server(body)
+    await leave(server)
+    assert server.probe.events == ["finally", "cleanup"]
+
+
+async def test_a_body_that_has_no_more_time_is_cancelled_again(caplog: pytest.LogCaptureFixture) -> None:
+    """So one ends that waits for too long in its ``except``; it is not left behind, and reported by that."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        yield "one"
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            probe.note("cancelled")
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                probe.note("cancelled again")
+                raise
+
+    server = Server(body, SafeSSEConfig(cleanup_timeout=SHORT))
+    await leave(server)
+    assert server.probe.events == ["cancelled", "cancelled again", "cleanup"]
+    assert "left behind" not in caplog.text
 
 
 async def test_a_body_that_will_not_end_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:

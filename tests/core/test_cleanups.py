@@ -184,6 +184,39 @@ async def test_the_client_does_not_wait_for_the_cleanups_but_the_request_does(en
     assert server.probe.events == ["cleanup"]
 
 
+@pytest.mark.parametrize("way", ["leaves", "is closed", "shutdown"])
+async def test_a_stream_that_is_to_end_while_it_is_cleaned_up_cuts_no_cleanup_short(way: str) -> None:
+    """What the body has left to a cleanup is done, whatever the client, the application and the server do meanwhile."""
+    release = anyio.Event()
+
+    async def clean(probe: Probe) -> None:
+        probe.note("cleaning")
+        await release.wait()
+        await anyio.lowlevel.checkpoint()
+        probe.note("cleaned")
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        stream.push_async_callback(clean, probe)
+        yield "one"
+
+    server, connection = Server(body), Connection()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run, connection)
+        await server.probe.until("cleaning")
+        assert server.probe.stream is not None
+        if way == "leaves":
+            connection.leave()
+        elif way == "is closed":
+            tasks.start_soon(server.probe.stream.aclose)
+        else:
+            server.streams.begin_drain()
+        await anyio.wait_all_tasks_blocked()
+        release.set()
+    server.streams.stop()
+    assert server.probe.events == ["cleaning", "cleaned", "cleanup"]
+    assert server.probe.reason is CloseReason.COMPLETED
+
+
 async def test_a_cleanup_that_closes_its_own_stream_does_not_wait_for_itself() -> None:
     """``aclose()`` returns at once, since the stream cannot have cleaned up before."""
 

@@ -65,6 +65,30 @@ async def test_a_drain_waits_no_longer_than_grace_and_cleanup(
     assert "hang: TimeoutError" in caplog.text
 
 
+async def test_a_drain_waits_for_each_response() -> None:
+    """Behind its stream a response may have background tasks, of which one is done before the other."""
+    server = Server(waiting)
+    server.streams.start()
+    loop = server.streams.loop_state()
+    drained = anyio.Event()
+
+    async def drain() -> None:
+        await server.streams.drain()
+        drained.set()
+
+    for _ in range(2):
+        loop.begin_response()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(drain)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(2):
+            assert not drained.is_set()
+            loop.end_response()
+            await anyio.wait_all_tasks_blocked()
+        assert drained.is_set()
+    server.streams.stop()
+
+
 @pytest.mark.parametrize("enters", [False, True])
 async def test_a_handler_at_work_keeps_what_it_has_opened(enters: bool, caplog: pytest.LogCaptureFixture) -> None:
     """The time of the streams does not end the work of a handler: what it has registered is cleaned up behind it."""

@@ -81,6 +81,21 @@ async def test_a_body_closes_its_own_stream() -> None:
     assert b"last" in connection.body
 
 
+async def test_a_stream_that_its_handler_has_closed_never_starts_the_body() -> None:
+    """Its response is whole, and has no event."""
+
+    async def handler(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        await stream.aclose()
+        return waiting(probe, stream)
+
+    server, connection = Server(handler), Connection()
+    await server.run(connection)
+    assert server.probe.events == ["cleanup"]
+    assert server.probe.reason is CloseReason.CLOSED
+    assert connection.complete
+    assert b"data" not in connection.body
+
+
 async def test_all_streams_are_closed_at_once() -> None:
     """``aclose_all()`` ends every stream and waits for their cleanups."""
     server = Server(waiting)
@@ -147,6 +162,18 @@ async def test_a_send_that_fails_means_that_the_client_left(error: type[OSError]
 
     await server.run(connection, send=send)
     check(server, CloseReason.CLIENT_DISCONNECTED)
+
+
+@pytest.mark.parametrize("body", [waiting, parked])
+async def test_a_request_that_is_cancelled_means_that_the_client_left(body: Any) -> None:
+    """A server that cancels the request ends the stream as CLIENT_DISCONNECTED, and goes on being cancelled."""
+    server, connection = Server(body), Connection()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run, connection)
+        await connection.until(lambda got: b"data" in got.body)
+        tasks.cancel_scope.cancel()
+    check(server, CloseReason.CLIENT_DISCONNECTED)
+    assert not connection.complete
 
 
 @pytest.mark.parametrize("failing", ["before", "between"])

@@ -106,13 +106,8 @@ async def test_a_body_that_did_not_ask_has_no_grace(reason: CloseReason) -> None
 
 
 async def test_without_a_grace_a_body_that_asked_is_ended_at_once() -> None:
-    """``shutdown_grace=0`` means that there is none."""
-
-    async def ask(stream: StreamContext) -> None:
-        assert not stream.closing
-        await anyio.sleep_forever()
-
-    server, connection = Server(polite(ask), replace(PATIENT, shutdown_grace=0)), Connection()
+    """``shutdown_grace=0`` means that there is none, not even to say farewell at once."""
+    server, connection = Server(polite(by_waiting), replace(PATIENT, shutdown_grace=0)), Connection()
     await end(server, connection, CloseReason.SHUTDOWN)
     assert server.probe.events == ["asks", "cleanup"]
 

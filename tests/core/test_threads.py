@@ -77,11 +77,12 @@ async def test_a_thread_is_a_daemon_and_sees_the_handlers_context_variables() ->
 
 
 async def test_a_step_is_let_come_back_before_the_iterator_is_closed() -> None:
-    """A client that leaves interrupts no step: the thread comes back from it, then closes the iterator."""
+    """A client that leaves interrupts no step: the thread comes back from it, and closes the iterator."""
     steps: list[str] = []
     left = threading.Event()
 
     def body(probe: Probe, stream: StreamContext) -> Iterator[str]:
+        stream.callback(steps.append, "cleaned")
         try:
             yield "one"
             in_loop(lambda: probe.note("in a step"))
@@ -100,9 +101,10 @@ async def test_a_step_is_let_come_back_before_the_iterator_is_closed() -> None:
         assert server.probe.stream is not None
         with anyio.fail_after(WAIT):
             await server.probe.stream.wait_closing()
+        await anyio.wait_all_tasks_blocked()
         assert steps == []
         left.set()
-    assert steps == ["came back", "closed"]
+    assert steps == ["came back", "closed", "cleaned"]
     assert server.probe.events == ["in a step", "cleanup"]
 
 

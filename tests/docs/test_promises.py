@@ -1,4 +1,4 @@
-"""Each sentence of two pages is kept by a test: ``promises.md`` tells by which."""
+"""Each sentence of two pages is kept by a test: ``promises.md`` tells by which, and ``breaks.diff`` what fails it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,14 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+import litestar_safe_sse
+from tests.docs.promises import EXPLAINS, TESTS, Break, read_breaks, read_index, read_promises
+
+INDEX = read_index()
 DOCS = TESTS.parent / "docs"
-EXPLAINS = "(explains)"
 
-
-def index() -> dict[str, dict[str, list[str]]]:
-    """For each page, the phrases and the tests of each."""
-    pages: dict[str, dict[str, list[str]]] = {}
-    phrases: dict[str, list[str]] = {}
-    tests: list[str] = []
-    for line in (TESTS / "docs" / "promises.md").read_text().splitlines():
-        if line.startswith("# "):
-            phrases = pages[line[2:]] = {}
-        elif line.startswith("- "):
-            tests = phrases[line[2:]] = []
-        elif line.startswith("  "):
-            tests.append(line.strip())
-    return pages
-
-
-INDEX = index()
+OF_LITESTAR = {"before the response streams"}
+"""What is said of Litestar, whose tests fail when it changes."""
 
 
 def sentences(page: str) -> list[str]:
@@ -71,3 +58,21 @@ def test_what_keeps_a_promise_exists(page: str) -> None:
 
 def source(path: str) -> str:
     return (TESTS / path).read_text() if (TESTS / path).is_file() else ""
+
+
+def test_each_promise_can_be_broken() -> None:
+    """For each promise ``breaks.diff`` has what fails its tests, and for nothing else."""
+    broken = {promise for each in read_breaks() for promise in each.promises}
+    assert broken == {*read_promises()} - OF_LITESTAR
+
+
+@pytest.mark.parametrize("broken", read_breaks(), ids=lambda broken: broken.promises[0])
+def test_what_breaks_a_promise_is_of_the_code(broken: Break, tmp_path: Path) -> None:
+    """``breaks.diff`` names lines as they are; who changes one changes it there too."""
+    package = Path(litestar_safe_sse.__file__).parent
+    for module in {change.module for change in broken.changes}:
+        (tmp_path / module).parent.mkdir(exist_ok=True)
+        (tmp_path / module).write_text((package / module).read_text())
+    for change in broken.changes:
+        change.apply(tmp_path)
+        compile((tmp_path / change.module).read_text(), change.module, "exec")

@@ -177,7 +177,8 @@ async def test_stream_whose_handler_is_at_work_when_the_shutdown_begins(trace: T
 
 @pytest.mark.parametrize("layer", ["app", "handler"])
 @pytest.mark.parametrize("kind", [Exception, HTTPException])
-async def test_exception_handlers_of_the_user(layer: str, kind: type[Exception]) -> None:
+@pytest.mark.parametrize("asks", [True, False], ids=["with-context", "without"])
+async def test_exception_handlers_of_the_user(asks: bool, layer: str, kind: type[Exception]) -> None:
     """Exception handlers of whole families still have the 503, and leave what an ``EventSource`` is told alone."""
 
     def answer(_: Request[Any, Any, Any], exc: Exception) -> Response[str]:
@@ -186,10 +187,14 @@ async def test_exception_handlers_of_the_user(layer: str, kind: type[Exception])
     at: dict[str, Any] = {name: {kind: answer} if name == layer else {} for name in ("app", "handler")}
 
     @get("/", exception_handlers=at["handler"])
-    async def handler(stream: StreamContext) -> SafeServerSentEvent:
+    async def asking(stream: StreamContext) -> SafeServerSentEvent:
         return SafeServerSentEvent(["x"])
 
-    async with serving(handler, exception_handlers=at["app"]) as (app, streams):
+    @get("/", exception_handlers=at["handler"])
+    async def returning() -> SafeServerSentEvent:
+        return SafeServerSentEvent(["x"])
+
+    async with serving(asking if asks else returning, exception_handlers=at["app"]) as (app, streams):
         streams.begin_drain()
         assert (await request(app)).status == 429
         check_reconnects(await request(app, headers=EVENT_SOURCE))
