@@ -6,86 +6,25 @@ until it is loaded again.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 from tests.bounds import START, WAIT
-from tests.example.processes import CHROMIUM, chromium
+from tests.example.processes import CHROMIUM
 from tests.ports import free_port
+from tests.servers.event_sources import CLOSED, Client, in_chromium, in_node
 from tests.servers.kinds import VARIANTS, ServerKind, kinds, long_if
 from tests.servers.processes import RunningServer
-
-CLOSED = 2
-"""The ``readyState`` of an ``EventSource`` that has given up."""
 
 DRAIN = 1.5
 """Seconds that the server drains."""
 
 HTTP1 = [kind for kind in kinds() if kind.protocol == "1.1"]
-
-
-class Client(Protocol):
-    """A client that has opened an ``EventSource``."""
-
-    def seen(self) -> list[dict[str, Any]]:
-        """Returns what has happened to it, in order: ``open``, ``error`` or ``message``, each with its state."""
-        ...
-
-
-class Chromium:
-    """A page in Chromium."""
-
-    def __init__(self, page: Any, address: str) -> None:
-        self._page = page
-        page.goto(f"{address}/page")
-        page.evaluate("""() => {
-            window.seen = [];
-            const source = new EventSource("/lasting");
-            const tell = (what, more) => window.seen.push({what, state: source.readyState, ...more});
-            source.onopen = () => tell("open");
-            source.onerror = () => tell("error");
-            source.onmessage = (event) => tell("message", {data: event.data});
-        }""")
-
-    def seen(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._page.evaluate("window.seen")
-        return found
-
-
-class Npm:
-    """npm's ``eventsource`` in Node."""
-
-    def __init__(self, output: Path) -> None:
-        self._output = output
-
-    def seen(self) -> list[dict[str, Any]]:
-        whole, _, _ = self._output.read_text().rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
-
-
-@contextlib.contextmanager
-def in_chromium(address: str, directory: Path) -> Iterator[Client]:
-    with chromium(directory / "chromium") as browser:
-        yield Chromium(browser.new_page(), address)
-
-
-@contextlib.contextmanager
-def in_node(address: str, directory: Path) -> Iterator[Client]:
-    script, output = Path(__file__).with_name("reconnecting.mjs"), directory / "seen"
-    with output.open("wb") as file, subprocess.Popen(["node", script, f"{address}/lasting"], stdout=file) as process:
-        try:
-            yield Npm(output)
-        finally:
-            process.terminate()
 
 
 def wait_for_process(client: Client, other_than: str = "") -> str:
@@ -137,7 +76,7 @@ def test_a_client_comes_back_to_the_next_process(kind: ServerKind, open_client: 
     try:
         server.start()
         host, port = address_of(server)
-        with open_client(f"http://{host}:{port}", tmp_path) as client:
+        with open_client(f"http://{host}:{port}", "/lasting", tmp_path) as client:
             first = wait_for_process(client)
             shut_down(server)
             server.start()
