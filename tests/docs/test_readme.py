@@ -15,7 +15,7 @@ from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-QUICKSTART, SOURCES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+QUICKSTART, GENERATOR, SOURCES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def test_quickstart_is_short() -> None:
@@ -46,6 +46,16 @@ def test_quickstart_cleans_up_when_the_server_is_stopped(tmp_path: Path) -> None
             server.terminate()
             assert list(events) == []
         assert "closed: shutdown" in server.lines
+
+
+def test_generator_is_a_handler(tmp_path: Path) -> None:
+    """It runs as it stands, its events have a type, and what it raises ahead of the first is an error."""
+    (tmp_path / "chat.py").write_text(GENERATOR)
+    with running("chat:app", tmp_path) as server, httpx.Client() as client:
+        with client.stream("POST", f"{server.url}/chat", json={"ask": "why me"}) as response:
+            events = [(event.event, event.json()["text"]) for event in EventSource(response).iter_sse()]
+        assert (response.status_code, events) == (200, [("token", "why"), ("token", "me")])
+        assert client.post(f"{server.url}/chat", json={}).status_code == 500
 
 
 def test_feed_is_resumed_by_another_worker(tmp_path: Path, redis_server: RedisServer) -> None:
