@@ -38,6 +38,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from litestar_safe_sse._core import asyncgens
 from litestar_safe_sse._core.body import Body, Position
@@ -250,6 +251,7 @@ class Stream:
         is_body = self._owner is not None and self._owner.is_current()
         if self._life.is_body_done or self._buffer.state is BufferState.DROPPED:
             if is_body and not self._life.is_body_done:  # on its way out, where what it yields is dropped too
+                await checkpoint()  # in which one that would go on for ever can be cancelled
                 return
             raise StreamClosedError("the client is gone, or the stream has ended; nothing more can be sent")
         if self._buffer.put(item):

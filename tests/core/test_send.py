@@ -278,3 +278,20 @@ async def test_source_that_calls_back_from_a_thread(anyio_backend: Any) -> None:
     server, connection = await serve(body)
     check(server, CloseReason.COMPLETED)
     assert datas(connection) == [*map(str, range(100)), "end"]
+
+
+async def test_a_body_that_goes_on_sending_ends_when_its_client_leaves() -> None:
+    """What it sends then is dropped, and each ``send()`` is a wait all the same, in which it can be cancelled."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        try:
+            yield "one"
+            for _ in range(100_000):  # for ever, but for a test that fails
+                await stream.send("more")
+            probe.note("was not ended")
+        finally:
+            probe.note("finally")
+
+    server = Server(body)
+    await leave(server)
+    assert server.probe.events == ["finally", "cleanup"]
