@@ -66,7 +66,7 @@ async def aiterate(content: object, runtime: Runtime, name: str, *, ahead: int =
         # Some iterators, as of clients of language models, make another of themselves.
         return iterator if iterator is content or not _is_iterator(content) else _OwningIterator(iterator, content)
     if hasattr(content, "__anext__"):
-        return content  # type: ignore[return-value]
+        return _BareIterator(content)
     if is_record(content):
         return _InMemoryIterator(iter((content,)))
     if isinstance(content, _IN_MEMORY):
@@ -132,6 +132,25 @@ class _OwningIterator:
     def athrow(self) -> Any:
         """That of the iterator, if it has one."""
         return self.iterator.athrow  # type: ignore[attr-defined]
+
+
+class _BareIterator:
+    """An iterator that is no iterable, for ``async for``."""
+
+    __slots__ = ("_iterator",)
+
+    def __init__(self, iterator: Any) -> None:
+        self._iterator = iterator
+
+    def __aiter__(self) -> _BareIterator:
+        return self
+
+    def __anext__(self) -> Awaitable[object]:
+        return self._iterator.__anext__()  # type: ignore[no-any-return]
+
+    async def aclose(self) -> None:
+        """Closes the iterator, if it can be closed."""
+        await aclose(self._iterator)
 
 
 class _InMemoryIterator:

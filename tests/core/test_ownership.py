@@ -230,3 +230,30 @@ async def test_an_iterable_that_was_never_iterated_over_is_left_alone(kind: Any)
     connection.leave()
     await server.run(connection)
     assert server.probe.events == ["cleanup"]
+
+
+class Bare:
+    """An async iterator that is no iterable: ``async for`` takes none, but a stream does."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+
+    async def __anext__(self) -> str:
+        await anyio.lowlevel.checkpoint()
+        return "one"
+
+    async def aclose(self) -> None:
+        self.probe.note("closed")
+
+
+@pytest.mark.parametrize("source", [False, True], ids=["body", "source"])
+async def test_an_iterator_that_is_no_iterable_is_iterated_over_and_closed_once(source: bool) -> None:
+    """As a body, and as a source of one."""
+
+    async def drawing(stream: StreamContext, bare: Any) -> AsyncIterator[str]:
+        async for item in stream.iterate(bare):
+            yield item
+
+    server = Server(lambda probe, stream: drawing(stream, Bare(probe)) if source else Bare(probe))
+    await leave(server)
+    assert server.probe.events == ["closed", "cleanup"]
