@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+import sniffio
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
 from tests.bounds import SHORT, WAIT
@@ -233,7 +234,10 @@ async def test_a_drain_is_spread_evenly_within_the_grace() -> None:
             tasks.start_soon(server.app, connection.scope, connection.receive, connection.send)
             await connection.until(lambda got: b"one" in got.body)
         times.append(time.monotonic())
-    assert [event for event in server.probe.events if event != "cleanup"] == ["1", "2", "3", "4"]
+    order = [event for event in server.probe.events if event != "cleanup"]
+    if sniffio.current_async_library() == "trio":  # which shuffles those that are told in one turn of a busy loop
+        order.sort()
+    assert order == ["1", "2", "3", "4"]
     assert times[4] - times[0] >= spread * 3 / 4 - 0.01
     assert server.streams.statistics().closed == {CloseReason.SHUTDOWN: 4}
 
