@@ -19,6 +19,7 @@ from litestar_safe_sse._core.statistics import RegistryStatistics
 from litestar_safe_sse._core.stream import Stream, StreamNames
 from litestar_safe_sse._core.timers import TimerWheel
 from litestar_safe_sse._core.timing import (
+    BACKGROUND_MARGIN,
     DRAIN_MARGIN,
     DROP_DELAY,
     FINAL_SEND_TIMEOUT,
@@ -31,7 +32,7 @@ from litestar_safe_sse._core.watch import Watch
 from litestar_safe_sse._runtime.base import Runtime, Timer
 from litestar_safe_sse._runtime.current import current_key, current_runtime
 from litestar_safe_sse._runtime.margins import TimerWithMargin
-from litestar_safe_sse._runtime.shielding import LEAVING_TIME, run_shielded, wait_shielded
+from litestar_safe_sse._runtime.shielding import run_shielded, wait_shielded
 from litestar_safe_sse._servers.connections import Connection, Connections
 from litestar_safe_sse._servers.shutdown import ShutdownWatch
 from litestar_safe_sse.exceptions import InvalidFieldError, SSEError
@@ -156,8 +157,7 @@ class LoopState:
         """Bounds what a drain may take, however little of it the loop answers."""
         self.overdue = (
             self.runtime.call_later(seconds, self._hurry),
-            # before the drain is over, so that what this ends has ended by then
-            TimerWithMargin(self.runtime, seconds, DRAIN_MARGIN - LEAVING_TIME, self.end_background),
+            TimerWithMargin(self.runtime, seconds, BACKGROUND_MARGIN, self.end_background),
         )
 
     def _hurry(self) -> None:

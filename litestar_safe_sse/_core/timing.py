@@ -5,6 +5,7 @@ From the first signal to the end of the drain:
 ===================================  ==================================================================
 ``shutdown_grace``                   bodies that asked say farewell
 ``cleanup_timeout``                  bodies end, and cleanups run; all streams share it
+``BACKGROUND_MARGIN``                beyond both: background tasks that have not ended are cancelled
 ``DRAIN_MARGIN``                     beyond both: what has been left behind by then stays, and is reported
 ===================================  ==================================================================
 
@@ -15,8 +16,8 @@ application's own shutdown begins, which is bounded by ``APPLICATION_SHUTDOWN`` 
 
 Grace, cleanups and last bytes count by the loop's time, in which it answers (``timers.py``), so that one who blocks it
 takes none of it from others. But the sum of them goes by the clock: when it is over, what is left has a tenth of a
-second of the loop's for each thing that it still has to end. ``DRAIN_MARGIN`` alone begins when the loop answers, be
-that later, so that these have a turn.
+second of the loop's for each thing that it still has to end. The margins alone begin when the loop answers, be that
+later, so that these have a turn.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from litestar_safe_sse._runtime.shielding import LEAVING_TIME
+
 if TYPE_CHECKING:
     from litestar_safe_sse.config import SafeSSEConfig
 
 __all__ = (
+    "BACKGROUND_MARGIN",
     "DRAIN_MARGIN",
     "DROP_DELAY",
     "FINAL_SEND_TIMEOUT",
@@ -57,6 +61,9 @@ stream's; they begin when the others are dropped."""
 
 DRAIN_MARGIN = 0.5
 """Seconds beyond grace and cleanup after which a drain no longer waits."""
+
+BACKGROUND_MARGIN = DRAIN_MARGIN - LEAVING_TIME
+"""Seconds beyond them after which background tasks are ended: ahead of the drain, so that they have ended by then."""
 
 REAUTHORIZE_JITTER = 0.2
 """The part by which the time between two questions of one stream may be shorter, so that the streams of clients that
