@@ -132,6 +132,7 @@ class Buffer:
     """
 
     __slots__ = (
+        "_dropped",
         "_encoder",
         "_filled",
         "_first_fields",
@@ -141,7 +142,6 @@ class Buffer:
         "_limit",
         "_linger_until",
         "_look_at",
-        "_lost",
         "_message_type",
         "_pace",
         "_parts",
@@ -199,7 +199,7 @@ class Buffer:
         self._ready = 0
         self._taken = 0
         self._written = 0
-        self._lost = 0
+        self._dropped = 0
         self._state = BufferState.OPEN
 
     def configure(self, encoder: BlockEncoder, limit: int) -> None:
@@ -266,7 +266,7 @@ class Buffer:
     @property
     def events(self) -> int:
         """Events and comments that have been put in."""
-        return self._taken + self._ready + self._lost
+        return self._taken + self._ready + self._dropped
 
     @property
     def written(self) -> int:
@@ -453,7 +453,7 @@ class Buffer:
     def drop(self) -> None:
         """Forgets what was not written; nothing more will be."""
         self._parts, self._pieces = [], []
-        self._lost += self._ready
+        self._dropped += self._ready
         self._ready = 0
         self._forget()
         if self._state is not BufferState.DROPPED:

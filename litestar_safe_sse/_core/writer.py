@@ -44,7 +44,7 @@ class Writer:
         "_final_patience",
         "_final_until",
         "_has_begun",
-        "_heartbeat",
+        "_latest_heartbeat",
         "_life",
         "_lost_before",
         "_sending",
@@ -85,7 +85,7 @@ class Writer:
         self.cancel_scope: anyio.CancelScope | None = None
         """The scope of the writing, while there is some."""
         self.heartbeats = 0
-        self._heartbeat = 0
+        self._latest_heartbeat = 0
         """The place of the latest among all that has been put into the buffer."""
 
     @property
@@ -101,7 +101,7 @@ class Writer:
     @property
     def heartbeats_written(self) -> int:
         """Heartbeats that the server has taken."""
-        return self.heartbeats - (self._buffer.written < self._heartbeat)  # one at a time
+        return self.heartbeats - (self._buffer.written < self._latest_heartbeat)  # one at a time
 
     async def start(self) -> None:
         """Sends the headers."""
@@ -173,7 +173,7 @@ class Writer:
             self.heartbeats += 1
             self._sent_at = now
             self._buffer.put_heartbeat()
-            self._heartbeat = self._buffer.events
+            self._latest_heartbeat = self._buffer.events
         return min(self._sent_at + interval, now + send_timeout)
 
     def set_final_timeout(self, seconds: float) -> None:
