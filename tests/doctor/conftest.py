@@ -17,4 +17,4 @@ UVICORN = KINDS["uvicorn-h1-h11-asyncio"]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of the application."""
     with running(UVICORN, tmp_path_factory.mktemp("doctor"), app="tests.doctor.app:app") as server:
-        yield int(server.address[1])
+        yield server.port

@@ -11,6 +11,7 @@ import pytest
 
 from tests.doctor.asking import SHORT, ask_doctor, url
 from tests.proxies import KINDS, ProxyKind, proxy
+from tests.servers.kinds import long_if
 
 NGINX = KINDS["nginx"]
 FOLLOWS_FROM_HOLDING = {"stall-unnoticed", "abort-unnoticed"}
@@ -18,9 +19,7 @@ FOLLOWS_FROM_HOLDING = {"stall-unnoticed", "abort-unnoticed"}
 
 
 def kinds(*long: str) -> list[Any]:
-    return [
-        pytest.param(kind, id=name, marks=[pytest.mark.long] if name in long else []) for name, kind in KINDS.items()
-    ]
+    return [pytest.param(kind, id=name, marks=long_if(name in long)) for name, kind in KINDS.items()]
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def test_balancer_in_front_of_two_servers_is_healthy(server: int, tmp_path: Path
     """Each knows its own streams only, and they take turns: the doctor asks until it has found the right one."""
     with (
         running(UVICORN, tmp_path, app="tests.doctor.app:app") as second,
-        balancer(server, second.address[1], directory=tmp_path / "haproxy") as port,
+        balancer(server, second.port, directory=tmp_path / "haproxy") as port,
     ):
         assert_healthy(ask_doctor(url(port), "--json", *SHORT))
 
@@ -86,7 +86,7 @@ def test_balancer_whose_time_out_is_too_short_is_named(server: int, tmp_path: Pa
         running(UVICORN, tmp_path, app="tests.doctor.app:app") as second,
         balancer(
             server,
-            second.address[1],
+            second.port,
             directory=tmp_path / "haproxy",
             fault=KINDS["haproxy"].faults["idle-timeout"],
         ) as port,

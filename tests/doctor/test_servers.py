@@ -30,7 +30,7 @@ from tests.servers.processes import RunningServer, running
 def test_server_by_itself_is_healthy(kind: str, tmp_path: Path) -> None:
     """Whatever serves the application."""
     with running(KINDS[kind], tmp_path, app="tests.doctor.app:app") as server:
-        answer = ask_doctor(url(int(server.address[1])), "--json", *SHORT)
+        answer = ask_doctor(url(server.port), "--json", *SHORT)
     assert (answer.code, answer.faults) == (0, set())
     assert answer.findings["stall"]["evidence"]["reason"] == "SEND_TIMEOUT"
 
@@ -38,14 +38,14 @@ def test_server_by_itself_is_healthy(kind: str, tmp_path: Path) -> None:
 def test_workers_are_asked_until_one_knows_the_stream(tmp_path: Path) -> None:
     """What a body has seen is known to its own process."""
     with running(UVICORN, tmp_path, app="tests.doctor.app:app", workers=3) as server:
-        answer = ask_doctor(url(int(server.address[1])), "--json", "--only", "abort,stall")
+        answer = ask_doctor(url(server.port), "--json", "--only", "abort,stall")
     assert {finding["verdict"] for finding in answer.findings.values()} == {"ok"}
 
 
 def test_server_that_never_notices_aborts_is_named(tmp_path: Path) -> None:
     """A client leaves, and its stream goes on."""
     with running(UVICORN, tmp_path, app="tests.doctor.app:deaf") as server:
-        answer = ask_doctor(url(int(server.address[1])), "--json", *SHORT, "--skip", "stall")
+        answer = ask_doctor(url(server.port), "--json", *SHORT, "--skip", "stall")
     assert answer.faults == {"abort-unnoticed"}
     assert "the application" in answer.findings["abort"]["remedies"]
     assert answer.code == 1
@@ -56,7 +56,7 @@ def test_restart_is_told(tmp_path: Path) -> None:
     server = RunningServer(UVICORN, tmp_path, ("127.0.0.1", free_port()))
     try:
         server.start(app="tests.doctor.app:app")
-        command = [sys.executable, "-m", "litestar_safe_sse.cli", "doctor", url(int(server.address[1])), "--json"]
+        command = [sys.executable, "-m", "litestar_safe_sse.cli", "doctor", url(server.port), "--json"]
         options = ["--secret", SECRET, "--only", "restart", "--restart", str(WAIT)]
         with subprocess.Popen(command + options, stdout=subprocess.PIPE, text=True) as doctor:
             wait_for_stream(server)

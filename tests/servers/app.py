@@ -203,9 +203,9 @@ async def release_threads() -> None:
 def trio_tasks() -> Iterator[Any]:
     import trio
 
-    left = [trio.lowlevel.current_root_task()]
-    while left and (task := left.pop()) is not None:
-        yield task
+    left: list[Any] = [trio.lowlevel.current_root_task()]
+    while left:
+        yield (task := left.pop())
         left += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
 
 

@@ -78,6 +78,12 @@ class RunningServer:
                 raise RuntimeError(f"{self.kind.name} did not start:\n{self.output()}")
             time.sleep(0.01)
 
+    @property
+    def port(self) -> int:
+        """Where it listens, if that is no Unix socket."""
+        assert not isinstance(self.address, str)
+        return self.address[1]
+
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 

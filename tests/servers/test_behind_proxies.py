@@ -31,16 +31,11 @@ ADVISED = 'proxy_http_version 1.1; proxy_set_header Connection "";'
 """The lines that the documentation gives."""
 
 
-def port_of(server: RunningServer) -> int:
-    assert isinstance(server.address, tuple)
-    return server.address[1]
-
-
 @each_server
 def test_headers_pass_a_proxy_that_compresses_before_there_is_an_event(server: RunningServer, tmp_path: Path) -> None:
     """Caddy keeps them back until the response's body begins, which it does at once, by a comment."""
     with (
-        proxy(KINDS["caddy"], "compression", port_of(server), tmp_path / "caddy") as port,
+        proxy(KINDS["caddy"], "compression", server.port, tmp_path / "caddy") as port,
         httpx.stream(
             "GET",
             f"http://127.0.0.1:{port}/stream/await_in_finally?key=compressed&quiet=true",
@@ -55,7 +50,7 @@ def test_headers_pass_a_proxy_that_compresses_before_there_is_an_event(server: R
 
 @contextmanager
 def nginx(server: RunningServer, lines: str, directory: Path) -> Iterator[tuple[str, int]]:
-    with configured(KINDS["nginx"], lines, directory, upstream=port_of(server)) as port:
+    with configured(KINDS["nginx"], lines, directory, upstream=server.port) as port:
         yield "127.0.0.1", port
 
 
@@ -115,6 +110,6 @@ def test_a_client_that_leaves_a_silent_stream_is_noticed_by_heartbeats(
         client.wire.close()
         assert await server.records.until_each([key], "registered", within=WAIT)
 
-    with configured(kind, BEHIND[behind], tmp_path / behind, upstream=port_of(server)) as port:
+    with configured(kind, BEHIND[behind], tmp_path / behind, upstream=server.port) as port:
         asyncio.run(visit(("127.0.0.1", port)))
     assert server.records.of(key, "registered")[0]["reason"] == "CLIENT_DISCONNECTED"

@@ -40,14 +40,9 @@ def wait_for_process(client: Client, other_than: str = "") -> str:
         time.sleep(0.02)
 
 
-def address_of(server: RunningServer) -> tuple[str, int]:
-    assert not isinstance(server.address, str)
-    return server.address
-
-
 def shut_down(server: RunningServer) -> None:
     """Has the server drain for some time, and exit."""
-    with socket.create_connection(address_of(server), timeout=WAIT) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as client:
         client.sendall(f"GET /holding?seconds={DRAIN} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         received = b""
         while b"begun" not in received:
@@ -75,8 +70,7 @@ def test_a_client_comes_back_to_the_next_process(kind: ServerKind, open_client: 
     server = RunningServer(kind, tmp_path, ("127.0.0.1", free_port()))
     try:
         server.start()
-        host, port = address_of(server)
-        with open_client(f"http://{host}:{port}", "/lasting", tmp_path) as client:
+        with open_client(f"http://127.0.0.1:{server.port}", "/lasting", tmp_path) as client:
             first = wait_for_process(client)
             shut_down(server)
             server.start()

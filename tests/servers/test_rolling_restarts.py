@@ -20,7 +20,7 @@ from tests.ports import free_port
 from tests.proxies import KINDS, NGINX_TEMPLATE, balancer, configured
 from tests.redis_server import running_redis
 from tests.servers.event_sources import CLOSED, Client, in_chromium, in_node
-from tests.servers.kinds import ServerKind, kinds
+from tests.servers.kinds import ServerKind, kinds, long_if
 from tests.servers.processes import FLAVOUR, RunningServer
 
 pytestmark = [
@@ -119,7 +119,7 @@ def start(server: RunningServer, redis_url: str) -> None:
 
 @pytest.mark.parametrize("behind", [haproxy, nginx])
 @pytest.mark.parametrize(
-    "kind", [pytest.param(each, id=each.name, marks=[] if each.name == ALWAYS else [pytest.mark.long]) for each in EACH]
+    "kind", [pytest.param(each, id=each.name, marks=long_if(each.name != ALWAYS)) for each in EACH]
 )
 def test_each_page_lives_through_a_rolling_restart(kind: ServerKind, behind: Balancer, tmp_path: Path) -> None:
     """Each worker is told to stop and replaced, in turn; each page has every event once, in order."""
@@ -127,7 +127,7 @@ def test_each_page_lives_through_a_rolling_restart(kind: ServerKind, behind: Bal
         (tmp_path / "redis").mkdir()
         redis = stack.enter_context(running_redis(tmp_path / "redis"))
         servers = stack.enter_context(two(kind, tmp_path, redis.url))
-        first, second = (port_of(server) for server in servers)
+        first, second = (server.port for server in servers)
         address = f"http://127.0.0.1:{stack.enter_context(behind(first, second, tmp_path / 'proxy'))}"
         pages = [stack.enter_context(in_node(address, "/feed", tmp_path / f"node {n}")) for n in range(PAGES)]
         pages.append(stack.enter_context(in_chromium(address, "/feed", tmp_path)))
@@ -141,8 +141,3 @@ def test_each_page_lives_through_a_rolling_restart(kind: ServerKind, behind: Bal
         wait_for(pages, publisher.next - 1)
         for page in pages:
             assert numbers(page) == [*range(publisher.next)]
-
-
-def port_of(server: RunningServer) -> int:
-    assert not isinstance(server.address, str)
-    return server.address[1]

@@ -28,7 +28,7 @@ PATH = "/_sse/streams"
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("view")
     with running(KINDS["uvicorn-h1-httptools-uvloop"], directory, app="tests.view.app:app") as server:
-        yield f"http://127.0.0.1:{server.address[1]}"
+        yield f"http://127.0.0.1:{server.port}"
 
 
 @contextlib.contextmanager
@@ -131,9 +131,9 @@ def test_every_process_behind_a_balancer_is_asked(tmp_path: Path) -> None:
     with (
         running(kind, tmp_path / "one", app="tests.view.app:app") as one,
         running(kind, tmp_path / "two", app="tests.view.app:app") as two,
-        balancer(one.address[1], two.address[1], directory=tmp_path / "haproxy") as port,
-        opened(f"http://127.0.0.1:{one.address[1]}", "/jobs", "ann"),
-        opened(f"http://127.0.0.1:{two.address[1]}", "/news", "bob"),
+        balancer(one.port, two.port, directory=tmp_path / "haproxy") as port,
+        opened(f"http://127.0.0.1:{one.port}", "/jobs", "ann"),
+        opened(f"http://127.0.0.1:{two.port}", "/news", "bob"),
     ):
         listed = json.loads(run(f"http://127.0.0.1:{port}", *HEADER, "--json").stdout)
         pids = {record["pid"] for server in (one, two) for record in server.records.named("startup")}
@@ -146,7 +146,7 @@ def test_every_worker_of_a_server_is_met(tmp_path: Path) -> None:
     """Which of them answers is for the kernel to say, so it may take more than one command."""
     met: dict[int, list[str]] = {}
     with running(KINDS["uvicorn-h1-httptools-uvloop"], tmp_path, app="tests.view.app:app", workers=2) as server:
-        url = f"http://127.0.0.1:{server.address[1]}"
+        url = f"http://127.0.0.1:{server.port}"
         deadline = time.monotonic() + WAIT
         with opened(url, "/jobs", "ann"):
             while len(met) < 2 and time.monotonic() < deadline:
