@@ -432,6 +432,7 @@ class Buffer:
         """Gives the loop a turn, in which what has been put in is taken."""
         self._filled.set()
         await self._runtime.turn()
+        self.note_step()
 
     def _make_room(self) -> None:
         self._has_room.set()
@@ -440,8 +441,13 @@ class Buffer:
             self._room = None
 
     def note_step(self) -> None:
-        """Takes note that the body goes on, which may block the loop."""
+        """Takes note that who puts events in goes on, and may block the loop."""
         self._pace.begin_step(self._runtime)
+
+    @property
+    def never_waits(self) -> bool:
+        """Whether the latest events were put in one after the other, with no wait but the pauses here."""
+        return self._pace.never_waits
 
     def end(self) -> None:
         """Ends the waiting: the body goes on to its end, and the writer looks whether it is there.

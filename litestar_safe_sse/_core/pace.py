@@ -20,7 +20,6 @@ AT_ONCE = 0.0
 WATCHED = 64
 """Events for which a body that has blocked the loop is held to one at a time: it may block again at any of them."""
 
-
 TURNS = 4
 """Turns for which a body pauses that has blocked the loop: the loop looks what is due by now, then it wakes the tasks
 that wait for it, and a server may have to be woken once more for what they have sent."""
@@ -34,11 +33,13 @@ class Pace:
     no pauses, since the loop has its turns anyway.
     """
 
-    __slots__ = ("_watched", "_went_on_at", "turns")
+    __slots__ = ("_watched", "_went_on_at", "never_waits", "turns")
 
     def __init__(self) -> None:
         self.turns = 1
         """Turns of the loop that a pause has to be long."""
+        self.never_waits = False
+        """Whether the loop has had no turn between the latest pause and what has been put in since."""
         self._watched = 1
         self._went_on_at = math.inf
         """Since when the loop has had no turn, if that is known."""
@@ -61,6 +62,7 @@ class Pace:
         Returns:
             The time until which it may, or ``AT_ONCE`` if it has to pause after each.
         """
+        self.never_waits = self._went_on_at < math.inf
         if now > (until or self._went_on_at) + TURN:  # one step of it took as long
             self._watched, self.turns = WATCHED, TURNS
         if self._watched:

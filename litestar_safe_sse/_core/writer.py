@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from litestar_safe_sse._core.buffer import BufferState
 from litestar_safe_sse._core.state import CloseReason
@@ -132,6 +133,8 @@ class Writer:
                 if watch.on_begun is not None and buffer.written > self.heartbeats_written:
                     watch.on_begun()
             del chunk  # it may be large, and the next one long in coming
+            if buffer.never_waits:  # no scope of anyio's cancels a task that is about to go on, as this one always is
+                await checkpoint_if_cancelled()
             if buffer.linger():
                 await buffer.wait_filled()
         if buffer.state is not BufferState.DROPPED or self._life.reason is CloseReason.REVOKED:

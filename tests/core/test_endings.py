@@ -7,12 +7,13 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from litestar_safe_sse import CloseReason, InvalidFieldError, SafeSSEConfig, StreamContext
 from litestar_safe_sse.config import MAX_DURATION
 from tests.bounds import NEVER, SHORT
 from tests.core.apps import Probe, Server, check
-from tests.core.bodies import parked, short, waiting
+from tests.core.bodies import parked, rest, short, waiting
 from tests.core.clients import Connection
 
 pytestmark = pytest.mark.anyio
@@ -174,6 +175,67 @@ async def test_a_request_that_is_cancelled_means_that_the_client_left(body: Any)
         tasks.cancel_scope.cancel()
     check(server, CloseReason.CLIENT_DISCONNECTED)
     assert not connection.complete
+
+
+async def talkative(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+    """One that yields nothing, and sends without end."""
+    try:
+        probe.note("began")
+        while True:
+            await stream.send("x" * 1000)
+            if probe.stream is None:
+                yield "never"
+    finally:
+        await rest(probe)
+
+
+class TooMuchError(Exception):
+    """What ends a stream that would take all memory."""
+
+
+async def assisted(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+    """One that waits for a task that sends without end."""
+
+    async def talk() -> None:
+        while True:
+            await stream.send("x" * 1000)
+
+    try:
+        probe.note("began")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(talk)
+            yield "one"
+            await anyio.sleep_forever()
+    finally:
+        await rest(probe)
+
+
+@pytest.mark.parametrize("body", [parked, talkative, assisted])
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_busy_body_holds_up_no_cancellation_of_its_request(body: Any, turns: int) -> None:
+    """A scope of anyio's ends a request at once though its body never waits, wherever the two are in their turns."""
+    server, connection = Server(body), Connection()
+    sent_after = 0
+
+    async def send(message: dict[str, Any]) -> None:  # as many servers' it does not wait
+        nonlocal sent_after
+        await connection.send(message)
+        sent_after += timeout.cancel_called
+        if sent_after > 20:
+            raise TooMuchError
+
+    with anyio.CancelScope() as timeout:
+        async with anyio.create_task_group() as tasks:
+
+            async def end() -> None:
+                await connection.until(lambda got: b"data" in got.body)
+                for _ in range(turns):
+                    await checkpoint()
+                timeout.cancel()
+
+            tasks.start_soon(end)
+            await server.run(connection, send=send)
+    check(server, CloseReason.CLIENT_DISCONNECTED)
 
 
 @pytest.mark.parametrize("failing", ["before", "between"])
