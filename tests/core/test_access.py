@@ -18,8 +18,15 @@ from tests.bounds import NEVER, SHORT, WAIT
 from tests.core.apps import PATIENT, App, Probe, Server, check
 from tests.core.bodies import parked, waiting
 from tests.core.clients import Connection
+from tests.loops import ASYNCIO, TRIO, UVLOOP_AT_LENGTH
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[ASYNCIO, UVLOOP_AT_LENGTH, TRIO])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
 
 NO_TIME = 0.005
 

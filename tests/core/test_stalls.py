@@ -25,9 +25,15 @@ from tests.core.apps import Body, Probe, Server, check
 from tests.core.bodies import parked, rest, waiting
 from tests.core.cancelling import forever, stop
 from tests.core.clients import Connection
-from tests.loops import on_asyncio
+from tests.loops import ASYNCIO, TRIO, UVLOOP_AT_LENGTH, on_asyncio
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[ASYNCIO, UVLOOP_AT_LENGTH, TRIO])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
 
 STALL = 3 * SHORT
 BRIEF = SafeSSEConfig(ping_interval=None, send_timeout=None, cleanup_timeout=SHORT, shutdown_grace=SHORT)

@@ -17,7 +17,9 @@ from tests.integration.processes import (
     GRANIAN_UVLOOP,
     HYPERCORN,
     HYPERCORN_TRIO,
+    HYPERCORN_UVLOOP,
     UVICORN,
+    UVICORN_UVLOOP,
     WITH_LIFESPAN,
     Kind,
     Launch,
@@ -25,7 +27,10 @@ from tests.integration.processes import (
     posix_only,
     read,
 )
+from tests.servers.kinds import long_if
 
+UVLOOP = (UVICORN_UVLOOP, GRANIAN_UVLOOP, HYPERCORN_UVLOOP)
+LIKE_SIGTERM = (signal.SIGINT,)
 FORCED_EXIT = sys.version_info < (3, 12, 1)
 
 
@@ -43,8 +48,14 @@ def hold_on_two_workers(server: Server) -> int:
 
 
 @posix_only
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("kind", WITH_LIFESPAN, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        pytest.param(kind, number, id=f"{kind}-{number.name}", marks=long_if(kind in UVLOOP and number in LIKE_SIGTERM))
+        for kind in WITH_LIFESPAN
+        for number in (signal.SIGTERM, *LIKE_SIGTERM)
+    ],
+)
 def test_notified_once_and_at_once(launch: Launch, kind: Kind, number: signal.Signals) -> None:
     """The callback comes once and at once, an awaiting clean-up completes, and the exit is that of a bare server."""
     watched, bare = launch(kind), launch(kind, WATCHES="0")
@@ -85,9 +96,9 @@ def test_notified_before_daphne_cancels(launch: Launch, number: signal.Signals) 
         (GRANIAN, signal.SIGTERM, False),
         (GRANIAN, signal.SIGINT, True),
         (HYPERCORN, signal.SIGTERM, False),
-        (HYPERCORN, signal.SIGINT, True),
+        pytest.param(HYPERCORN, signal.SIGINT, True, marks=pytest.mark.long),
         (HYPERCORN, signal.SIGTERM, True),
-        (HYPERCORN_TRIO, signal.SIGTERM, False),
+        pytest.param(HYPERCORN_TRIO, signal.SIGTERM, False, marks=pytest.mark.long),
         (HYPERCORN_TRIO, signal.SIGTERM, True),
     ],
     ids=str,

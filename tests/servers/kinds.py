@@ -9,7 +9,7 @@ import shutil
 import ssl
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,9 +134,9 @@ def kinds(*names: str) -> list[ServerKind]:
     return [kind for kind in chosen if kind.name.startswith(tuple(wanted.split(",")))]
 
 
-def parameters(*names: str) -> list[Any]:
-    """Return those kinds for ``parametrize``; the variants among them make a test a long one."""
-    return [pytest.param(kind, id=kind.name, marks=long_if(kind.name in VARIANTS)) for kind in kinds(*names)]
+def parameters(*names: str, long: Collection[str] = ()) -> list[Any]:
+    """Return those kinds for ``parametrize``; variants, and those that are named, make a test a long one."""
+    return [pytest.param(kind, id=kind.name, marks=long_if(kind.name in {*VARIANTS, *long})) for kind in kinds(*names)]
 
 
 def long_if(differs_little: bool) -> list[pytest.MarkDecorator]:

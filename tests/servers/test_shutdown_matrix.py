@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 import anyio
@@ -70,6 +70,8 @@ REPRESENTATIVES = [
     "hypercorn-h1-trio",
 ]
 """One of each server and protocol, each event loop among them."""
+OTHER_LOOPS = ["uvicorn-h1-h11-asyncio", "granian-h2-uvloop"]
+"""Those whose server is there by another loop too."""
 ALL = [*REPRESENTATIVES, "hypercorn-h2-trio", "daphne-h1", "daphne-h2"]
 
 
@@ -139,11 +141,8 @@ def assert_none(problems: Sequence[str], server: RunningServer) -> None:
     assert not problems, "\n".join([*problems[:20], server.output()[-3000:]])
 
 
-def each_kind(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("kind", parameters(*names))
-
-
-workers_1_or_2 = pytest.mark.parametrize("workers", [1, 2], ids=["1-worker", "2-workers"])
+def each_kind(*names: str, long: Collection[str] = ()) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("kind", parameters(*names, long=long))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,9 @@ workers_1_or_2 = pytest.mark.parametrize("workers", [1, 2], ids=["1-worker", "2-
             workers,
             id=f"{number.name}-{kind.name}-{workers}-workers",
             marks=long_if(
-                kind.name in VARIANTS or (number is signal.SIGINT and (workers == 2 or "uvloop" in kind.name))
+                kind.name in VARIANTS
+                or (number is signal.SIGINT and workers == 2)
+                or ("uvloop" in kind.name and (number is signal.SIGINT or workers == 2))
             ),
         )
         for kind in kinds(*ALL)
@@ -180,7 +181,9 @@ def test_server_told_to_stop_cleans_up_every_stream_first(
 
 @safe_only
 @each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "hypercorn-h1-trio")
-@workers_1_or_2
+@pytest.mark.parametrize(
+    "workers", [pytest.param(1, id="1-worker", marks=pytest.mark.long), pytest.param(2, id="2-workers")]
+)
 def test_interrupt_from_the_terminal_reaches_the_whole_group(kind: ServerKind, workers: int, tmp_path: Path) -> None:
     """^C goes to parent and workers alike, and still each stream is cleaned up once."""
     with running(kind, tmp_path, workers=workers) as server:
@@ -189,7 +192,7 @@ def test_interrupt_from_the_terminal_reaches_the_whole_group(kind: ServerKind, w
 
 
 @safe_only
-@each_kind(*REPRESENTATIVES)
+@each_kind(*REPRESENTATIVES, long=OTHER_LOOPS)
 @pytest.mark.parametrize(
     "group", [pytest.param(False, id="parent", marks=pytest.mark.long), pytest.param(True, id="group")]
 )
@@ -244,7 +247,7 @@ async def respawned(server: RunningServer, workers: int, trigger: Callable[[], o
 
 
 @safe_only
-@each_kind("granian-h1-asyncio", "granian-h2-uvloop", "uvicorn-h1-httptools-uvloop")
+@each_kind("granian-h1-asyncio", "granian-h2-uvloop", "uvicorn-h1-httptools-uvloop", long=OTHER_LOOPS)
 def test_respawned_workers_clean_up_and_are_replaced(kind: ServerKind, tmp_path: Path) -> None:
     """SIGHUP replaces the workers: the old ones clean up all their streams, and new ones answer."""
     workers = 2 if kind.server == "uvicorn" else 1
@@ -265,7 +268,7 @@ def test_change_of_a_file_replaces_the_worker_and_its_streams_are_cleaned_up(kin
 
 
 @safe_only
-@each_kind(*ALL)
+@each_kind(*ALL, long=OTHER_LOOPS)
 def test_farewell_reaches_its_client(kind: ServerKind, tmp_path: Path) -> None:
     """A body that waits for the closing has the time to say goodbye, and its response ends whole."""
 
@@ -285,7 +288,7 @@ def test_farewell_reaches_its_client(kind: ServerKind, tmp_path: Path) -> None:
 
 
 @safe_only
-@each_kind(*ALL)
+@each_kind(*ALL, long=OTHER_LOOPS)
 def test_stream_asked_for_during_shutdown_is_refused(kind: ServerKind, tmp_path: Path) -> None:
     """Once the streams are being ended a new one is told to come back, in its client's terms, or not accepted."""
 
@@ -332,7 +335,7 @@ def test_stream_asked_for_during_shutdown_is_refused(kind: ServerKind, tmp_path:
 
 
 @safe_only
-@each_kind(*ALL)
+@each_kind(*ALL, long=OTHER_LOOPS)
 def test_clients_that_stopped_reading_do_not_hold_up_the_exit(
     kind: ServerKind, tmp_path: Path, cells: list[Cell]
 ) -> None:

@@ -77,16 +77,19 @@ HYPERCORN_ON_UNIX_SOCKET = Place(HYPERCORN, "unix-socket", on_unix_socket=True)
 
 PLACES = [
     Place(UVICORN, "nginx", extra=("--proxy-headers", "--forwarded-allow-ips", "*"), behind_nginx=True),
-    Place("uvicorn-h1-httptools-uvloop", "unix-socket", on_unix_socket=True),
-    Place(GRANIAN, "copied-scope", "rewriting:copying"),
     GRANIAN_WITHOUT_LIFESPAN,
     GRANIAN_ON_UNIX_SOCKET,
-    Place("hypercorn-h1-uvloop", "written-scope", "rewriting:writing"),
     Place("hypercorn-h1-trio", "written-scope", "rewriting:writing"),
     HYPERCORN_ON_UNIX_SOCKET,
     Place(DAPHNE, "nginx", extra=("--proxy-headers",), behind_nginx=True),
+]
+LIKE_PLACES = [
+    Place("uvicorn-h1-httptools-uvloop", "unix-socket", on_unix_socket=True),
+    Place(GRANIAN, "copied-scope", "rewriting:copying"),
+    Place("hypercorn-h1-uvloop", "written-scope", "rewriting:writing"),
     Place(DAPHNE, "unix-socket", on_unix_socket=True),
 ]
+"""Those at which a client that is given up is tried each time, and the exit at length."""
 
 MORE_PLACES = [
     GRANIAN_BEHIND_NGINX,
@@ -145,7 +148,7 @@ async def stop(server: RunningServer) -> None:
     assert "Traceback" not in server.output(), server.output()[-3000:]
 
 
-@places(*PLACES, long=MORE_PLACES)
+@places(*PLACES, long=[*LIKE_PLACES, *MORE_PLACES])
 def test_server_exits_though_clients_take_nothing(place: Place, tmp_path: Path) -> None:
     """Nobody who has stopped reading holds up the exit, wherever the server listens and whatever stands in front."""
 
@@ -173,7 +176,7 @@ def test_both_workers_exit_though_clients_take_nothing(place: Place, tmp_path: P
         asyncio.run(stop_when_stuck(server))
 
 
-@places(*PLACES)
+@places(*PLACES, *LIKE_PLACES)
 def test_client_that_is_given_up_loses_its_connection(place: Place, tmp_path: Path) -> None:
     """After ``send_timeout`` the connection is closed, others go on, and the exit finds nothing to wait for."""
 

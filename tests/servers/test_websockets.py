@@ -11,7 +11,7 @@ import pytest
 
 from tests.bounds import WAIT
 from tests.servers.bodies import EVENTS, SPECIES
-from tests.servers.kinds import ServerKind
+from tests.servers.kinds import ServerKind, long_if
 from tests.servers.processes import RunningServer, running
 from tests.servers.questions import ask, until_stuck
 from tests.servers.test_abort_matrix import problems_of
@@ -32,9 +32,10 @@ KINDS = [
     ServerKind("hypercorn", "1.1", "trio", ("--worker-class", "trio", "--graceful-timeout", "1")),
     ServerKind("daphne", "1.1", ""),
 ]
+EACH = [pytest.param(kind, id=kind.name, marks=long_if(kind.name == "granian-h1-uvloop")) for kind in KINDS]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=EACH)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     kind: ServerKind = request.param
     with running(kind, tmp_path_factory.mktemp(kind.name), app=APP) as server:
@@ -170,7 +171,7 @@ def test_client_resumes_by_the_query_or_by_its_first_message(server: RunningServ
     assert asyncio.run(ask(server, "/statistics"))["live"] == 0
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", EACH)
 def test_shutdown_ends_every_stream_by_1001(kind: ServerKind, tmp_path: Path) -> None:
     """Cleaned up before the application's own shutdown; then the server exits."""
 
@@ -191,7 +192,7 @@ def test_shutdown_ends_every_stream_by_1001(kind: ServerKind, tmp_path: Path) ->
         assert_none(asyncio.run(stop(server)), server)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", EACH)
 def test_farewell_that_takes_its_time_arrives(kind: ServerKind, tmp_path: Path) -> None:
     """No server closes a WebSocket ahead of its stream, though Uvicorn would after 0.1 seconds."""
     keys = [f"farewell.{n}" for n in range(REPEATS)]
@@ -210,7 +211,7 @@ def test_farewell_that_takes_its_time_arrives(kind: ServerKind, tmp_path: Path) 
         asyncio.run(stop(server))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", EACH)
 def test_clients_that_stopped_reading_do_not_hold_up_the_exit(kind: ServerKind, tmp_path: Path) -> None:
     """Bytes that nobody takes are given up: the bodies are cleaned up, and the process goes."""
     keys = [f"flood.{n}" for n in range(REPEATS)]
@@ -228,7 +229,7 @@ def test_clients_that_stopped_reading_do_not_hold_up_the_exit(kind: ServerKind, 
 
 
 @pytest.mark.parametrize("way", [WayOut.RST, WayOut.CLOSE], ids=lambda way: way.name.lower())
-@pytest.mark.parametrize("server", [kind for kind in KINDS if not kind.trio], indirect=True, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("server", [each for each in EACH if "trio" not in str(each.id)], indirect=True)
 def test_litestar_gives_up_a_finally_at_its_first_await(server: RunningServer, way: WayOut) -> None:
     """Which is why there is this package: the same body, streamed by ``@websocket_stream``, begins to clean up only."""
     own, theirs = f"await_in_finally.own.{way.name}", f"await_in_finally.theirs.{way.name}"
