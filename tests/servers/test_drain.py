@@ -14,7 +14,7 @@ import pytest
 from tests.bounds import NEVER, SHORT, WAIT
 from tests.servers.clients import Crowd
 from tests.servers.http1 import Http1Stream
-from tests.servers.kinds import ServerKind, kinds
+from tests.servers.kinds import ServerKind, parameters
 from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.responses import Ending, ProtocolError
 
@@ -43,7 +43,7 @@ GRACEFUL = ("--graceful-timeout", "60")
 
 
 def each_kind(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("kind", kinds(*names), ids=lambda kind: kind.name)
+    return pytest.mark.parametrize("kind", parameters(*names, long=["granian-h2-uvloop"]))
 
 
 def run(
@@ -136,9 +136,7 @@ def test_job_is_ended_with_the_grace_of_all_streams_and_not_reported(kind: Serve
     run(stop, kind, tmp_path, SHUTDOWN_GRACE="1", CLEANUP_TIMEOUT="1")
 
 
-@each_kind(
-    "uvicorn-h1-h11-asyncio", "uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "daphne-h1"
-)
+@each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "daphne-h1")
 def test_connection_of_a_stream_ends_with_it_during_a_drain(kind: ServerKind, tmp_path: Path) -> None:
     """A page that is told to come back does so on a new connection, which may lead to another worker."""
 
@@ -159,9 +157,7 @@ def test_connection_of_a_stream_ends_with_it_during_a_drain(kind: ServerKind, tm
     run(stop, kind, tmp_path)
 
 
-@each_kind(
-    "uvicorn-h1-h11-asyncio", "uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "daphne-h1"
-)
+@each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "daphne-h1")
 def test_connection_of_a_refused_stream_ends_with_its_answer(kind: ServerKind, tmp_path: Path) -> None:
     """A stream that is refused because of the shutdown does not come again on the same connection."""
 

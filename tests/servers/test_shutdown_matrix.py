@@ -17,6 +17,7 @@ from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, EVENTS, MADE,
 from tests.servers.clients import Crowd, fetch
 from tests.servers.http1 import Http1Stream
 from tests.servers.kinds import (
+    OTHER_LOOPS,
     UVICORN_IN_THREAD,
     UVICORN_WITH_SMALL_BUFFERS,
     VARIANTS,
@@ -70,8 +71,6 @@ REPRESENTATIVES = [
     "hypercorn-h1-trio",
 ]
 """One of each server and protocol, each event loop among them."""
-OTHER_LOOPS = ["uvicorn-h1-h11-asyncio", "granian-h2-uvloop"]
-"""Those whose server is there by another loop too."""
 ALL = [*REPRESENTATIVES, "hypercorn-h2-trio", "daphne-h1", "daphne-h2"]
 
 
