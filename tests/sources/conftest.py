@@ -10,13 +10,13 @@ import pytest
 from redis.asyncio import Redis
 
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
-from tests.loops import ASYNCIO, UVLOOP
+from tests.loops import ASYNCIO, UVLOOP_AT_LENGTH
 from tests.postgres_server import PostgresServer, running_postgres
 from tests.redis_server import RedisServer, running_redis
 from tests.sources.logs import make_tables_anew
 
 
-@pytest.fixture(params=[ASYNCIO, UVLOOP])
+@pytest.fixture(params=[ASYNCIO, UVLOOP_AT_LENGTH])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 

@@ -29,9 +29,9 @@ UVLOOP = ("asyncio", {"use_uvloop": True})
         pytest.param((ASYNCIO, "memory"), id="memory-asyncio"),
         pytest.param((("trio", {}), "memory"), id="memory-trio"),
         pytest.param((ASYNCIO, "redis"), id="redis-asyncio"),
-        pytest.param((UVLOOP, "redis"), id="redis-uvloop"),
+        pytest.param((UVLOOP, "redis"), id="redis-uvloop", marks=pytest.mark.long),
         pytest.param((ASYNCIO, "postgres"), id="postgres-asyncio"),
-        pytest.param((UVLOOP, "postgres"), id="postgres-uvloop"),
+        pytest.param((UVLOOP, "postgres"), id="postgres-uvloop", marks=pytest.mark.long),
     ]
 )
 def case(request: pytest.FixtureRequest) -> Any:

@@ -12,7 +12,7 @@ from litestar_safe_sse.sources.memory import MemoryEventLog
 from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.testing import EventLogContract, MakeLog
-from tests.loops import ASYNCIO, TRIO, UVLOOP
+from tests.loops import ASYNCIO, TRIO, UVLOOP_AT_LENGTH
 from tests.redis_server import RedisServer
 
 
@@ -27,7 +27,7 @@ class TestMemoryEventLog(EventLogContract):
 
 
 class TestRedisEventLog(EventLogContract):
-    @pytest.fixture(params=[ASYNCIO, UVLOOP])
+    @pytest.fixture(params=[ASYNCIO, UVLOOP_AT_LENGTH])
     def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
         return request.param
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from litestar_safe_sse.sources.testing import EventLogContract, MakeLog
-from tests.loops import ASYNCIO, UVLOOP
+from tests.loops import ASYNCIO, UVLOOP_AT_LENGTH
 from tests.postgres_server import PostgresServer
 from tests.sources.logs import logs_in
 
 
 class TestPostgresEventLog(EventLogContract):
-    @pytest.fixture(params=[ASYNCIO, UVLOOP])
+    @pytest.fixture(params=[ASYNCIO, UVLOOP_AT_LENGTH])
     def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
         return request.param
 
