@@ -44,11 +44,12 @@ from litestar_safe_sse._core import asyncgens
 from litestar_safe_sse._core.body import Body, Position
 from litestar_safe_sse._core.buffer import Buffer, BufferState
 from litestar_safe_sse._core.cleanup import CleanupRegistry
+from litestar_safe_sse._core.deadline import Deadline
 from litestar_safe_sse._core.listener import Listener
 from litestar_safe_sse._core.portal import Portal
 from litestar_safe_sse._core.state import ACTIONS, Action, Cause, CloseReason, Lifecycle, StreamState
 from litestar_safe_sse._core.statistics import StreamStatistics
-from litestar_safe_sse._core.timers import EARLY, Alarm
+from litestar_safe_sse._core.timers import EARLY
 from litestar_safe_sse._core.timing import FINAL_SEND_TIMEOUT, SECOND_CANCELLATION, draw_shorter
 from litestar_safe_sse._core.writer import Writer
 from litestar_safe_sse._runtime.base import Interrupted
@@ -110,7 +111,6 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
-        "_alarm",
         "_asked",
         "_body",
         "_buffer",
@@ -118,9 +118,7 @@ class Stream:
         "_closing",
         "_connections",
         "_deadline",
-        "_grace_until",
         "_insisted",
-        "_latest",
         "_life",
         "_listener",
         "_log",
@@ -176,11 +174,7 @@ class Stream:
         """The way to the client, while the stream is being served."""
         self._writer: Writer | None = None
         self._listener: Listener | None = None
-        # The alarm: heartbeats, and the one deadline that each state has
-        self._alarm = Alarm(wheel, self)
-        self._deadline = math.inf
-        self._latest = math.inf
-        self._grace_until = math.inf
+        self._deadline = Deadline(wheel, self)
         self._insisted = False
 
     # What goes on
@@ -330,12 +324,9 @@ class Stream:
             grace_until: Until when a body may say farewell. It has longer where it needs less time to clean up.
             latest: When everything has to be over.
         """
-        self._latest = min(self._latest, latest)
-        self._grace_until = min(self._grace_until, max(grace_until, latest - self.config.cleanup_timeout))
-        bound = self._latest if self._life.is_ending else self._grace_until
-        if self._life.state not in _UNBOUNDED and self._deadline > bound:
-            self._deadline = bound
-            self._alarm.set(bound + self._alarm.wheel.lost)
+        self._deadline.bound(max(grace_until, latest - self.config.cleanup_timeout), latest)
+        if self._life.state not in _UNBOUNDED:
+            self._deadline.apply_bound(is_ending=self._life.is_ending)
 
     def _decide(self, reason: CloseReason) -> bool:
         first = self._life.decide(reason)
@@ -350,17 +341,17 @@ class Stream:
         action = ACTIONS.get((self._life.state, cause), Action.NOTHING)
         if action is Action.GRACE and self._asked and self.config.shutdown_grace > 0:
             self._life.move(StreamState.CLOSING)
-            self._alarm.wheel.watch()
-            self._set_deadline(min(self.config.shutdown_grace, self._grace_until - self._alarm.wheel.time()))
+            self._deadline.wheel.watch()
+            self._deadline.begin_grace(self.config.shutdown_grace)
         elif action is not Action.NOTHING:
             self._end()
             self._start_owner()  # the headers may be blocked, and must not hold up the end
 
     def _end(self) -> None:
         if self._life.state is not StreamState.CLOSING:
-            self._alarm.wheel.watch()
+            self._deadline.wheel.watch()
         self._life.move(StreamState.ENDING)
-        self._set_deadline(self.config.cleanup_timeout)
+        self._deadline.begin(self.config.cleanup_timeout)
         self._buffer.end()
         self._interrupt()
 
@@ -412,7 +403,7 @@ class Stream:
             buffer=self._buffer,
             life=self._life,
             connections=self._connections,
-            wheel=self._alarm.wheel,
+            wheel=self._deadline.wheel,
             watch=self._watch,
         )
         self._writer = writer
@@ -427,7 +418,7 @@ class Stream:
         except GeneratorExit:  # the loop is gone, and nothing can be awaited any more
             raise
         except BaseException:
-            if self._latest < math.inf:  # a shutdown, which is learnt of before the server cancels (registry.py)
+            if self._deadline.is_bounded:  # a shutdown, which is learnt of before the server cancels (registry.py)
                 await self._write_on(writer)
             self.close(CloseReason.CLIENT_DISCONNECTED)
             await self._join(writer)
@@ -470,7 +461,7 @@ class Stream:
         """
         self._buffer.hold()
         self._start_owner()
-        with self._alarm.wheel.move_on_after(seconds):
+        with self._deadline.wheel.move_on_after(seconds):
             await self._buffer.wait_for_event()
         return self._life.error is None or self._buffer.events > 0
 
@@ -480,9 +471,9 @@ class Stream:
         else:
             self._life.move(StreamState.OPEN)
             if self.config.max_lifetime is not None:
-                self._deadline = monotonic() + draw_shorter(self.config.max_lifetime, self.config.jitter)
+                self._deadline.begin_lifetime(draw_shorter(self.config.max_lifetime, self.config.jitter))
         self._listener = Listener(self, transport, self.runtime, self.names.listener_task)
-        self._alarm.set(min(self._look_at_writer(monotonic()), self._deadline + self._lost))
+        self._deadline.look_again(self._look_at_writer(monotonic()))
 
     async def _write_on(self, writer: Writer) -> None:
         try:
@@ -603,7 +594,7 @@ class Stream:
 
     async def _capture_in_time(self, task: OwnedTask, work: Coroutine[Any, Any, object]) -> BaseException | None:
         self._insisted = False
-        self._set_deadline(self.config.cleanup_timeout)
+        self._deadline.begin(self.config.cleanup_timeout)
         outcome = await task.capture(work)
         self._check_owner(task)
         return outcome
@@ -640,12 +631,12 @@ class Stream:
             seconds = self.config.cleanup_timeout
             if self._life.reason is CloseReason.SHUTDOWN and self.has_begun:
                 seconds = min(seconds, FINAL_SEND_TIMEOUT)
-            self._writer.set_final_timeout(self._within(seconds))
-            self._alarm.set(self._look_at_writer(monotonic()))
+            self._writer.set_final_timeout(self._deadline.within(seconds))
+            self._deadline.look_again(self._look_at_writer(monotonic()))
 
     def _finish(self) -> None:
         self._life.move(StreamState.CLOSED)
-        self._deadline = math.inf
+        self._deadline.lift()
         if self._writer is None or not self._writer.is_open:
             self._end_alarm()
         self._body.task = None
@@ -659,32 +650,19 @@ class Stream:
             self._on_closed(self)
             self._closed.set()
 
-    # Time: heartbeats, and the one deadline that each state has
-
-    def _within(self, seconds: float) -> float:
-        return max(min(seconds, self._latest - self._alarm.wheel.time()), SECOND_CANCELLATION)
-
-    def _set_deadline(self, seconds: float) -> None:
-        wheel = self._alarm.wheel
-        self._deadline = wheel.time() + (self._within(seconds) if self._life.is_ending else seconds)
-        self._alarm.set(self._deadline + wheel.lost)
+    # Time: heartbeats, and the deadline of what the stream is at
 
     def on_time(self) -> None:
         """Does what is due; called by the alarm."""
         now = monotonic() + EARLY
-        if now >= self._deadline + self._lost:
-            self._deadline = math.inf
+        if now >= self._deadline.at:
+            self._deadline.lift()
             self._on_deadline()
-        self._alarm.set(min(self._look_at_writer(now), self._deadline + self._lost))
-
-    @property
-    def _lost(self) -> float:
-        """The seconds in which the loop did not answer, which count for nothing but a lifetime."""
-        return 0.0 if self._life.state is StreamState.OPEN else self._alarm.wheel.lost
+        self._deadline.look_again(self._look_at_writer(now))
 
     def _end_alarm(self) -> None:
-        self._alarm.clear()
-        self._alarm.wheel.unwatch()
+        self._deadline.clear()
+        self._deadline.wheel.unwatch()
 
     def _on_deadline(self) -> None:
         if self._life.state is StreamState.OPEN:
@@ -699,7 +677,7 @@ class Stream:
         if self._owner is not None and not self._insisted:
             self._insisted = True
             self._owner.cancel()
-            self._deadline = self._alarm.wheel.time() + SECOND_CANCELLATION
+            self._deadline.begin(SECOND_CANCELLATION)
             return
         name = self.cleanups.running or "the body"
         self.cleanups.fail(name, TimeoutError("did not end though cancelled twice, and was left behind"))

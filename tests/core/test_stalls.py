@@ -367,7 +367,7 @@ async def test_heartbeats_and_lifetimes_go_by_the_clock(setting: dict[str, Any],
     async def send(message: dict[str, Any]) -> None:
         await connection.send(message)
         for stream in server.streams:
-            stream._alarm.wheel.lost += NEVER
+            stream._deadline.wheel.lost += NEVER
 
     config = SafeSSEConfig(ping_interval=SHORT / 2, send_timeout=NEVER, cleanup_timeout=SHORT)
     server, connection = Server(waiting, config, **setting), Connection()

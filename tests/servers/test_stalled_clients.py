@@ -135,12 +135,12 @@ async def wait_given_up(server: RunningServer, keys: Sequence[str]) -> None:
     assert {record["reason"] for key in keys for record in server.records.of(key, "registered")} == {"SEND_TIMEOUT"}
 
 
-async def stop(server: RunningServer) -> None:
+async def stop(server: RunningServer, within: float = EXIT) -> None:
     """Has the server exit, soon and in silence, after each clean-up has run once."""
     at = server.signal(signal.SIGTERM)
     gone = await server.wait_exit(WAIT)
     assert gone is not None, server.output()[-3000:]
-    assert gone - at < EXIT, server.output()[-3000:]
+    assert gone - at < within, server.output()[-3000:]
     server.records.read()
     for key in {record["key"] for record in server.records.named("entered")}:
         story = Counter(what for what in server.records.story(key) if what.startswith("registered"))
@@ -235,7 +235,7 @@ def test_client_that_goes_on_reading_keeps_its_connection(place: Place, tmp_path
             download = await Http1Stream.open(server.address, "/download")
             await download.response()
             reading = asyncio.create_task(read_slowly(download))
-            await stop(server)
+            await stop(server, within=WAIT)  # it waits for the download
             await reading
             assert download.ending is Ending.COMPLETE
             download.wire.close()
