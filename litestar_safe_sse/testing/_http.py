@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ("OpenStream", "SyncOpenStream", "open_stream", "open_stream_sync")
 
 
+_SHOWN = 200
+"""Bytes of a response without a stream that an error shows."""
+
+
 class HTTPExchange(Exchange):
     """A request over HTTP, and its response."""
 
@@ -86,6 +90,17 @@ class Response(View):
             raise StreamEndedError(f"there has been no response; {self._exchange.describe()}")
         return self._exchange.head
 
+    def _how_it_ended(self) -> str:
+        """Returns what to say where there is nothing more to wait for: the status of a response that is no stream."""
+        ended = "ended" if self.complete else "cut"
+        if self._exchange.head is None:
+            return "there has been no response"
+        kind = self.headers.get("content-type", "no content type")
+        if self.status == 200 and kind.startswith("text/event-stream"):
+            return f"the response was {ended}"
+        start = bytes(self._exchange.body[:_SHOWN]).decode(errors="replace")
+        return f"the response has the status {self.status} and {kind}, and was {ended}: {start!r}"
+
     @property
     def comments(self) -> list[str]:
         """The latest thousand comments, heartbeats among them."""
@@ -126,7 +141,7 @@ class OpenStream(Response, AsyncClient):
         await exchange.until(lambda: exchange.decoder.events or exchange.has_ended, "the next event", timeout)
         if exchange.decoder.events:
             return exchange.decoder.events.popleft()
-        raise StreamEndedError(f"the response was {'ended' if self.complete else 'cut'}; {exchange.describe()}")
+        raise StreamEndedError(f"{self._how_it_ended()}; {exchange.describe()}")
 
     async def read(self, timeout: float | None = None) -> bytes:
         """Waits for the end of the response, and returns all of its body: that of an error, say.
@@ -156,7 +171,7 @@ class OpenStream(Response, AsyncClient):
             lambda: decoder.comments_seen > before or self._exchange.has_ended, "a comment", timeout
         )
         if decoder.comments_seen == before:
-            raise StreamEndedError(f"the response has ended; {self._exchange.describe()}")
+            raise StreamEndedError(f"{self._how_it_ended()}; {self._exchange.describe()}")
         return decoder.comments[-1]
 
     async def half_close(self) -> None:

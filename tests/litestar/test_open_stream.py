@@ -215,6 +215,17 @@ async def test_an_error_response_can_be_read() -> None:
     assert response.statistics() is None
 
 
+@pytest.mark.parametrize("wait", ["next", "wait_comment"])
+async def test_an_event_of_an_error_response_is_an_error_that_tells_the_status(wait: str) -> None:
+    """Ahead of all else, with the beginning of what the response says."""
+    async with open_stream(Story().app, "GET", "/nowhere") as response:
+        with pytest.raises(StreamEndedError) as raised:
+            await getattr(response, wait)()
+    told = str(raised.value)
+    assert told.startswith("the response has the status 404 and application/json, and was ended: '{")
+    assert "Not Found" in told
+
+
 async def test_several_streams_share_the_lifespan() -> None:
     """A second one joins the lifespan that the first has entered."""
     story = Story()
