@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from litestar_safe_sse.config import check_arguments, unknown_name
+from litestar_safe_sse.exceptions import InvalidFieldError
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from litestar import Request
     from litestar.background_tasks import BackgroundTask, BackgroundTasks
@@ -33,7 +36,15 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse.config import Moment
 
-__all__ = ("HandlerOptions", "Options", "ResponseOptions", "StreamOptions")
+__all__ = (
+    "HandlerOptions",
+    "Options",
+    "ResponseOptions",
+    "StreamOptions",
+    "check_functions",
+    "check_names",
+    "check_path",
+)
 
 
 class StreamOptions(TypedDict, total=False):
@@ -106,3 +117,54 @@ class HandlerOptions(TypedDict, total=False):
 
 class Options(ResponseOptions, HandlerOptions, total=False):
     """What ``@sse`` takes beside its own parameters."""
+
+
+def check_path(path: object, decorator: str) -> None:
+    """Refuses what a decorator is given for a path if it is the function itself.
+
+    Args:
+        path: What it is given.
+        decorator: Its name.
+
+    Raises:
+        InvalidFieldError: If it was called without parentheses.
+    """
+    if callable(path):
+        name = getattr(path, "__qualname__", path)
+        raise InvalidFieldError(
+            "path", f'must be a str, or several, not the function {name}; write {decorator}("/...") above it'
+        )
+
+
+def check_names(options: Iterable[str], known: Collection[str], decorator: str, fn: object) -> None:
+    """Refuses options that there are none of.
+
+    Args:
+        options: The names of those that are given.
+        known: The names of those that there are.
+        decorator: The name of what they are given to.
+        fn: The function that it decorates.
+
+    Raises:
+        InvalidFieldError: If there is no such option.
+    """
+    for name in options:
+        if name not in known:
+            handler = getattr(fn, "__qualname__", fn)
+            what = f"an option of {decorator} above {handler} (for guards and middleware, use opt={{...}})"
+            raise unknown_name(name, sorted(known), what)
+
+
+def check_functions(settings: Mapping[str, Any], given: str) -> None:
+    """Checks the functions among settings, once: streams that have some of their own are made again and again.
+
+    Args:
+        settings: The settings by their names.
+        given: What the functions are called with.
+
+    Raises:
+        InvalidFieldError: If one can't be called with that.
+    """
+    for name, argument in (("expires_at", given), ("reauthorize", given), ("on_error", "an exception")):
+        if callable(settings.get(name)):
+            check_arguments(name, settings[name], argument)

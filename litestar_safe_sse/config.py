@@ -169,6 +169,47 @@ def check_part(field: str, value: object) -> None:
         raise _refusal(field, value, "a number from 0 up to, but not including, 1")
 
 
+def check_arguments(field: str, function: Any, given: str) -> None:
+    """Checks that a function can be called with one argument, as far as it tells.
+
+    Args:
+        field: The name to give in the error.
+        function: What to check; what is no function is for others to refuse.
+        given: What it is called with.
+
+    Raises:
+        InvalidFieldError: It can not.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some of C's do not tell
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        name = getattr(function, "__qualname__", function)
+        raise InvalidFieldError(
+            field, f"must be a function that can be called with {given} alone, which {name}{signature} can not"
+        ) from error
+
+
+def check_expiry(field: str, value: object) -> None:
+    """Raises ``InvalidFieldError`` unless ``value`` is a moment, a function that may return one, or ``None``.
+
+    A moment that has passed by is allowed, since all of them do while an application runs.
+    """
+    if callable(value):
+        check_function(field, value)
+        return
+    check_moment(field, value)
+    if isinstance(value, (int, float)) and value < MAX_DURATION:
+        raise InvalidFieldError(
+            field,
+            f"must be seconds of the epoch, which began in 1970, not {value:g}; for streams that last so many seconds "
+            "each, give max_lifetime",
+        )
+
+
 def check_moment(field: str, value: object) -> None:
     """Raises ``InvalidFieldError`` unless ``value`` is a moment in time, or ``None``."""
     if isinstance(value, datetime):
@@ -200,19 +241,50 @@ def _refusal(field: str, value: object, allowed: str, optional: bool = False) ->
     return InvalidFieldError(field, f"must be {allowed}{', or None' if optional else ''}, not {shown}")
 
 
-def _refusing_unknown_settings(cls: type[_T]) -> type[_T]:
-    init = cls.__init__
-    allowed = inspect.signature(cls).parameters
+def unknown_name(name: str, known: Iterable[str], what: str) -> InvalidFieldError:
+    """Returns the error for a name that there is nothing of: with the one that may have been meant, or with all.
 
-    @functools.wraps(init)  # so that help() and the documentation show the fields
-    def checked(self: _T, **settings: Any) -> None:
-        for name in settings:
-            if name not in allowed:
-                raise InvalidFieldError(name, f"settings must be among {', '.join(allowed)}")
-        init(self, **settings)
+    Args:
+        name: The name.
+        known: Those that there are.
+        what: What they are names of.
+    """
+    from difflib import get_close_matches
 
-    cls.__init__ = checked  # type: ignore[method-assign, assignment]
-    return cls
+    names = [*known]
+    close = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f": {', '.join(names)}"
+    return InvalidFieldError(name, f"must be {what}{hint}")
+
+
+def refusing_unknown_names(
+    refuse: Callable[[str, Iterable[str]], InvalidFieldError],
+) -> Callable[[type[_T]], type[_T]]:
+    """Has a class refuse names that it has no parameters of by an error of ours.
+
+    Args:
+        refuse: Returns the error for a name, given the names that the class knows.
+    """
+
+    def decorate(cls: type[_T]) -> type[_T]:
+        init = cls.__init__
+        known = inspect.signature(cls).parameters
+
+        @functools.wraps(init)  # so that help() and the documentation show the parameters
+        def checked(self: _T, *args: Any, **named: Any) -> None:
+            for name in named:
+                if name not in known:
+                    raise refuse(name, known)
+            init(self, *args, **named)
+
+        cls.__init__ = checked  # type: ignore[method-assign, assignment]
+        return cls
+
+    return decorate
+
+
+def _refuse_setting(name: str, known: Iterable[str]) -> InvalidFieldError:
+    return unknown_name(name, known, "a setting of SafeSSEConfig")
 
 
 @dataclass(frozen=True)
@@ -237,12 +309,13 @@ class PerKey:
         if self.key is None:
             raise _refusal("key", None, "a function of the connection")
         check_function("key", self.key)
+        check_arguments("key", self.key, "the connection")
         check_integer("n", self.n, minimum=1, optional=True)
         if self.on_refusal is not None:
             check_choice("on_refusal", self.on_refusal, ON_REFUSAL)
 
 
-@_refusing_unknown_settings
+@refusing_unknown_names(_refuse_setting)
 @dataclass(frozen=True, kw_only=True)
 class SafeSSEConfig:
     r"""The settings of one application's streams; a response may override some of them for its own.
@@ -329,7 +402,7 @@ class SafeSSEConfig:
         check_duration("send_timeout", self.send_timeout, optional=True)
         check_duration("max_lifetime", self.max_lifetime, optional=True)
         check_part("jitter", self.jitter)
-        (check_function if callable(self.expires_at) else check_moment)("expires_at", self.expires_at)
+        check_expiry("expires_at", self.expires_at)
         check_coroutine_function("reauthorize", self.reauthorize)
         check_duration("reauthorize_interval", self.reauthorize_interval)
         check_duration("cleanup_timeout", self.cleanup_timeout)

@@ -16,7 +16,14 @@ from litestar_safe_sse._events import Declared
 from litestar_safe_sse._handler import make_encoder
 from litestar_safe_sse._litestar import handler_from, return_dto_above
 from litestar_safe_sse._openapi import EventSchema, describe_events, operation_of
-from litestar_safe_sse._options import HandlerOptions, Options, ResponseOptions
+from litestar_safe_sse._options import (
+    HandlerOptions,
+    Options,
+    ResponseOptions,
+    check_functions,
+    check_names,
+    check_path,
+)
 from litestar_safe_sse._typed import TypedEncoder
 from litestar_safe_sse.config import check_duration, check_name
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -94,6 +101,7 @@ def sse(
     Raises:
         InvalidFieldError: If an option is unknown or has a wrong value, or the function is no generator function.
     """
+    check_path(path, "@sse")
     answer = _answer(prefetch, validate, websocket, options)
     handling: dict[str, Any] = {
         name: value for name, value in options.items() if name in HandlerOptions.__annotations__
@@ -101,6 +109,7 @@ def sse(
     handling.setdefault("status_code", 200)
 
     def decorate(fn: Callable[P, EventsT]) -> SSERouteHandler[P, EventsT]:
+        check_names(options, _NAMES, "@sse", fn)
         check_generator(fn)
         return handler_from(  # type: ignore[no-any-return]
             SSERouteHandler,
@@ -120,12 +129,8 @@ def _answer(prefetch: float, validate: bool | None, websocket: str | None, optio
         raise InvalidFieldError("validate", f"must be a bool, or None, not {validate!r}")
     if websocket is not None:
         check_name("websocket", websocket)
-    for name in options:
-        if name not in _OPTIONS:
-            raise InvalidFieldError(
-                name, f"options must be among {', '.join(sorted(_OPTIONS))}; for guards and middleware, use opt={{...}}"
-            )
     response = {name: value for name, value in options.items() if name in ResponseOptions.__annotations__}
+    check_functions(response, "the connection")
     SafeServerSentEvent((), status_code=options.get("status_code"), **response)  # type: ignore[arg-type]
     namespace = {
         "prefetch": prefetch,
@@ -138,7 +143,8 @@ def _answer(prefetch: float, validate: bool | None, websocket: str | None, optio
     return type("StreamDTO", (StreamDTO,), namespace)
 
 
-_OPTIONS = ResponseOptions.__annotations__.keys() | HandlerOptions.__annotations__.keys()
+_OWN = inspect.signature(sse).parameters.keys() - {"options"}
+_NAMES = _OWN | ResponseOptions.__annotations__.keys() | HandlerOptions.__annotations__.keys()
 
 
 def check_generator(fn: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from litestar.di import Provide
@@ -19,9 +21,10 @@ from litestar_safe_sse._core.registry import StreamRegistry
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.websocket import WebSocketChannel
 from litestar_safe_sse._litestar import chosen_status, logger_of
+from litestar_safe_sse._options import check_functions
 from litestar_safe_sse._refusal import ReconnectLater, answer_refusal
 from litestar_safe_sse._slot import SLOT, Slot, SlotSource, WebSocketSlot
-from litestar_safe_sse.config import SafeSSEConfig
+from litestar_safe_sse.config import SafeSSEConfig, refusing_unknown_names, unknown_name
 from litestar_safe_sse.context import StreamContext
 from litestar_safe_sse.dependencies import KEY, check_parameters, provide_stream, warn_of_short_lives
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -31,7 +34,7 @@ from litestar_safe_sse.view import StreamsView
 from litestar_safe_sse.websocket import SSEWebSocketHandler, register_websocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterable
 
     from click import Group
     from litestar import Litestar
@@ -44,6 +47,17 @@ if TYPE_CHECKING:
 __all__ = ("SafeSSEPlugin",)
 
 
+_SETTINGS = tuple(setting.name for setting in fields(SafeSSEConfig))
+
+
+def _refuse_name(name: str, known: Iterable[str]) -> InvalidFieldError:
+    if name in _SETTINGS:
+        return InvalidFieldError(name, f"must be given to the configuration: SafeSSEPlugin(SafeSSEConfig({name}=...))")
+    what = "a parameter of SafeSSEPlugin, or a setting, as in SafeSSEPlugin(SafeSSEConfig(...))"
+    return unknown_name(name, (*known, *_SETTINGS), what)
+
+
+@refusing_unknown_names(_refuse_name)
 class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
     """Makes ``SafeServerSentEvent`` and ``StreamContext`` work in an application.
 
@@ -68,6 +82,7 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
         if view is not None and not isinstance(view, StreamsView):
             raise InvalidFieldError("view", f"must be a StreamsView, or None, not {type(view).__name__}")
         self.config = config or SafeSSEConfig()
+        check_functions(vars(self.config), "the connection")
         super().__init__(StreamRegistry(self.config))
         self._app_config: AppConfig | None = None
         self._adopter = Adopter() if adopt else None
@@ -75,6 +90,10 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Extends the application's configuration; called by Litestar."""
+        if sum(isinstance(plugin, SafeSSEPlugin) for plugin in app_config.plugins) > 1:
+            raise ImproperlyConfiguredException(
+                "the application has SafeSSEPlugin more than once; leave one of them, with one SafeSSEConfig"
+            )
         if KEY in app_config.dependencies:
             raise ImproperlyConfiguredException(
                 f"the application has a dependency {KEY!r} already, which is where SafeSSEPlugin provides a "
@@ -128,6 +147,8 @@ class SafeSSEPlugin(SlotSource, InitPlugin, ReceiveRoutePlugin, CLIPlugin):
                 if handler.parsed_fn_signature.return_type.is_subclass_of(SafeServerSentEvent):
                     check_cache(handler)
                     handler.status_code = chosen_status(handler.status_code, handler)  # which the schema tells
+                if streams(handler, adopting=self._adopter is not None):
+                    check_is_called(handler)
                 describe_stream(handler, self._openapi_config)
                 if self._adopter is not None:
                     self._adopter.adopt(handler)
@@ -212,6 +233,23 @@ def streams(handler: HTTPRouteHandler, *, adopting: bool) -> bool:
         or signature.return_type.is_subclass_of((SafeServerSentEvent, Stream) if adopting else SafeServerSentEvent)
         or KEY in signature.parameters
     )
+
+
+def check_is_called(handler: HTTPRouteHandler) -> None:
+    """Refuses a generator function as the handler of a decorator that would have Litestar send the generator itself.
+
+    Raises:
+        InvalidFieldError: If it is one.
+    """
+    if isinstance(handler, SSERouteHandler):
+        return
+    function = getattr(handler.fn, "func", handler.fn)  # which Litestar may have wrapped, for a thread
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise InvalidFieldError(
+            "handler",
+            f"must be a function that returns a stream, but {handler} has a yield; decorate it by @sse, and annotate "
+            "it with AsyncIterator[...], or have it return SafeServerSentEvent(...) of a generator",
+        )
 
 
 def check_cache(handler: HTTPRouteHandler) -> None:

@@ -30,7 +30,7 @@ from litestar_safe_sse._core.websocket import (
 from litestar_safe_sse._events import Declared
 from litestar_safe_sse._handler import draw_retry, make_encoder
 from litestar_safe_sse._litestar import handler_from
-from litestar_safe_sse._options import StreamOptions
+from litestar_safe_sse._options import StreamOptions, check_functions, check_names, check_path
 from litestar_safe_sse._refusal import check_access
 from litestar_safe_sse._slot import Slot, WebSocketSlot
 from litestar_safe_sse._typed import TypedEncoder
@@ -158,27 +158,29 @@ def sse_websocket(
     Raises:
         InvalidFieldError: If an option is unknown or has a wrong value, or the function is no generator function.
     """
+    check_path(path, "@sse_websocket")
     check_choice("mode", mode, ("text", "binary"))
     check_duration("resume_timeout", resume_timeout, zero=True)
     if validate not in (True, False, None):
         raise InvalidFieldError("validate", f"must be a bool, or None, not {validate!r}")
-    for name in options:
-        if name not in WebSocketOptions.__annotations__:
-            raise InvalidFieldError(
-                name, f"options must be among {', '.join(sorted(WebSocketOptions.__annotations__))}"
-            )
+    names = tuple(options)
     stream_options = {name: value for name, value in options.items() if name in _OF_STREAMS}
     item_dto = options.pop("return_dto", Empty)
     handling = {name: value for name, value in options.items() if name not in _OF_STREAMS}
+    check_functions(stream_options, "the connection")
     template = SafeServerSentEvent((), **stream_options)  # type: ignore[arg-type]
 
     def decorate(fn: Callable[P, EventsT]) -> SSEWebSocketHandler[P, EventsT]:
+        check_names(names, _NAMES, "@sse_websocket", fn)
         check_generator(fn)
         endpoint = Endpoint(fn, template, binary=mode == "binary", resume_timeout=resume_timeout)
         endpoint.validate, endpoint.item_dto = validate, item_dto
         return endpoint.handler(path, handling)
 
     return decorate
+
+
+_NAMES = (inspect.signature(sse_websocket).parameters.keys() - {"options"}) | WebSocketOptions.__annotations__.keys()
 
 
 class Endpoint:

@@ -108,6 +108,8 @@ def _event_id(value: object) -> str | int:
         except ValueError as error:  # past Python's limit of digits
             raise InvalidFieldError("id", f"must be a str if it has so many digits ({error})") from error
         return int(value)
+    if not isinstance(value, str):
+        raise InvalidFieldError("id", f"must be a str, an int or None, not {type(value).__name__} {value!r:.40}")
     text = _line("id", value)
     if "\0" in text:  # 9.2.6: the field is ignored, so the client would resume from an older event
         raise InvalidFieldError("id", "must be without NUL, for which clients ignore the id")

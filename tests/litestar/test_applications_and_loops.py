@@ -92,7 +92,7 @@ async def test_mounted_application_without_a_plugin(trace: Trace, copy_scope: di
 
 def test_two_plugins_in_one_application_are_refused() -> None:
     """An application takes one plugin; a second one is refused when the application is made."""
-    with pytest.raises(ImproperlyConfiguredException, match="stream"):
+    with pytest.raises(ImproperlyConfiguredException, match="SafeSSEPlugin more than once; leave one of them"):
         Litestar([], plugins=[SafeSSEPlugin(), SafeSSEPlugin()])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from litestar import Controller, Litestar, Request, Response, Router
+from litestar import Controller, Litestar, Request, Response, Router, get
 from litestar.background_tasks import BackgroundTask
 from litestar.connection import ASGIConnection
 from litestar.datastructures import ResponseHeader
@@ -483,14 +483,62 @@ def test_function_that_is_no_generator_is_refused(function: Any) -> None:
         ({"event_type": "a\nb"}, "invalid event: must be one line"),
         ({"retry_duration": -1}, "invalid retry: must be an int"),
         ({"status_code": 204}, "invalid status_code: "),
-        ({"prefech": 1}, "invalid prefech: options must be among after_request, .*; for guards .*, use opt"),
-        ({"cache": True}, "invalid cache: options must be among "),
+        ({"expires_at": 5}, "invalid expires_at: must be seconds of the epoch"),
+        ({"expires_at": lambda: 1}, r"invalid expires_at: must be a function that can be called with the connection"),
+        ({"on_error": lambda: 1}, r"invalid on_error: must be a function that can be called with an exception alone"),
+        ({"reauthorize": not_a_generator}, r"invalid reauthorize: must be a function .* not_a_generator\(\).* can not"),
     ],
 )
 def test_option_with_a_wrong_value_is_refused(options: dict[str, Any], message: str) -> None:
     """When the handler is defined, naming the option."""
     with pytest.raises(InvalidFieldError, match=message):
         sse("/", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"ping_intervall": 3},
+            r"invalid ping_intervall: must be an option of @sse above greet.*did you mean ping_int",
+        ),
+        ({"prefech": 1}, r"invalid prefech: must be .*; did you mean prefetch\?$"),
+        ({"http_method": "POST"}, r"invalid http_method: must be .*; did you mean method\?$"),
+        ({"cache": True}, r"invalid cache: must be .* use opt=\{\.\.\.\}\): after_request, .*, websocket$"),
+    ],
+)
+def test_option_that_does_not_exist_is_refused(options: dict[str, Any], message: str) -> None:
+    """Naming the handler, and the option that was meant, or else all of them."""
+    with pytest.raises(InvalidFieldError, match=message):
+        sse("/", **options)(greet)
+
+
+def test_decorator_without_parentheses_is_refused() -> None:
+    """With what to write instead."""
+    decorate: Any = sse
+    with pytest.raises(InvalidFieldError, match=r'invalid path: must be .*not the function greet; write @sse\("/'):
+        decorate(greet)
+
+
+async def greet() -> AsyncIterator[str]:
+    yield "hello"
+
+
+@pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarWarning")
+@pytest.mark.parametrize("options", [{}, {"sync_to_thread": True}, {"sync_to_thread": False}])
+def test_generator_function_that_ought_to_return_a_stream_is_refused(options: dict[str, Any]) -> None:
+    """At the start: by another decorator than ours, Litestar would take the generator for what is to be sent."""
+
+    async def answer():  # type: ignore[no-untyped-def]
+        yield "hello"
+
+    def answer_from_a_thread():  # type: ignore[no-untyped-def]
+        yield "hello"
+
+    for function in [answer_from_a_thread] if options else [answer, answer_from_a_thread]:
+        function.__annotations__["return"] = SafeServerSentEvent
+        with pytest.raises(InvalidFieldError, match=r"invalid handler: .*answer.* has a yield; decorate it by @sse"):
+            make_app(get("/", **options)(function))
 
 
 @pytest.mark.parametrize("annotation", [str, int, "AsyncIterator[None]", "list[str]", Response, SafeServerSentEvent])

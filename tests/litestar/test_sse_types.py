@@ -92,8 +92,12 @@ def test_message_knows_its_data() -> None:
 
 def test_wrong_options_are_errors() -> None:
     """Of a name, and of a type."""
+
+    async def ticks() -> AsyncIterator[int]:
+        yield 1
+
     with pytest.raises(InvalidFieldError):
-        sse("/", prefech=1)  # type: ignore[call-arg]
+        sse("/", prefech=1)(ticks)  # type: ignore[call-arg]
     with pytest.raises(InvalidFieldError):
         sse("/", ping_interval="soon")  # type: ignore[arg-type]
 

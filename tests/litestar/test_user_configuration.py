@@ -5,13 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from litestar import Litestar, get
 from litestar.di import Provide
 from litestar.exceptions import ImproperlyConfiguredException
 
-from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
+from litestar_safe_sse import (
+    InvalidFieldError,
+    SafeServerSentEvent,
+    SafeSSEConfig,
+    SafeSSEPlugin,
+    StreamContext,
+)
 from tests.litestar.apps import ClassMiddleware, NamedDependency, Pool, collect, make_app, serving, serving_defaults
 from tests.litestar.bodies import Trace
 from tests.litestar.clients import get as request
@@ -64,6 +71,30 @@ def test_dependency_of_the_user_with_our_name_is_refused() -> None:
     """An application that has a dependency ``stream`` already is told to rename it."""
     with pytest.raises(ImproperlyConfiguredException, match="rename it"):
         make_app(dependencies={"stream": Provide(lambda: 1, sync_to_thread=False)})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ping_interval", r"must be given to the configuration: SafeSSEPlugin\(SafeSSEConfig\(ping_interval=...\)\)"),
+        ("ping_intervall", r"must be .*, or a setting, as in SafeSSEPlugin.*; did you mean ping_interval\?"),
+        ("adapt", r"must be a parameter of SafeSSEPlugin.*; did you mean adopt\?"),
+        ("heartbeat", r"must be a parameter of SafeSSEPlugin.*: config, adopt, view, ping_interval, "),
+    ],
+)
+def test_plugin_refuses_what_is_no_parameter_of_it(name: str, message: str) -> None:
+    """And says where settings belong."""
+    given: Any = {name: 3}
+    with pytest.raises(InvalidFieldError, match=f"invalid {name}: {message}"):
+        SafeSSEPlugin(**given)
+
+
+def test_plugin_refuses_functions_that_cannot_be_called() -> None:
+    """Once, at the start, and not with each stream."""
+    for name in ("expires_at", "on_error"):
+        given: Any = {name: lambda: None}
+        with pytest.raises(InvalidFieldError, match=f"invalid {name}: must be a function that can be called with "):
+            SafeSSEPlugin(SafeSSEConfig(**given))
 
 
 def test_plugin_without_a_config() -> None:

@@ -513,7 +513,8 @@ async def test_shutdown_does_not_wait_for_a_first_message() -> None:
         ({"resume_timeout": float("inf")}, "resume_timeout"),
         ({"validate": "yes"}, "validate"),
         ({"ping_interval": 0}, "ping_interval"),
-        ({"prefetch": 1}, "prefetch"),
+        ({"expires_at": 5}, "expires_at"),
+        ({"on_error": lambda: None}, "on_error"),
         ({"event_type": "a\nb"}, "event"),
     ],
 )
@@ -525,11 +526,21 @@ def test_wrong_options_are_refused_at_once(options: dict[str, Any], field: str) 
 
 
 def test_wrong_functions_are_refused_at_once() -> None:
-    """Neither a coroutine function, nor an empty path beside ``@sse``."""
+    """Neither a coroutine function, nor an empty path beside ``@sse``, nor a function in the place of the path."""
 
     async def coroutine() -> int:
         return 1
 
+    async def streams() -> AsyncIterator[int]:
+        yield 1
+
+    decorate: Any = sse_websocket
+    with pytest.raises(InvalidFieldError, match=r"@sse_websocket above .*streams.*; did you mean resume_timeout\?"):
+        decorate("/", resume_timeot=1)(streams)
+    with pytest.raises(InvalidFieldError, match=r"prefetch: must be an option of @sse_websocket"):
+        decorate("/", prefetch=1)(streams)
+    with pytest.raises(InvalidFieldError, match=r'must be a str.*; write @sse_websocket\("/'):
+        decorate(streams)
     with pytest.raises(InvalidFieldError, match="generator function"):
         sse_websocket("/")(coroutine)  # type: ignore[type-var]
     with pytest.raises(InvalidFieldError, match="websocket"):

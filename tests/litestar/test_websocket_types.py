@@ -41,8 +41,12 @@ def test_handler_keeps_the_type_of_its_events() -> None:
 
 def test_wrong_options_are_errors() -> None:
     """Of a name, and of a type."""
+
+    async def scores() -> AsyncIterator[Progress]:
+        yield Progress(1)
+
     with pytest.raises(InvalidFieldError):
-        sse_websocket("/", prefetch=1)  # type: ignore[call-arg]
+        sse_websocket("/", prefetch=1)(scores)  # type: ignore[call-arg]
     with pytest.raises(InvalidFieldError):
         sse_websocket("/", mode="json")  # type: ignore[arg-type]
     with pytest.raises(InvalidFieldError):

@@ -183,18 +183,25 @@ def test_ping_comment_refuses_what_is_no_text(comment: Any, remedy: str) -> None
         SafeSSEConfig(ping_comment=comment)
 
 
-def test_unknown_setting_is_refused_with_the_known_ones() -> None:
-    """A misspelt setting is named, and so are all that exist."""
+def test_unknown_setting_is_refused_with_the_one_that_was_meant() -> None:
+    """A misspelt setting is named, and so is the one that is nearest to it."""
     with pytest.raises(InvalidFieldError) as raised:
         config_of("ping_intervall", 1)
     assert raised.value.field == "ping_intervall"
+    assert raised.value.reason == "must be a setting of SafeSSEConfig; did you mean ping_interval?"
+
+
+def test_unknown_setting_that_is_near_to_none_is_refused_with_all() -> None:
+    """Then all that exist are named."""
+    with pytest.raises(InvalidFieldError) as raised:
+        config_of("heartbeat", 1)
     assert all(field.name in raised.value.reason for field in dataclasses.fields(SafeSSEConfig))
 
 
 def test_unknown_setting_is_refused_when_replacing() -> None:
     """`dataclasses.replace` is held to the same names and the same limits."""
     config = SafeSSEConfig()
-    with pytest.raises(InvalidFieldError, match="invalid ping: settings must be among ping_interval, "):
+    with pytest.raises(InvalidFieldError, match="invalid ping: must be a setting of SafeSSEConfig: ping_interval, "):
         dataclasses.replace(config, **{"ping": 1})  # type: ignore[arg-type]
     with pytest.raises(InvalidFieldError, match=r"invalid retry: must be an int from 0 .*, not int -1"):
         dataclasses.replace(config, retry=-1)
@@ -331,6 +338,8 @@ def test_admission_refuses_what_is_no_limit(value: Any) -> None:
         ({"key": None}, "invalid key: must be a function of the connection, not NoneType None"),
         ({"key": "user"}, "invalid key: must be a function, no coroutine function"),
         ({"key": confirm}, "invalid key: must be a function, no coroutine function"),
+        ({"key": lambda: 1}, r"invalid key: must be a function that can be called with the connection alone, which "),
+        ({"key": lambda one, two: 1}, r"invalid key: must be a function .*<lambda>\(one, two\) can not"),
         ({"n": 0}, "invalid n: must be an int from 1 "),
         ({"n": -1}, "invalid n: must be an int from 1 "),
         ({"n": True}, "invalid n: must be an int from 1 "),
@@ -342,6 +351,14 @@ def test_a_limit_refuses_wrong_values(options: dict[str, Any], message: str) -> 
     """Each error names the field and what it has to be."""
     with pytest.raises(InvalidFieldError, match=message):
         PerKey(**{"key": key_of, **options})
+
+
+@pytest.mark.parametrize(
+    "key", [id, hash, str, functools.partial(getattr, None), lambda one, two=2: two, lambda *all: 1]
+)
+def test_a_limit_takes_every_function_that_may_take_a_connection(key: Any) -> None:
+    """Those that do not tell what they take among them."""
+    assert PerKey(key).key is key
 
 
 @pytest.mark.parametrize("value", [0, 0.5, 0.999])
@@ -361,8 +378,9 @@ def test_jitter_refuses_what_is_no_part(value: Any) -> None:
     "value",
     [
         None,
-        0,
-        1.5,
+        1_000_000_000,
+        1_900_000_000.5,
+        datetime(2001, 1, 1, tzinfo=timezone.utc),
         datetime(2030, 1, 1, tzinfo=timezone.utc),
         datetime(2030, 1, 1, tzinfo=timezone(timedelta(hours=2))),
         key_of,
@@ -377,6 +395,13 @@ def test_expires_at_is_a_moment_or_a_function(value: Any) -> None:
 def test_expires_at_refuses_what_is_no_moment(value: Any) -> None:
     """A ``datetime`` without a time zone would mean another moment on each machine."""
     with pytest.raises(InvalidFieldError, match="invalid expires_at: must be "):
+        SafeSSEConfig(expires_at=value)
+
+
+@pytest.mark.parametrize("value", [5, 0, -1.5, 3600])
+def test_expires_at_refuses_a_number_of_seconds_from_now(value: float) -> None:
+    """Which is what somebody means who gives so few, and would refuse every stream."""
+    with pytest.raises(InvalidFieldError, match=r"invalid expires_at: must be seconds of the epoch.*give max_lifetime"):
         SafeSSEConfig(expires_at=value)
 
 
