@@ -444,11 +444,6 @@ class Buffer:
         """Takes note that who puts events in goes on, and may block the loop."""
         self._pace.begin_step(self._runtime)
 
-    @property
-    def never_waits(self) -> bool:
-        """Whether the latest events were put in one after the other, with no wait but the pauses here."""
-        return self._pace.never_waits
-
     def end(self) -> None:
         """Ends the waiting: the body goes on to its end, and the writer looks whether it is there.
 

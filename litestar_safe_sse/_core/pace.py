@@ -33,13 +33,11 @@ class Pace:
     no pauses, since the loop has its turns anyway.
     """
 
-    __slots__ = ("_watched", "_went_on_at", "never_waits", "turns")
+    __slots__ = ("_watched", "_went_on_at", "turns")
 
     def __init__(self) -> None:
         self.turns = 1
         """Turns of the loop that a pause has to be long."""
-        self.never_waits = False
-        """Whether the loop has had no turn between the latest pause and what has been put in since."""
         self._watched = 1
         self._went_on_at = math.inf
         """Since when the loop has had no turn, if that is known."""
@@ -62,7 +60,6 @@ class Pace:
         Returns:
             The time until which it may, or ``AT_ONCE`` if it has to pause after each.
         """
-        self.never_waits = self._went_on_at < math.inf
         if now > (until or self._went_on_at) + TURN:  # one step of it took as long
             self._watched, self.turns = WATCHED, TURNS
         if self._watched:

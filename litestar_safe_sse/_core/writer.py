@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Writer",)
 
+SENDS = 8
+"""Every how many sends the writer looks whether it has been cancelled, which costs as much as a wait."""
+
 
 class Writer:
     """Writes one response.
@@ -113,7 +116,7 @@ class Writer:
     async def write(self) -> None:
         """Writes until the stream has no more to say, or nothing can reach the client any more."""
         buffer, transport = self._buffer, self._transport
-        wheel, watch = self._wheel, self._watch
+        wheel, watch, sends = self._wheel, self._watch, 0
         while buffer.state is not BufferState.DROPPED:
             chunk = buffer.take()
             if not chunk:
@@ -133,7 +136,8 @@ class Writer:
                 if watch.on_begun is not None and buffer.written > self.heartbeats_written:
                     watch.on_begun()
             del chunk  # it may be large, and the next one long in coming
-            if buffer.never_waits:  # no scope of anyio's cancels a task that is about to go on, as this one always is
+            sends += 1
+            if not sends % SENDS:  # no scope of anyio's cancels a task that is about to go on, as this may always be
                 await checkpoint_if_cancelled()
             if buffer.linger():
                 await buffer.wait_filled()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from litestar_safe_sse import CloseReason, InvalidFieldError, SafeSSEConfig, StreamContext
+from litestar_safe_sse._core.buffer import AT_WORK
 from litestar_safe_sse.config import MAX_DURATION
 from tests.bounds import NEVER, SHORT
 from tests.core.apps import Probe, Server, check
@@ -210,7 +212,24 @@ async def assisted(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         await rest(probe)
 
 
-@pytest.mark.parametrize("body", [parked, talkative, assisted])
+def work() -> None:
+    """Blocks the loop for longer than what counts as being at work on the next event."""
+    time.sleep(1.5 * AT_WORK)
+
+
+async def obliging(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+    """One that works on each event without a wait, and then lets others run."""
+    try:
+        probe.note("began")
+        while True:
+            yield "x" * 1000
+            work()
+            await checkpoint()
+    finally:
+        await rest(probe)
+
+
+@pytest.mark.parametrize("body", [parked, talkative, assisted, obliging])
 @pytest.mark.parametrize("turns", range(4))
 async def test_a_busy_body_holds_up_no_cancellation_of_its_request(body: Any, turns: int) -> None:
     """A scope of anyio's ends a request at once though its body never waits, wherever the two are in their turns."""
