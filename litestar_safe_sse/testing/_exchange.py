@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from litestar_safe_sse._core.timers import TimerWheel
 from litestar_safe_sse._litestar import cause_of
@@ -114,6 +115,7 @@ class Exchange:
         # Of an application that blocks the loop, what it does is still to be seen.
         with TimerWheel(current_runtime()).move_on_after(seconds) as waiting:
             while not condition():
+                await checkpoint_if_cancelled()  # no scope cancels a task that is about to go on, as this may always be
                 await self._changed.wait()
         if waiting.cancelled_caught:
             raise TimeoutError(f"{what} has not come within {seconds} s; {self.describe()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -24,15 +25,22 @@ from litestar_safe_sse import (
     SSEMessage,
     StreamContext,
 )
+from litestar_safe_sse._core.buffer import AT_WORK
 from litestar_safe_sse.sources import MemoryEventLog
 from litestar_safe_sse.testing import StreamEndedError, open_stream, open_stream_sync
 from tests.bounds import SHORT
+from tests.loops import ASYNCIO, TRIO, UVLOOP
 
 pytestmark = pytest.mark.anyio
 
 
 class Token(Struct):
     text: str
+
+
+def work() -> None:
+    """Blocks the loop for longer than what counts as being at work on the next event."""
+    time.sleep(1.5 * AT_WORK)
 
 
 class Story:
@@ -83,11 +91,22 @@ class Story:
 
             return SafeServerSentEvent(body())
 
+        @get("/busy")
+        async def busy() -> SafeServerSentEvent:
+            async def body() -> AsyncIterator[Any]:
+                yield SSEMessage("first")
+                for _ in range(200):
+                    yield SSEMessage(comment="still at work")
+                    work()
+                    await anyio.lowlevel.checkpoint()
+
+            return SafeServerSentEvent(body())
+
         async def on_startup() -> None:
             self.events.append("started")
 
         self.app = Litestar(
-            [endless, chat, fails, flood],
+            [endless, chat, fails, flood, busy],
             plugins=[self.plugin],
             middleware=[CookieBackendConfig(secret=b"x" * 16).middleware],
             on_startup=[on_startup],
@@ -153,6 +172,19 @@ async def test_no_wait_is_without_a_bound() -> None:
             await stream.next()
         with pytest.raises(TimeoutError, match="the end of the stream"):
             await stream.wait_closed()
+
+
+@pytest.mark.parametrize("anyio_backend", [ASYNCIO, UVLOOP, TRIO])
+async def test_a_busy_body_holds_up_no_time_out() -> None:
+    """Neither that of a wait, nor that of a test around it, though something comes at every turn of the loop."""
+    story = Story()
+    async with open_stream(story.app, "GET", "/busy") as stream:
+        await stream.next()
+        with pytest.raises(TimeoutError, match="the next event"):
+            await stream.next(timeout=0.01)
+        with anyio.move_on_after(0.01) as around:
+            await stream.next()
+        assert around.cancelled_caught
 
 
 async def test_what_the_application_raises_is_raised() -> None:
