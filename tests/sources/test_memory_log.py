@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -16,6 +17,7 @@ from litestar_safe_sse.sources.event_log import Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
 from tests.sources.subscriptions import begin, data, take
 
+EVENTS = 2000
 KEPT = 5
 TOPICS = ("a", "b")
 
@@ -186,3 +188,31 @@ async def test_idempotency_keys_are_bounded(clock: Clock, monkeypatch: pytest.Mo
     for number in range(2):
         await log.append("a", "x", idempotency_key=f"{number}")
     assert len(log._memory._keys) <= 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("overflow", ["close", "drop_oldest", "latest"])
+async def test_a_busy_topic_holds_up_no_time_out(overflow: Any) -> None:
+    """One around a subscription ends it, though an event comes at every turn of the loop, and loses none."""
+    log = MemoryEventLog()
+
+    async def publish() -> None:
+        for number in range(EVENTS):
+            await log.append("a", number)
+            await asyncio.sleep(0)
+
+    got: list[Any] = []
+    async with log.subscribe("a", overflow=overflow) as subscription, anyio.create_task_group() as tasks:
+        await begin(subscription)
+        tasks.start_soon(publish)
+        with anyio.CancelScope() as scope:
+            async for message in subscription:
+                got += data([message])
+                if len(got) >= 50:
+                    scope.cancel()
+                if len(got) == EVENTS:
+                    break
+        assert 50 <= len(got) < EVENTS / 2
+        got += data(await take(subscription, 1))
+        tasks.cancel_scope.cancel()
+    assert got == [*map(str, range(len(got)))]
