@@ -14,6 +14,7 @@ from litestar_safe_sse.exceptions import (
     TopicFinishedError,
 )
 from litestar_safe_sse.sources._fan_out_log import sequence_of
+from litestar_safe_sse.sources._presence import Presence
 from litestar_safe_sse.sources._subscription import Overflow, Subscription
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
 from litestar_safe_sse.sources.event_log import (
@@ -50,6 +51,7 @@ __all__ = (
     "MissingExtraError",
     "Overflow",
     "PostgresEventLog",
+    "Presence",
     "PubSubMessage",
     "QueueItem",
     "QueueStatistics",

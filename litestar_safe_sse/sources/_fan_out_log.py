@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse.context import StreamContext
     from litestar_safe_sse.sources._door import Door
     from litestar_safe_sse.sources._fan_out import FanOut
+    from litestar_safe_sse.sources._presence import Attendance, Presence
     from litestar_safe_sse.sources._stored import Extent
     from litestar_safe_sse.sources._subscription import Key, Overflow
     from litestar_safe_sse.sources.statistics import EventLogStatistics
@@ -42,11 +43,16 @@ class FanOutLog(EventLog):
     def _fan_out(self) -> FanOut:
         """Returns the fan-out of the running event loop."""
 
+    @abstractmethod
+    def _attendance(self) -> Attendance:
+        """Returns the attendance of the running event loop."""
+
     def subscribe(
         self,
         *topics: str,
         after: str | None = None,
         stream: StreamContext | UnsetType | None = UNSET,
+        member: str | None = None,
         start: Start = "latest",
         on_reset: OnReset | None = None,
         mark: bool = False,
@@ -57,7 +63,15 @@ class FanOutLog(EventLog):
         """See :meth:`EventLog.subscribe`."""
         options = SubscribeOptions(start, on_reset, mark, buffer, overflow, key)
         visitor = self._door.visitor(stream)
-        return LogSubscription(self._fan_out, topics, after, options, visitor)
+        guest = self._door.guest(stream, member, self._attendance)
+        return LogSubscription(self._fan_out, topics, after, options, visitor, guest)
+
+    async def presence(self, topic: str) -> Presence:
+        """See :meth:`EventLog.presence`."""
+        check_topic(topic)
+        if not self._door.counts:
+            return await super().presence(topic)
+        return await self._attendance().look(topic)
 
     def statistics(self) -> EventLogStatistics:
         """See :meth:`EventLog.statistics`."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources._door import Visitor
     from litestar_safe_sse.sources._fan_out import FanOut, LiveTopic
     from litestar_safe_sse.sources._pages import Page
+    from litestar_safe_sse.sources._presence import Guest
     from litestar_safe_sse.sources._stored import Extent, Why
     from litestar_safe_sse.sources.statistics import Tally
 
@@ -108,10 +109,13 @@ class LogSubscription(Subscription):
         after: The ID to resume from.
         options: How.
         visitor: Who has to be asked about; ``None`` if nobody does.
+        guest: Who is to be present; ``None`` if nobody is.
 
     Raises:
         InvalidFieldError: An argument can't be used.
     """
+
+    guest: Guest | None = None
 
     def __init__(
         self,
@@ -120,11 +124,14 @@ class LogSubscription(Subscription):
         after: str | None,
         options: SubscribeOptions,
         visitor: Visitor | None = None,
+        guest: Guest | None = None,
     ) -> None:
         self._live: Mailbox | None = None
         self._missed: deque[SSEMessage] | None = None
         # It knows its subscription only when asked: a circle is not let go at once.
-        self._phase: Phase = Seeking() if visitor is None else Entering(visitor)
+        self._phase: Phase = Seeking() if visitor is None and guest is None else Entering(visitor)
+        if guest is not None:
+            self.guest = guest
         self.tags = tags_of(topics)
         options.check()
         self.find_fan_out = find
@@ -205,25 +212,32 @@ class LogSubscription(Subscription):
         self.enter(Seeking(ready))
 
     def _release(self) -> None:
+        if self.guest is not None:
+            self.guest.leave()
         self.seek()
 
 
 class Entering:
-    """Asks whether the subscription may have its topics.
+    """Asks whether the subscription may have its topics; then whose it is is present there.
 
     Args:
-        visitor: Whose it is.
+        visitor: Who is asked about; ``None`` if nobody is.
     """
 
     __slots__ = ("_visitor",)
 
-    def __init__(self, visitor: Visitor) -> None:
+    def __init__(self, visitor: Visitor | None) -> None:
         self._visitor = visitor
 
     async def next(self, subscription: LogSubscription) -> SSEMessage | None:
         """See :meth:`Phase.next`."""
-        await self._visitor.ask(tuple(subscription.tags))
-        subscription.enter(Seeking())
+        topics = tuple(subscription.tags)
+        if self._visitor is not None:
+            await self._visitor.ask(topics)
+        if not subscription.closed:
+            subscription.enter(Seeking())
+            if subscription.guest is not None:
+                subscription.guest.join(topics)
         return None
 
     def leave(self) -> None:

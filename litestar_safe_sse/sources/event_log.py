@@ -12,6 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from litestar_safe_sse.config import check_duration, check_integer
 from litestar_safe_sse.exceptions import InvalidFieldError
+from litestar_safe_sse.sources._presence import Presence
 from litestar_safe_sse.sources._subscription import Key, Overflow, Subscription
 from litestar_safe_sse.sources.statistics import EventLogStatistics
 
@@ -311,6 +312,7 @@ class EventLog(ABC):
         *topics: str,
         after: str | None = None,
         stream: StreamContext | UnsetType | None = UNSET,
+        member: str | None = None,
         start: Start = "latest",
         on_reset: OnReset | None = None,
         mark: bool = False,
@@ -330,8 +332,10 @@ class EventLog(ABC):
             after: The ``Last-Event-ID`` of a client that resumes; ``None`` or ``""`` if it is new. What is no ID of
                 ours leads to a reset.
             stream: The stream that subscribes, whose connection a log with ``authorize`` is asked about: when the
-                subscription starts, and never again. It need not be given to a log without; ``None`` where it is the
-                application itself that subscribes, and may have any topic.
+                subscription starts, and never again; a log with ``presence`` counts it. It need not be given to a log
+                without both; ``None`` where it is the application itself that subscribes, may have any topic, and is
+                not counted.
+            member: Whose stream it is, if the handler knows better than the log's ``presence``.
             start: Where the topics begin that ``after`` does not hold; all of them, for a new client: ``"oldest"``,
                 ``"latest"``, :class:`Last` or :class:`Since`. (Topics it holds and that are no longer subscribed to are
                 forgotten.)
@@ -350,6 +354,22 @@ class EventLog(ABC):
         Raises:
             InvalidFieldError: An argument can't be used.
         """
+
+    async def presence(self, topic: str) -> Presence:
+        """Returns who is subscribed to a topic, in whichever process, if the log was made with ``presence``.
+
+        Streams of this process are known as they are. Those of others are known some milliseconds after they have come
+        or gone, and up to 30 s after their process was killed.
+
+        Args:
+            topic: The topic.
+
+        Raises:
+            InvalidFieldError: It is no topic, or the log has no presence.
+            SourceUnavailableError: As :meth:`append` does.
+            SourceRefusedError: As :meth:`append` does.
+        """
+        raise InvalidFieldError("presence", "must be given when the log is made, to be asked for")
 
     @abstractmethod
     def statistics(self) -> EventLogStatistics:

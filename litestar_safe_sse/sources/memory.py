@@ -18,12 +18,14 @@ from litestar_safe_sse.sources._fan_out import FanOut
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
 from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, check_forget_keys_after
 from litestar_safe_sse.sources._pages import Sizes, size_of
+from litestar_safe_sse.sources._presence import Attendance
 from litestar_safe_sse.sources._stored import REMEMBERED, Extent, Renderer, StoredEvent, check_topic, end_of, why_lost
 from litestar_safe_sse.sources._subscription import TURN
 
 if TYPE_CHECKING:
     from litestar_safe_sse.sources._door import Authorize
     from litestar_safe_sse.sources._fan_out import LiveTopic
+    from litestar_safe_sse.sources._presence import Who
     from litestar_safe_sse.sources.event_log import HistoryOf
 
 __all__ = ("MemoryEventLog",)
@@ -49,6 +51,8 @@ class MemoryEventLog(FanOutLog):
             100,000.
         authorize: An async function of the connection and the topics, asked when a stream subscribes. If it raises, or
             returns ``False``, the stream is refused.
+        presence: A function of the connection that returns who it is, or ``None`` for one without a name: then
+            :meth:`~EventLog.presence` tells who is subscribed.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -65,6 +69,7 @@ class MemoryEventLog(FanOutLog):
         history: HistoryOf | None = None,
         forget_keys_after: float = FORGET_KEYS_AFTER,
         authorize: Authorize | None = None,
+        presence: Who | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
         check_integer("max_events", max_events, minimum=1)
@@ -72,7 +77,8 @@ class MemoryEventLog(FanOutLog):
         check_integer("max_topics", max_topics, minimum=1)
         check_integer("max_bytes", max_bytes, minimum=1)
         check_forget_keys_after(forget_keys_after)
-        self._door = Door(authorize)
+        self._door = Door(authorize, presence)
+        self._present = Attendance()
         self._turn = 0
         self._renderer = Renderer(max_bytes, enc_hook)
         kept = Kept(max_events, float("inf") if max_age is None else max_age, history)
@@ -118,6 +124,9 @@ class MemoryEventLog(FanOutLog):
 
     def _fan_out(self) -> MemoryTopics:
         return self._memory
+
+    def _attendance(self) -> Attendance:
+        return self._present
 
 
 class Kept(NamedTuple):

@@ -18,6 +18,7 @@ It needs pytest, and the plugin that comes with anyio.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
 from collections import defaultdict
@@ -31,13 +32,14 @@ from msgspec import Struct
 
 from litestar_safe_sse._core.encoding import Encoder
 from litestar_safe_sse._core.messages import SSEMessage
-from litestar_safe_sse._litestar import ServerSentEventMessage
+from litestar_safe_sse._litestar import ServerSentEventMessage, TopicsDeniedError
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import cursor, positions, record, tag
+from litestar_safe_sse.sources._presence import Presence
 from litestar_safe_sse.sources.event_log import EventLog, Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
 
-__all__ = ("EventLogContract", "MakeLog", "begin", "data", "ids", "take", "take_all", "until")
+__all__ = ("EventLogContract", "MakeLog", "PresenceContract", "begin", "data", "ids", "take", "take_all", "until")
 
 MakeLog = Callable[..., EventLog]
 """Makes an empty log. It takes the settings ``max_events``, ``max_bytes`` and ``enc_hook``."""
@@ -751,3 +753,163 @@ class EventLogContract:
         await log.append("a", [object()])
         async with log.subscribe("a", start="oldest") as subscription:
             assert data(await take(subscription, 1)) == ['["made"]']
+
+
+class Visit:
+    """Stands for a stream: all that a log asks of one is its connection, which is a name here."""
+
+    def __init__(self, name: str | None) -> None:
+        self.request = name
+
+
+class PresenceContract:
+    """What holds of every event log that tells who is subscribed: it takes the setting ``presence``."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def make_log(self) -> MakeLog:
+        """Makes logs; those of one test share what they store."""
+        raise NotImplementedError("override the fixture make_log")
+
+    @pytest.fixture
+    def log(self, make_log: MakeLog) -> EventLog:
+        """A log that takes connections for names."""
+        return make_log(presence=lambda connection: connection)
+
+    async def test_streams_are_present_from_their_start_to_their_end(self, log: EventLog) -> None:
+        """Each in all of its topics; who has several is one member, and who has no name is only counted."""
+        assert await log.presence("a") == Presence(0, {})
+        subscriptions = [
+            log.subscribe(*topics, stream=Visit(name))  # type: ignore[arg-type]
+            for topics, name in ((("a",), "ann"), (("a", "b"), "ann"), (("b", "a"), "bob é"), (("a",), None))
+        ]
+        assert (await log.presence("a")).streams == 0
+        for subscription in subscriptions:
+            await begin(subscription)
+        assert await log.presence("a") == Presence(4, {"ann": 2, "bob é": 1})
+        assert await log.presence("b") == Presence(2, {"ann": 1, "bob é": 1})
+        for subscription in subscriptions[1:]:
+            await subscription.aclose()
+        assert await log.presence("a") == Presence(1, {"ann": 1})
+        assert await log.presence("b") == Presence(0, {})
+        await subscriptions[0].aclose()
+        assert await log.presence("a") == Presence(0, {})
+
+    async def test_who_enters_is_present(self, log: EventLog) -> None:
+        """Before there is a first message."""
+        async with log.subscribe("a", stream=Visit("ann")):  # type: ignore[arg-type]
+            assert await log.presence("a") == Presence(1, {"ann": 1})
+        assert await log.presence("a") == Presence(0, {})
+
+    async def test_a_handler_may_know_better(self, log: EventLog) -> None:
+        """``member`` is who it is, with or without a stream; the application itself is not counted."""
+        visit: Any = Visit("ann")
+        known, named = log.subscribe("a", stream=visit, member="bob"), log.subscribe("a", member="eve")
+        async with known, named, log.subscribe("a", stream=None):
+            assert await log.presence("a") == Presence(2, {"bob": 1, "eve": 1})
+
+    async def test_who_may_not_subscribe_is_not_present(self, make_log: MakeLog) -> None:
+        """Nor as long as it is not known whether he may."""
+        seen: list[int] = []
+
+        async def authorize(connection: object, topics: tuple[str, ...]) -> bool:
+            seen.append((await log.presence("a")).streams)
+            return connection == "ann"
+
+        log = make_log(authorize=authorize, presence=lambda connection: connection)
+        for name in ("ann", "bob"):
+            subscription = log.subscribe("a", stream=Visit(name))  # type: ignore[arg-type]
+            with contextlib.suppress(TopicsDeniedError):
+                await subscription.__anext__()
+            seen.append((await log.presence("a")).streams)
+            await subscription.aclose()
+        assert seen == [0, 1, 0, 0]
+
+    async def test_who_is_gone_before_he_may_is_not_present(self, make_log: MakeLog) -> None:
+        """A subscription that was closed meanwhile does not begin."""
+
+        async def authorize(connection: object, topics: tuple[str, ...]) -> None:
+            await subscription.aclose()
+
+        log = make_log(authorize=authorize, presence=lambda connection: connection)
+        subscription = log.subscribe("a", stream=Visit("ann"))  # type: ignore[arg-type]
+        assert await take_all(subscription) == []
+        assert await log.presence("a") == Presence(0, {})
+
+    @pytest.mark.parametrize("how", ["finished", "let go", "slow"])
+    async def test_whatever_ends_a_subscription_ends_its_presence(self, log: EventLog, how: str) -> None:
+        """That its topic is finished, that nobody has it any more, or that it was too slow."""
+        subscription = log.subscribe("a", stream=Visit("ann"), buffer=1)  # type: ignore[arg-type]
+        await begin(subscription)
+        if how == "finished":
+            await log.finish("a")
+            await take_all(subscription)
+        elif how == "slow":
+            async with log.subscribe("a", stream=None) as other:
+                await begin(other)
+                await fill(log, "a", 3)
+                await take(other, 3)
+            await take_all(subscription)
+        del subscription
+        gc.collect()
+        assert await log.presence("a") == Presence(0, {})
+
+    async def test_a_history_that_is_lost_ends_no_presence(self, log: EventLog) -> None:
+        """The stream goes on, and so does who has it."""
+        async with log.subscribe("a", stream=Visit("ann")) as subscription:  # type: ignore[arg-type]
+            await begin(subscription)
+            await log.append("a", "1")
+            await take(subscription, 1)
+            await log.delete("a")
+            await log.append("a", "2")
+            assert [message.event for message in await take(subscription, 2)] == ["reset", None]
+            assert await log.presence("a") == Presence(1, {"ann": 1})
+
+    async def test_a_cancellation_at_any_await_leaves_nobody_behind(self, log: EventLog) -> None:
+        """Who was cancelled while he began is not present when his subscription has been closed."""
+        at = seen = 0
+        while seen >= at:
+            at, seen = at + 1, 0
+            scope = anyio.CancelScope()
+
+            def suspended(number: int, at: int = at, scope: anyio.CancelScope = scope) -> None:
+                nonlocal seen
+                seen = number
+                if number == at:
+                    scope.cancel()
+
+            async def visit() -> None:
+                async with log.subscribe("a", stream=Visit("ann")) as subscription:  # type: ignore[arg-type]
+                    await anyio.lowlevel.checkpoint()
+                    await begin(subscription)
+                    await anyio.lowlevel.checkpoint()
+
+            with scope:
+                await Suspensions(visit(), suspended)
+            assert await log.presence("a") == Presence(0, {})
+
+    @pytest.mark.parametrize("name", ["", "n" * 257, "\ud800", "a\0b", 7])
+    async def test_what_is_no_name_is_refused(self, make_log: MakeLog, log: EventLog, name: Any) -> None:
+        """At the call, by the field; nothing is held."""
+        visit: Any = Visit("ann")
+        with pytest.raises(InvalidFieldError, match="member: must be"):
+            log.subscribe("a", member=name)
+        with pytest.raises(InvalidFieldError, match="what presence returned: must be"):
+            make_log(presence=lambda connection: name).subscribe("a", stream=visit)
+        assert await log.presence("a") == Presence(0, {})
+
+    async def test_a_stream_is_not_to_be_forgotten(self, log: EventLog) -> None:
+        """Nor is a topic to be something else."""
+        with pytest.raises(InvalidFieldError, match="stream: must be the stream that subscribes"):
+            log.subscribe("a")
+        with pytest.raises(InvalidFieldError, match="topic: must be"):
+            await log.presence("")
+
+    async def test_a_log_without_presence_tells_so(self, make_log: MakeLog) -> None:
+        """Whether it is asked, or given a name."""
+        log = make_log()
+        with pytest.raises(InvalidFieldError, match="presence: must be given when the log is made"):
+            await log.presence("a")
+        with pytest.raises(InvalidFieldError, match="member: must be left out"):
+            log.subscribe("a", member="ann")

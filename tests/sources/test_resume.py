@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,12 +16,9 @@ import pytest
 from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
-from tests.bounds import WAIT
-from tests.ports import free_port
 from tests.redis_server import RedisServer
-from tests.signals import default_signals
+from tests.sources.workers import Worker
 
-HERE = Path(__file__).parent
 WORKERS = 4
 KILLS = 4
 CLIENTS = 100
@@ -34,48 +28,6 @@ EVENTS = 1000
 PUBLISHING = 8.0
 """Seconds over which they are appended."""
 BOUND = 120.0
-
-
-class Worker:
-    """One Uvicorn process, killed and started again on its port."""
-
-    def __init__(self, redis_url: str, directory: Path, number: int) -> None:
-        self.port = free_port()
-        self.kills = 0
-        self._log = directory / f"worker{number}.log"
-        self._environment = {**os.environ, "REDIS_URL": redis_url}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        arguments = ["--port", str(self.port), "--app-dir", str(HERE), "--log-level", "warning", "--loop", "uvloop"]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "resume_app:app", *arguments],
-                cwd=HERE,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=default_signals,
-            )
-
-    async def ready(self) -> None:
-        while True:
-            assert self._process is not None
-            assert self._process.poll() is None, self.output()
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                writer.close()
-                return
-            await asyncio.sleep(0.02)
-
-    def end(self, number: signal.Signals = signal.SIGKILL) -> int:
-        assert self._process is not None
-        self._process.send_signal(number)
-        return self._process.wait(timeout=WAIT)
-
-    def output(self) -> str:
-        return self._log.read_text(errors="replace")
 
 
 class Client:
@@ -169,7 +121,7 @@ async def trouble(workers: list[Worker], redis: RedisServer) -> None:
 
 @contextlib.asynccontextmanager
 async def running_workers(redis: RedisServer, directory: Path) -> AsyncIterator[list[Worker]]:
-    workers = [Worker(redis.url, directory, number) for number in range(WORKERS)]
+    workers = [Worker("resume_app", directory, number, REDIS_URL=redis.url) for number in range(WORKERS)]
     for worker in workers:
         worker.start()
     try:

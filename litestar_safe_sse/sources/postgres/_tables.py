@@ -57,6 +57,14 @@ CREATE TABLE IF NOT EXISTS {name}_keys (
     PRIMARY KEY (topic, key)
 );
 
+CREATE UNLOGGED TABLE IF NOT EXISTS {name}_present (
+    topic text NOT NULL,
+    stream text NOT NULL,
+    member text NOT NULL,
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (topic, stream)
+);
+
 CREATE OR REPLACE FUNCTION {name}_append_many(
     p_topic text, p_data text[], p_event text[], p_retry bigint[], p_comment text[],
     p_key text DEFAULT NULL, p_max_events bigint DEFAULT {max_events}, p_expire bigint DEFAULT {expire},

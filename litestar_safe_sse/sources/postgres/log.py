@@ -20,6 +20,7 @@ from litestar_safe_sse.sources.postgres import _asyncpg
 from litestar_safe_sse.sources.postgres._appender import Appender, arguments_of, positions_of
 from litestar_safe_sse.sources.postgres._errors import translate
 from litestar_safe_sse.sources.postgres._log_reader import LogReader
+from litestar_safe_sse.sources.postgres._presence import PostgresAttendance
 from litestar_safe_sse.sources.postgres._rows import Queries
 from litestar_safe_sse.sources.postgres._tables import append_query, tables
 from litestar_safe_sse.sources.postgres.connections import Connector, PostgresConnections
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._core.messages import SSEMessage
     from litestar_safe_sse.sources._door import Authorize
+    from litestar_safe_sse.sources._presence import Who
     from litestar_safe_sse.sources.event_log import HistoryOf
     from litestar_safe_sse.sources.postgres.connections import PostgresAddress
 
@@ -51,9 +53,9 @@ class PostgresEventLog(FanOutLog):
     An append can be part of a transaction of the application's own: then the event is stored and sent if, and when,
     that is committed.
 
-    Whatever the number of streams and topics, a process holds one connection that listens, up to two that read, and as
-    many as ``connections`` says for its appends. While PostgreSQL is away streams stay open; when it is back, what was
-    missed is read.
+    Whatever the number of streams and topics, a process holds one connection that listens, up to two that read, as many
+    as ``connections`` says for its appends, and one for ``presence``, if that is given. While PostgreSQL is away
+    streams stay open; when it is back, what was missed is read.
 
     The tables are made by :meth:`create_tables`, or by whoever runs :attr:`create_tables_sql`. The log is closed by
     :meth:`aclose`: ``Litestar(on_shutdown=[log.aclose])``.
@@ -70,6 +72,8 @@ class PostgresEventLog(FanOutLog):
         forget_keys_after: Seconds after which an idempotency key is forgotten; each is a row until then.
         authorize: An async function of the connection and the topics, asked when a stream subscribes. If it raises, or
             returns ``False``, the stream is refused.
+        presence: A function of the connection that returns who it is, or ``None`` for one without a name: then
+            :meth:`~EventLog.presence` tells who is subscribed.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -89,6 +93,7 @@ class PostgresEventLog(FanOutLog):
         history: HistoryOf | None = None,
         forget_keys_after: float = FORGET_KEYS_AFTER,
         authorize: Authorize | None = None,
+        presence: Who | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
         if not _asyncpg.IS_INSTALLED:
@@ -97,7 +102,7 @@ class PostgresEventLog(FanOutLog):
         check_integer("max_bytes", max_bytes, minimum=1)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidFieldError("name", f"must be of a-z, 0-9 and _, and at most 40 characters, not {name!r:.60}")
-        self._door = Door(authorize)
+        self._door = Door(authorize, presence)
         self._connector = Connector(_check_address(postgres))
         self._name = name
         self._connections = connections
@@ -197,14 +202,19 @@ class PostgresEventLog(FanOutLog):
         if state is not None:
             try:
                 with anyio.move_on_after(_CLOSE_TIMEOUT):
+                    await state.attendance.aclose()
                     await state.reader.aclose()
                     await state.appends.aclose()
             finally:
+                state.attendance.abort()
                 state.reader.abort()
                 state.appends.abort()
 
     def _fan_out(self) -> LogReader:
         return self._state().reader
+
+    def _attendance(self) -> PostgresAttendance:
+        return self._state().attendance
 
     def _state(self) -> LoopState:
         try:
@@ -217,16 +227,18 @@ class PostgresEventLog(FanOutLog):
                 del self._states[gone]
             reader = LogReader(self._connector, self._name, self._queries, self._lives)
             writes = PostgresConnections(self._connector, self._connections)
-            state = self._states[loop] = LoopState(reader, Appender(writes, self._name, self._lives))
+            attendance = PostgresAttendance(PostgresConnections(self._connector, 1), self._name)
+            state = self._states[loop] = LoopState(reader, Appender(writes, self._name, self._lives), attendance)
         return state
 
 
 class LoopState:
     """What one event loop holds."""
 
-    def __init__(self, reader: LogReader, appends: Appender) -> None:
+    def __init__(self, reader: LogReader, appends: Appender, attendance: PostgresAttendance) -> None:
         self.reader = reader
         self.appends = appends
+        self.attendance = attendance
 
 
 def _check_address(postgres: Any) -> Any:

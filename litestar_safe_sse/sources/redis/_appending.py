@@ -58,6 +58,8 @@ class Keys:
         self.secret = f"{self._log}.secret"
         self.topics = f"{self._log}:"
         """What the keys of topics begin with."""
+        self.present = f"{self._log}.present:"
+        """What the keys begin with that say who is subscribed to a topic."""
 
     def topic(self, topic: str) -> str:
         """Returns the key of a topic."""

@@ -10,12 +10,14 @@ from litestar_safe_sse.sources._fan_out_log import FanOutLog
 from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, Lives
 from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, ids, last_id, refusal
 from litestar_safe_sse.sources.redis._log_reader import LogReader
+from litestar_safe_sse.sources.redis._presence import RedisAttendance
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from litestar_safe_sse.sources._door import Authorize
+    from litestar_safe_sse.sources._presence import Who
     from litestar_safe_sse.sources.event_log import HistoryOf
     from litestar_safe_sse.sources.redis._appending import Argument
     from litestar_safe_sse.sources.redis._scripts import Script
@@ -40,7 +42,9 @@ class RedisEventLog(FanOutLog):
     ``UNSUBSCRIBE`` and ``PUBLISH``. Where they are not allowed, events come a second late, or more if there are more
     than 1,000 topics in a process.
     To subscribe writes nothing, except that it makes the log's secret if nobody has appended yet, and keeps the topics
-    that it reads from expiring; both are left out where the permission is missing.
+    that it reads from expiring; both are left out where the permission is missing. With ``presence`` who subscribes
+    needs ``EVAL``, ``EVALSHA``, ``ZADD``, ``ZREM``, ``ZREMRANGEBYSCORE`` and ``PEXPIRE`` as well, and who asks for it
+    ``ZRANGE``.
 
     Args:
         redis: A ``RedisPlugin``, or whatever one can be made of: a URL, a client, or a function that makes one.
@@ -52,6 +56,8 @@ class RedisEventLog(FanOutLog):
         forget_keys_after: Seconds after which an idempotency key is forgotten; each is a key in Redis until then.
         authorize: An async function of the connection and the topics, asked when a stream subscribes. If it raises, or
             returns ``False``, the stream is refused.
+        presence: A function of the connection that returns who it is, or ``None`` for one without a name: then
+            :meth:`~EventLog.presence` tells who is subscribed.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't; Litestar's own unless given.
 
     Raises:
@@ -70,9 +76,10 @@ class RedisEventLog(FanOutLog):
         history: HistoryOf | None = None,
         forget_keys_after: float = FORGET_KEYS_AFTER,
         authorize: Authorize | None = None,
+        presence: Who | None = None,
         enc_hook: Callable[[Any], Any] | None = None,
     ) -> None:
-        self._door = Door(authorize)
+        self._door = Door(authorize, presence)
         self._redis = RedisPlugin.of(redis)
         self._keys = Keys(self._redis.prefix, name)
         self._lives = Lives(max_events, expire_after, history, forget_keys_after)
@@ -135,3 +142,7 @@ class RedisEventLog(FanOutLog):
             return LogReader(self._redis, self._keys, self._lives)
 
         return self._redis.share(("event log", self._keys.secret, self._lives.identity), make)
+
+    def _attendance(self) -> RedisAttendance:
+        key = self._keys.present
+        return self._redis.share(("presence", key), lambda: RedisAttendance(self._redis, key))
