@@ -12,8 +12,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-import anyio
-
+from litestar_safe_sse.sources._bell import Bell
 from litestar_safe_sse.sources._cursor import Position, cursor, record, tag
 from litestar_safe_sse.sources._pages import Pages, with_id
 from litestar_safe_sse.sources._stored import FINISHED
@@ -50,7 +49,7 @@ class LiveTopic:
         self.users = 0
         self.lost = False
         self.audiences: list[Audience] = []
-        self._moved: anyio.Event | None = None
+        self._moved: Bell | None = None
         self.move(position)
 
     def move(self, position: Position) -> None:
@@ -62,13 +61,12 @@ class LiveTopic:
     def notify(self) -> None:
         """Wakes those who wait until it moves."""
         if self._moved is not None:
-            self._moved.set()
-            self._moved = None
+            self._moved.ring()
 
     async def moved(self) -> None:
         """Waits until the position is another, or lost."""
         if self._moved is None:
-            self._moved = anyio.Event()
+            self._moved = Bell()
         await self._moved.wait()
 
 

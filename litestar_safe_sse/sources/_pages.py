@@ -15,6 +15,7 @@ import anyio
 import anyio.lowlevel
 
 from litestar_safe_sse._core.messages import SSEMessage
+from litestar_safe_sse.sources._bell import Bell
 from litestar_safe_sse.sources._cursor import Position, cursor, record
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Pages:
         self._fetch = fetch
         self._kept: OrderedDict[tuple[str, Position], Page] = OrderedDict()
         self._of_topic: dict[str, set[Position]] = {}
-        self._fetching: dict[tuple[str, Position], anyio.Event] = {}
+        self._fetching: dict[tuple[str, Position], Bell] = {}
         self._size = 0
         self._slots: anyio.Semaphore | None = None
         self._forgotten = 0
@@ -125,7 +126,7 @@ class Pages:
 
     async def _get(self, key: tuple[str, Position], upto: Position) -> Page:
         topic, after = key
-        fetching = self._fetching[key] = anyio.Event()
+        fetching = self._fetching[key] = Bell()
         boundary = (after.seq // PAGE + 1) * PAGE
         if boundary < upto.seq:
             upto = Position(upto.epoch, boundary, 0)
@@ -140,7 +141,7 @@ class Pages:
             return page
         finally:
             del self._fetching[key]
-            fetching.set()
+            fetching.ring()
 
     def _keep(self, key: tuple[str, Position], page: Page) -> None:
         self._kept[key] = page

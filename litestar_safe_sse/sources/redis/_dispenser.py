@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import anyio
@@ -42,7 +42,8 @@ class RedisDispenser(ABC, Generic[T]):
         self._slice = slice
         self._share_key = share_key
         self._link = redis.link()
-        self._waiters: deque[asyncio.Future[T]] = deque()
+        self._waiters: OrderedDict[asyncio.Future[T], None] = OrderedDict()
+        """In the order they came; thousands may leave at once, whom a list would have to be searched for."""
         self._task: asyncio.Task[None] | None = None
         self._chores: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -56,15 +57,14 @@ class RedisDispenser(ABC, Generic[T]):
         if self._closing.is_set():
             raise SourceUnavailableError("the connection to Redis has been closed")
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         self._start()
         try:
             return await waiter
         except BaseException:
             if not waiter.done() or waiter.cancelled():
                 waiter.cancel()
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+                self._waiters.pop(waiter, None)
             elif waiter.exception() is None:
                 self.give_back([waiter.result()])
             raise
@@ -134,8 +134,8 @@ class RedisDispenser(ABC, Generic[T]):
 
     def _wanted(self) -> int:
         """How many items are waited for."""
-        while self._waiters and self._waiters[0].done():
-            self._waiters.popleft()
+        while self._waiters and next(iter(self._waiters)).done():
+            self._waiters.popitem(last=False)
         return 0 if self._closing.is_set() else len(self._waiters)
 
     def _hand_out(self, items: Sequence[T]) -> None:
@@ -143,7 +143,7 @@ class RedisDispenser(ABC, Generic[T]):
             if not self._wanted():
                 self._do(self._give_back(items[number:]))
                 return
-            self._waiters.popleft().set_result(item)
+            self._waiters.popitem(last=False)[0].set_result(item)
             self._tally.in_hand += 1
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -202,7 +202,7 @@ class RedisDispenser(ABC, Generic[T]):
         return True
 
     def _refuse(self, error: SourceRefusedError | SourceUnavailableError) -> None:
-        waiters, self._waiters = self._waiters, deque()
+        waiters, self._waiters = self._waiters, OrderedDict()
         for waiter in waiters:
             if not waiter.done():
                 failure = type(error)(*error.args)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources._bell import Bell
 from litestar_safe_sse.sources._fan_out import FanOut
 from litestar_safe_sse.sources._pages import Sizes
 from litestar_safe_sse.sources._subscription import TURN
@@ -60,6 +61,14 @@ _LONGEST_WRITE_PAUSE = 60.0
 """Seconds, at most, between two attempts to write to a Redis that is a replica."""
 
 
+class Question:
+    """Where to begin, which any number may want to know."""
+
+    def __init__(self) -> None:
+        self.answered = Bell()
+        self.found: _Found = SourceUnavailableError("what asks Redis where to begin has ended")
+
+
 class LogReader(FanOut):
     """One event loop's reader of a log, and what is shared by its subscribers."""
 
@@ -75,7 +84,7 @@ class LogReader(FanOut):
         """When it is next made sure, by the loop's clock, that all topics are as they were left."""
         self._reader: asyncio.Task[None] | None = None
         self._looks = anyio.Semaphore(_LOOKS)
-        self._to_ask: dict[_Wanted, asyncio.Future[_Found]] = {}
+        self._to_ask: dict[_Wanted, Question] = {}
         self._ears = Ears(redis, self._prefix, self)
         self._behind: dict[str, None] = {}
         """The topics of which there is more than has been passed on."""
@@ -100,9 +109,10 @@ class LogReader(FanOut):
         key = tuple(wanted.items())
         asked = self._to_ask.get(key)
         if asked is None:
-            asked = self._to_ask[key] = asyncio.get_running_loop().create_future()
+            asked = self._to_ask[key] = Question()
             spawn(self._look_in_turn(key, asked), "SSE event log on Redis: where to begin")
-        found = await asyncio.shield(asked)
+        await asked.answered.wait()
+        found = asked.found
         for extent in found.values() if isinstance(found, dict) else (found,):
             if isinstance(extent, Exception):
                 failure = type(extent)(*extent.args)  # one for each: a traceback has one home
@@ -110,13 +120,15 @@ class LogReader(FanOut):
                 raise failure
         return found  # type: ignore[return-value]
 
-    async def _look_in_turn(self, key: _Wanted, asked: asyncio.Future[_Found]) -> None:
+    async def _look_in_turn(self, key: _Wanted, asked: Question) -> None:
         try:
             async with self._looks:
                 del self._to_ask[key]  # who asks from now on may have seen what is not in this answer
-                asked.set_result(await self._insist(lambda: self._look(dict(key))))
+                asked.found = await self._insist(lambda: self._look(dict(key)))
         except (SourceUnavailableError, SourceRefusedError) as error:
-            asked.set_result(error)
+            asked.found = error
+        finally:
+            asked.answered.ring()
 
     async def fetch(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
         """See :meth:`FanOut.fetch`; what takes longer than Redis is given is asked for in smaller parts."""

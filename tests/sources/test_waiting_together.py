@@ -1,0 +1,141 @@
+"""Thousands may wait for the same thing and leave at once: nobody has to be looked for among all the others."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from litestar_safe_sse.sources import RedisEventLog, RedisPlugin, RedisQueue
+from litestar_safe_sse.sources._bell import Bell
+from litestar_safe_sse.sources._cursor import Position
+from litestar_safe_sse.sources._fan_out import LiveTopic
+from litestar_safe_sse.sources._pages import Pages
+from tests.bounds import WAIT
+from tests.loops import ASYNCIO, TRIO
+
+pytestmark = pytest.mark.anyio
+on_asyncio = pytest.mark.parametrize("anyio_backend", [ASYNCIO])
+on_both = pytest.mark.parametrize("anyio_backend", [ASYNCIO, TRIO])
+
+MANY = 100
+BEGINNING = Position(1, 0, 0)
+
+Wait = Callable[[], Awaitable[object]]
+
+
+def look(redis: RedisPlugin) -> Wait:
+    """To be told where a topic begins, by a Redis that is away."""
+    fan_out = RedisEventLog(redis)._fan_out()
+    return lambda: fan_out.look({"a": None})
+
+
+def page(redis: RedisPlugin) -> Wait:
+    """For events that were missed, and are being fetched."""
+
+    async def fetch(topic: str, after: Position, upto: Position) -> Any:
+        await anyio.sleep_forever()
+
+    pages = Pages(fetch)
+    return lambda: pages.get("a", BEGINNING, Position(1, 9, 0))
+
+
+def moved(redis: RedisPlugin) -> Wait:
+    """For a topic to be read on."""
+    return LiveTopic("a", BEGINNING).moved
+
+
+def take(redis: RedisPlugin) -> Wait:
+    """For an item of a queue."""
+    items = RedisQueue(redis, "jobs")._popper()
+    return items.take
+
+
+def lines() -> Iterator[int]:
+    """How long all those are that a future may have to be searched for in."""
+    for thing in gc.get_objects():
+        if isinstance(thing, asyncio.Future):
+            yield len(thing._callbacks or ())
+        elif isinstance(thing, (deque, list, tuple)) and thing and all(map(is_plain_future, thing)):
+            yield len(thing)
+
+
+def is_plain_future(thing: object) -> bool:
+    return isinstance(thing, asyncio.Future) and not isinstance(thing, asyncio.Task)
+
+
+@on_asyncio
+@pytest.mark.parametrize("what", [look, page, moved, take])
+async def test_nobody_stands_in_a_line(what: Callable[[RedisPlugin], Wait]) -> None:
+    """So that it costs each the same to leave, however many wait: and those who stay still wait."""
+    redis = RedisPlugin("redis://127.0.0.1:1")
+    wait = what(redis)
+
+    async def wait_for_it() -> None:
+        await wait()
+
+    tasks = [asyncio.create_task(wait_for_it()) for _ in range(MANY)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert max(lines()) < MANY // 10
+    for task in tasks[1:]:
+        task.cancel()
+    with anyio.fail_after(WAIT):
+        await asyncio.wait(tasks[1:])
+    assert not tasks[0].done()
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+    await redis.aclose()
+
+
+@on_asyncio
+async def test_a_line_is_noticed() -> None:
+    """That of an event of asyncio's, and of those who shield themselves from each other's cancellation."""
+    event, answer = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def shielded() -> None:
+        await asyncio.shield(answer)
+
+    for wait in (event.wait, shielded):
+        tasks = [asyncio.ensure_future(wait()) for _ in range(MANY)]
+        await asyncio.sleep(0)
+        assert max(lines()) == MANY
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+@on_both
+async def test_all_who_wait_are_woken() -> None:
+    """Once: who comes later waits for the next time, and who has left is forgotten."""
+    bell = Bell()
+    bell.ring()
+    woken: list[int] = []
+
+    async def wait(number: int, scope: anyio.CancelScope) -> None:
+        with scope:
+            await bell.wait()
+            woken.append(number)
+
+    with anyio.fail_after(WAIT):
+        for _ in range(2):
+            async with anyio.create_task_group() as tasks:
+                scopes = [anyio.CancelScope() for _ in range(3)]
+                for number, scope in enumerate(scopes):
+                    tasks.start_soon(wait, number, scope)
+                while len(bell._wakes) < 3:
+                    await anyio.lowlevel.checkpoint()
+                scopes[1].cancel()
+                while len(bell._wakes) > 2:
+                    await anyio.lowlevel.checkpoint()
+                assert woken == []
+                bell.ring()
+            assert sorted(woken) == [0, 2]
+            woken.clear()
+    assert bell._wakes == {}
