@@ -10,14 +10,14 @@ from litestar.response.sse import ServerSentEventMessage
 from msgspec import Struct
 
 from litestar_safe_sse._core.frame import Frame
-from litestar_safe_sse._core.messages import SSEMessage, check_event_type
+from litestar_safe_sse._core.messages import SSEMessage, check_event_type, tag_of
 from litestar_safe_sse._frames import find_converter
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("Declared", "Event", "EventType", "tag_of")
+__all__ = ("Declared", "Event", "EventType")
 
 DEFAULT = "message"
 """The type that clients give to events without one (WHATWG HTML, section 9.2.6)."""
@@ -183,10 +183,3 @@ class Declared:
 
 def _is_message(kind: type) -> bool:
     return issubclass(kind, (SSEMessage, ServerSentEventMessage, Frame)) or find_converter(kind) is not None
-
-
-def tag_of(kind: type) -> str | None:
-    """Returns the tag of a ``Struct``, by which its events are named."""
-    if not issubclass(kind, Struct) or kind.__struct_config__.tag is None:
-        return None
-    return str(kind.__struct_config__.tag)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET
 
 from litestar_safe_sse._core.encoding import Encoder, as_text, is_text
-from litestar_safe_sse._core.messages import SSEMessage
-from litestar_safe_sse._events import tag_of
+from litestar_safe_sse._core.messages import SOURCE_EVENTS, SSEMessage, tag_of
 from litestar_safe_sse.exceptions import UndeclaredEventError
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class TypedEncoder(Encoder):
         """
         if type(item) is not SSEMessage or SSEMessage in self._names:
             return self.encode(item)
-        self._check_message(SSEMessage)
+        self._check_message(item)
         return self._named(item)
 
     def _event_of(self, item: Any, name: str | None) -> bytes:
@@ -121,7 +120,7 @@ class TypedEncoder(Encoder):
         return tag_of(kind) if found.name == tag_of(found.kind) else found.name
 
     def _encode_message(self, item: object) -> bytes:
-        self._check_message(type(item))
+        self._check_message(item)
         if type(item) is not SSEMessage:
             return super().encode(item)
         named = self._named(item)
@@ -130,9 +129,20 @@ class TypedEncoder(Encoder):
             self._latest = item, block
         return block
 
-    def _check_message(self, kind: type) -> None:
-        if self._validate and not self._declared.anything and not issubclass(kind, tuple(self._declared.messages)):
-            raise UndeclaredEventError(kind, self._declared.where, [event.kind for event in self._declared.items])
+    def _check_message(self, item: object) -> None:
+        if not self._validate or self._declared.anything or isinstance(item, tuple(self._declared.messages)):
+            return
+        if not (type(item) is SSEMessage and self._is_from_source(item)):
+            raise UndeclaredEventError(type(item), self._declared.where, [event.kind for event in self._declared.items])
+
+    def _is_from_source(self, message: SSEMessage) -> bool:
+        """Returns whether a message may be one of a source: its own, or JSON of what was declared by its name."""
+        if not self._validate or message.event is None:
+            return False
+        declared = is_text(type(message.data)) and any(
+            event.name == message.event for event in (*self._declared.items, *self._declared.data)
+        )
+        return declared or message.event in SOURCE_EVENTS
 
     def _named(self, message: SSEMessage) -> SSEMessage:
         """Returns a message with the type that is that of its data, unless it has one of its own."""
@@ -141,6 +151,8 @@ class TypedEncoder(Encoder):
             return message
         kind = type(data)
         if kind not in self._carried:
+            if self._is_from_source(message):
+                return message
             declared = self._declared
             known = [*declared.data, *declared.items] if declared.any_data else declared.data
             name = self._name_for(kind, known, declared.any_data)

@@ -13,7 +13,10 @@ from msgspec.structs import force_setattr
 from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError
 
-__all__ = ("SSEMessage", "check_event_type")
+__all__ = ("SOURCE_EVENTS", "SSEMessage", "check_event_type", "tag_of")
+
+SOURCE_EVENTS = frozenset({"reset", "dropped", "subscribed", "finished", "caught-up", "gap"})
+"""The types of the events that sources send of their own accord."""
 
 _FEW_DIGITS = 1 << 64
 """No int below has too many digits to be printed."""
@@ -92,6 +95,13 @@ def check_event_type(field: str, value: object) -> str:
         InvalidFieldError: It has more than one line, or cannot be encoded.
     """
     return _line(field, value)
+
+
+def tag_of(kind: type) -> str | None:
+    """Returns the tag of a ``Struct``, by which its events are named."""
+    if not issubclass(kind, Struct) or kind.__struct_config__.tag is None:
+        return None
+    return str(kind.__struct_config__.tag)
 
 
 def _line(field: str, value: object) -> str:

@@ -11,12 +11,11 @@ from msgspec.json import Encoder as JSONEncoder
 from msgspec.json import encode
 
 from litestar_safe_sse._core.encoding import as_text
-from litestar_safe_sse._core.messages import SSEMessage
+from litestar_safe_sse._core.messages import SOURCE_EVENTS, SSEMessage, tag_of
 from litestar_safe_sse._litestar import ServerSentEventMessage, default_serializer, from_litestar
 from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import Position
-from litestar_safe_sse.sources._subscription import DROPPED
 
 __all__ = (
     "APPEND_MANY",
@@ -52,7 +51,7 @@ APPEND_MANY = 1000
 REMEMBERED = 604_800.0
 """Seconds for which it is known of a topic that it was finished, after its events have gone."""
 
-_RESERVED = frozenset({RESET, DROPPED, SUBSCRIBED, FINISHED, CAUGHT_UP})
+_RESERVED = SOURCE_EVENTS - {"gap"}  # which no log has
 
 _MAX_TOPIC = 256
 
@@ -149,13 +148,14 @@ class Renderer:
         message = _message(item)
         if message.id is not None:
             raise InvalidFieldError("id", "must be left out: the log gives its events their IDs")
-        if message.event in _RESERVED:
-            raise InvalidFieldError("event", f"must be another type than {message.event!r}, which the log itself sends")
-        data = "" if message.data is UNSET and message.event is not None else message.data
+        event = tag_of(type(message.data)) if message.event is None else message.event
+        if event in _RESERVED:
+            raise InvalidFieldError("event", f"must be another type than {event!r}, which the log itself sends")
+        data = "" if message.data is UNSET and event is not None else message.data
         if data is not UNSET:
             data = check_text("data", as_text(data, self._json))
-        rendered = SSEMessage(data, message.event, None, message.retry, message.comment)
-        size = sum(len(text.encode()) for text in (data, message.event, message.comment) if isinstance(text, str))
+        rendered = SSEMessage(data, event, None, message.retry, message.comment)
+        size = sum(len(text.encode()) for text in (data, event, message.comment) if isinstance(text, str))
         if size > self._max_bytes:
             raise InvalidFieldError(
                 "data", f"must be at most {self._max_bytes} bytes, or a reference to them, not {size} bytes"

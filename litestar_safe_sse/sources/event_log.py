@@ -194,7 +194,8 @@ class EventLog(ABC):
         Args:
             topic: The topic, made if there is none: 1 to 256 bytes.
             message: What the body of a stream may yield: text, a ``dict`` of fields, an ``SSEMessage`` or Litestar's,
-                or anything that msgspec encodes, which becomes JSON. Without an ID; that is the log's to give.
+                or anything that msgspec encodes, which becomes JSON. The tag of a ``Struct`` is the type of the event,
+                unless ``SSEMessage(event=...)`` names another. Without an ID; that is the log's to give.
             idempotency_key: A name for this event, unique in its topic, by which it is known for as long as the log's
                 ``forget_keys_after`` says, ten minutes unless told, whatever becomes of the topic meanwhile.
 

@@ -63,6 +63,14 @@ class Point(Struct):
     x: int
 
 
+class Moved(Struct, tag="moved"):
+    x: int
+
+
+class Resetting(Struct, tag="reset"):
+    """Has the type of an event of the log's own."""
+
+
 BAD_IDS = [
     "bogus",
     "1",
@@ -225,6 +233,11 @@ class EventLogContract:
             (7, SSEMessage("7")),
             ([1, None], SSEMessage("[1,null]")),
             (Point(1), SSEMessage('{"x":1}')),
+            (Moved(1), SSEMessage('{"type":"moved","x":1}', "moved")),
+            (SSEMessage(Moved(1), retry=5), SSEMessage('{"type":"moved","x":1}', "moved", retry=5)),
+            (SSEMessage(Moved(1), "gone"), SSEMessage('{"type":"moved","x":1}', "gone")),
+            (SSEMessage(Moved(1), ""), SSEMessage('{"type":"moved","x":1}', "")),
+            ({"data": Moved(1)}, SSEMessage('{"type":"moved","x":1}', "moved")),
             ({"data": {"k": 1}, "event": "e", "retry": 5}, SSEMessage('{"k":1}', "e", retry=5)),
             (SSEMessage("d", "e", retry=0, comment="c"), SSEMessage("d", "e", retry=0, comment="c")),
             (SSEMessage(event="e"), SSEMessage("", "e")),
@@ -263,6 +276,7 @@ class EventLogContract:
             ("a", SSEMessage("x", "reset")),
             ("a", SSEMessage("x", "dropped")),
             ("a", SSEMessage("x", "subscribed")),
+            ("a", Resetting()),
             ("a", "é" * 600),
         ],
         ids=lambda value: repr(value).partition(" at 0x")[0],

@@ -27,8 +27,13 @@ from litestar_safe_sse import (
     UndeclaredEventError,
     sse,
 )
+from litestar_safe_sse._core.messages import SOURCE_EVENTS
 from litestar_safe_sse._events import Declared
 from litestar_safe_sse._typed import TypedEncoder
+from litestar_safe_sse.sources import MemoryEventLog
+from litestar_safe_sse.sources._stored import CAUGHT_UP, FINISHED, RESET, SUBSCRIBED
+from litestar_safe_sse.sources._subscription import DROPPED
+from litestar_safe_sse.sources.redis.pubsub import GAP
 from tests.litestar.apps import cause, make_app, serving
 from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
@@ -242,6 +247,65 @@ async def test_item_that_the_annotation_does_not_name_is_refused(annotation: Any
     assert "feed yielded a " in str(failure)
     assert body.count(b"\r\n\r\n") == 1
     assert b"Undeclared" not in body
+
+
+TYPED_BY_A_LOG = [Progress | Done, SSEMessage[Progress | Done], Progress | Done | SSEMessage[Plain], SSEMessage, Any]
+
+
+@pytest.mark.parametrize("annotation", TYPED_BY_A_LOG, ids=str)
+@pytest.mark.parametrize("validate", [True, False])
+async def test_what_a_log_has_stored_is_typed_by_its_events_type(annotation: Any, validate: bool) -> None:
+    """It comes as text, which is taken for what was declared by that name; and so do the log's own events."""
+    log = MemoryEventLog()
+    await log.append("job", Progress(50))
+    await log.append("job", SSEMessage(Done()))
+    await log.finish("job")
+
+    async def feed():  # type: ignore[no-untyped-def]
+        async for message in log.subscribe("job", start="oldest"):
+            yield SSEMessage(message.data, message.event)
+
+    feed.__annotations__["return"] = AsyncIterator[annotation]
+    async with serving(sse("/", validate=validate)(feed)) as (app, _):
+        assert (await request(app)).body.decode().replace("\r", "") == (
+            'event: progress\ndata: {"type":"progress","percent":50}\n\n'
+            'event: done\ndata: {"type":"done"}\n\n'
+            'event: finished\ndata: {"topic":"job"}\n\n'
+        )
+
+
+@pytest.mark.parametrize("annotation", [Progress | Done, SSEMessage[Progress]])
+@pytest.mark.parametrize(
+    "message", [SSEMessage("50"), SSEMessage("50", "between"), SSEMessage(Plain(1), "progress"), SSEMessage(50, "done")]
+)
+async def test_message_that_no_log_can_have_sent_for_the_annotation_is_refused(
+    annotation: Any, message: SSEMessage
+) -> None:
+    """Text without a name that was declared, and other types than were declared by that name."""
+
+    async def feed():  # type: ignore[no-untyped-def]
+        yield message
+
+    feed.__annotations__["return"] = AsyncIterator[annotation]
+    async with serving(sse("/", validate=True, prefetch=0)(feed)) as (app, _), connect(app) as client:
+        assert isinstance(cause(await client.finished()), UndeclaredEventError)
+
+
+@pytest.mark.parametrize("name", sorted(SOURCE_EVENTS))
+async def test_events_of_sources_may_stand_beside_what_is_declared(name: str) -> None:
+    """They are no types of the application's."""
+
+    @sse("/", validate=True)
+    async def feed() -> AsyncIterator[Progress | SSEMessage[Done]]:
+        yield SSEMessage({"of": "a source"}, name)  # type: ignore[arg-type]
+
+    async with serving(feed) as (app, _):
+        assert (await request(app)).body == f'event: {name}\r\ndata: {{"of":"a source"}}\r\n\r\n'.encode()
+
+
+def test_all_events_of_sources_are_known() -> None:
+    """By the names that the sources have for them."""
+    assert {RESET, DROPPED, SUBSCRIBED, FINISHED, CAUGHT_UP, GAP} == SOURCE_EVENTS
 
 
 @pytest.mark.parametrize(("debug", "refused"), [(True, True), (False, False)])
