@@ -15,7 +15,7 @@ from litestar_safe_sse._core.receiving import Receiver
 from litestar_safe_sse._core.registry import StreamRefusedError
 from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._handler import Handler
-from litestar_safe_sse._litestar import request_class_of
+from litestar_safe_sse._litestar import logger_of, request_class_of
 from litestar_safe_sse._refusal import raised_by_the_application, refuse
 from litestar_safe_sse._servers.endings import close_after_response
 from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError
@@ -23,6 +23,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from litestar import Litestar
     from litestar.connection import ASGIConnection
     from litestar.exceptions import HTTPException, WebSocketException
     from litestar.types import Scope
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse.config import PerKey, SafeSSEConfig
     from litestar_safe_sse.context import StreamContext
 
-__all__ = ("SLOT", "Slot", "SlotSource", "WebSocketSlot")
+__all__ = ("SLOT", "NeedsPlugin", "Slot", "SlotSource", "WebSocketSlot")
 
 SLOT = "_litestar_safe_sse"
 """The key of the request's slot in the ``state`` of its scope, which survives a middleware's copy of the scope."""
@@ -59,12 +60,36 @@ class SlotSource:
         Raises:
             MissingPluginError: If it has none.
         """
-        for plugin in scope["litestar_app"].plugins:
-            if isinstance(plugin, SlotSource):
-                return plugin
-        raise MissingPluginError(
-            "SafeServerSentEvent needs its plugin: register it with Litestar(..., plugins=[SafeSSEPlugin()])"
-        )
+        source = SlotSource.find(scope["litestar_app"])
+        if source is None:
+            missing = missing_plugin("SafeServerSentEvent")
+            logger_of(scope["litestar_app"]).error(str(missing))  # Litestar's answer is a 500, of which it logs nothing
+            raise missing
+        return source
+
+    @staticmethod
+    def find(app: Litestar) -> SlotSource | None:
+        """Returns that of an application, or ``None`` if it has none."""
+        return next((plugin for plugin in app.plugins if isinstance(plugin, SlotSource)), None)
+
+
+def missing_plugin(what: str) -> MissingPluginError:
+    """Returns the error for what needs the plugin in an application without."""
+    return MissingPluginError(f"{what} needs its plugin: register it with Litestar(..., plugins=[SafeSSEPlugin()])")
+
+
+class NeedsPlugin:
+    """A route handler that is refused by an application without the plugin."""
+
+    def on_registration(self, *args: Any, **kwargs: Any) -> None:
+        """Is called by Litestar, from 3 on with the route besides.
+
+        Raises:
+            MissingPluginError: If the application has no plugin.
+        """
+        if SlotSource.find(kwargs["app"] if "app" in kwargs else args[-1]) is None:
+            raise missing_plugin(f"the handler {self}")
+        super().on_registration(*args, **kwargs)  # type: ignore[misc]
 
 
 class Slot:

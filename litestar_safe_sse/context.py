@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -36,10 +37,12 @@ class Injected:
     @staticmethod
     def _decoder(kind: object, value: object) -> NoReturn:
         """Is asked by Litestar to make a context of what is none, as where nobody provides one."""
-        raise MissingPluginError(
+        missing = MissingPluginError(
             "a StreamContext needs its plugin, and its name: the plugin must be registered, by Litestar(..., "
             "plugins=[SafeSSEPlugin()]), and the parameter must be called `stream`"
         )
+        logging.getLogger("litestar_safe_sse").error(str(missing))  # Litestar's answer is a 500, and not logged
+        raise missing
 
 
 if TYPE_CHECKING:

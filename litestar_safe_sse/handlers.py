@@ -15,7 +15,7 @@ from litestar.typing import FieldDefinition
 from litestar_safe_sse._events import Declared
 from litestar_safe_sse._handler import make_encoder
 from litestar_safe_sse._litestar import handler_from, return_dto_above
-from litestar_safe_sse._openapi import EventSchema, describe_events, operation_of
+from litestar_safe_sse._openapi import describe_events, operation_of
 from litestar_safe_sse._options import (
     HandlerOptions,
     Options,
@@ -24,6 +24,7 @@ from litestar_safe_sse._options import (
     check_names,
     check_path,
 )
+from litestar_safe_sse._slot import NeedsPlugin
 from litestar_safe_sse._typed import TypedEncoder
 from litestar_safe_sse.config import check_duration, check_name
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -61,7 +62,7 @@ P = ParamSpec("P")
 EventsT = TypeVar("EventsT", bound="AsyncIterable[Any] | Iterable[Any]")
 
 
-class SSERouteHandler(HTTPRouteHandler, Generic[P, EventsT]):
+class SSERouteHandler(NeedsPlugin, HTTPRouteHandler, Generic[P, EventsT]):
     """A handler that ``@sse`` has made: ``fn`` is the generator function, with its own type."""
 
     if TYPE_CHECKING:
@@ -231,9 +232,7 @@ class StreamDTO(AbstractDTO[Any]):
         cls, field_definition: FieldDefinition, handler_id: str, schema_creator: SchemaCreator
     ) -> Reference | Schema:
         """Describes the events of a handler."""
-        stream = cls.streams.get(handler_id)
-        if stream is None:  # there is no plugin
-            return EventSchema()
+        stream = cls.streams[handler_id]
 
         def describe(event: EventType) -> Schema | Reference:
             field = FieldDefinition.from_annotation(event.annotation)
@@ -247,11 +246,9 @@ class StreamDTO(AbstractDTO[Any]):
     def data_to_encodable_type(self, data: Any) -> Any:
         """Makes the response of a generator. What a ``before_request`` hook has answered is left as it is."""
         request: Request[Any, Any, Any] = self.asgi_connection  # type: ignore[assignment]
-        stream = self.streams.get(request.route_handler.handler_id)
         if isinstance(data, Response):
             return data
-        if stream is None:  # there is no plugin, as the response will say
-            return SafeServerSentEvent(data)
+        stream = self.streams[request.route_handler.handler_id]
         validate = request.app.debug if self.validate is None else self.validate
         response = EventStream(data, stream, stream.transforms(request), validate, **self.options)
         response.prefetch = self.prefetch

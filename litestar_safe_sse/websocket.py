@@ -32,7 +32,7 @@ from litestar_safe_sse._handler import draw_retry, make_encoder
 from litestar_safe_sse._litestar import handler_from
 from litestar_safe_sse._options import StreamOptions, check_functions, check_names, check_path
 from litestar_safe_sse._refusal import check_access
-from litestar_safe_sse._slot import Slot, WebSocketSlot
+from litestar_safe_sse._slot import NeedsPlugin, Slot, WebSocketSlot
 from litestar_safe_sse._typed import TypedEncoder
 from litestar_safe_sse.config import check_choice, check_duration
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -117,7 +117,7 @@ class Resumption(Struct):
     last_event_id: str | None = None
 
 
-class SSEWebSocketHandler(WebsocketRouteHandler, Generic[P, EventsT]):
+class SSEWebSocketHandler(NeedsPlugin, WebsocketRouteHandler, Generic[P, EventsT]):
     """A handler that ``@sse_websocket`` has made."""
 
     endpoint: Endpoint
@@ -242,7 +242,8 @@ class Endpoint:
         stream = slot.accept(socket.scope, body, self._encoder(socket, config), config)
         if config.expires_at is not None or config.reauthorize is not None:
             check_access(slot.registry, stream, socket)
-        slot.registry.loop_state().expect_websockets()
+        loop = slot.registry.loop_state()
+        loop.expect_websockets()
         body.stream = stream
         body.transport = transport = WebSocketTransport(
             socket.scope, slot.channel, runtime=stream.runtime, limit=config.buffer_size, binary=self.binary
@@ -250,7 +251,11 @@ class Endpoint:
         if self.resume_timeout:
             slot.channel.expect_first(6 * config.max_last_event_id + _ENVELOPE)
         retry = draw_retry(config) if self.template.retry_duration is None else None
-        await stream.serve(transport, make_json_preamble(retry))
+        try:
+            await stream.serve(transport, make_json_preamble(retry))
+        except Exception as failure:  # which Litestar makes a close frame of, and servers never hear of
+            loop.log.fail(stream, failure)
+            raise
 
     def _encoder(self, socket: WebSocket[Any, Any, Any], config: SafeSSEConfig) -> Encoder:
         handler: SSEWebSocketHandler[Any, Any] = socket.scope["route_handler"]  # type: ignore[assignment]

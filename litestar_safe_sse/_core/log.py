@@ -72,17 +72,29 @@ class StreamLog(Observer):
         with contextlib.suppress(Exception):  # of what failed, which may not tell what it is
             self._warn(stream, report)
 
+    def fail(self, stream: ObservedStream, failure: Exception) -> None:
+        """Logs what a stream has failed with, of which nobody else tells; many that fail alike are counted instead."""
+        with contextlib.suppress(Exception):
+            kind: Hashable = (stream.handler, type(failure))
+            self._log_some(kind, stream, "error", f"ended by {failure!r}", failure)
+
     def _warn(self, stream: ObservedStream, report: CleanupError) -> None:
         kind: Hashable = (stream.handler, *((name, type(error)) for name, error in report.failures))
+        self._log_some(kind, stream, "warning", str(report))
+
+    def _log_some(
+        self, kind: Hashable, stream: ObservedStream, level: str, what: str, failure: Exception | None = None
+    ) -> None:
         now = monotonic()
         alike = self._alike.get(kind)
         if alike is None or now >= alike.until:
             alike = self._begin(kind, now)
         alike.count += 1
         if alike.count <= LINES:
-            self._log("warning", f"{_name(stream)}: {report}", {"stream": stream.id, "handler": stream.handler})
+            fields = {"stream": stream.id, "handler": stream.handler}
+            self._log(level, f"{_name(stream)}: {what}", fields, failure)
         elif alike.count == LINES + 1:
-            self._call_later(max(alike.until - now, 0), partial(self._tell, alike, stream.handler, str(report)))
+            self._call_later(max(alike.until - now, 0), partial(self._tell, alike, stream.handler, what))
 
     def _begin(self, kind: Hashable, now: float) -> _Alike:
         if len(self._alike) >= KINDS:
@@ -107,14 +119,14 @@ class StreamLog(Observer):
             text = f"SSE streams of {handler}: {more} more have failed alike within {WINDOW:g} s"
             self._log("warning", f"{text}: {example}" if example else text, {"handler": handler, "more": more})
 
-    def _log(self, level: str, text: str, fields: dict[str, Any]) -> None:
+    def _log(self, level: str, text: str, fields: dict[str, Any], failure: Exception | None = None) -> None:
         """Logs; a logger that fails must not hold up those who wait for the end of a stream."""
         with contextlib.suppress(Exception):
             log = getattr(self._logger, level)
             if isinstance(self._logger, (logging.Logger, logging.LoggerAdapter)):
-                log(text, extra=fields)
+                log(text, extra=fields, exc_info=failure)
             elif hasattr(self._logger, "bind"):  # structlog
-                log(text, **fields)
+                log(text, **fields, **({"exc_info": failure} if failure else {}))
             else:
                 log(text)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Annotated, Any
 
 import pytest
@@ -17,6 +19,7 @@ from litestar_safe_sse import (
     SafeSSEPlugin,
     StreamContext,
 )
+from tests.bounds import START
 from tests.litestar.apps import PLAIN, NamedDependency, QueryParameter, collect, endless_and_brief, make_app, serving
 from tests.litestar.bodies import Trace, endless
 from tests.litestar.clients import get as request
@@ -39,6 +42,29 @@ async def test_response_without_the_plugin(trace: Trace) -> None:
     (error,) = seen
     assert isinstance(error, MissingPluginError)
     assert "plugins=[SafeSSEPlugin()]" in str(error)
+
+
+RESPONSE = "async def handler() -> SafeServerSentEvent:\n    return SafeServerSentEvent(['x'])"
+CONTEXT = "async def handler(stream: StreamContext) -> None: ..."
+
+
+@pytest.mark.parametrize("handler", [RESPONSE, CONTEXT], ids=["response", "context"])
+def test_missing_plugin_is_seen_without_any_configuration(handler: str) -> None:
+    """Where Litestar's defaults log no exceptions, what is missing stands in the terminal."""
+    script = f"""
+from litestar import Litestar, get
+from litestar.testing import TestClient
+from litestar_safe_sse import SafeServerSentEvent, StreamContext
+
+@get("/")
+{handler}
+
+with TestClient(Litestar([handler]), raise_server_exceptions=False) as client:
+    assert client.get("/").status_code == 500
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=True, timeout=START, capture_output=True, text=True)
+    assert (done.stdout + done.stderr).count("needs its plugin") == 1
 
 
 @pytest.mark.parametrize("query", ["", "?stream=1"])

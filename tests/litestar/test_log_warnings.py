@@ -10,11 +10,14 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+import structlog
 
+from litestar_safe_sse import sse_websocket
+from litestar_safe_sse.testing import open_websocket
 from tests.bounds import WAIT
 from tests.litestar.clients import connect
 from tests.litestar.clients import get as request
-from tests.litestar.logs import Records, fail, serving, standard, streaming
+from tests.litestar.logs import Records, fail, serving, standard, streaming, structured
 
 pytestmark = pytest.mark.anyio
 
@@ -165,3 +168,63 @@ async def test_body_that_fails_while_it_ends_is_a_warning(records: Records) -> N
         (line,) = records.lines(logging.WARNING)
         assert "a_handler" in line
         assert "the pool is gone" in line
+
+
+# Streams over WebSockets, whose failures no server hears of
+
+
+@sse_websocket("/")
+async def failing() -> AsyncIterator[str]:
+    yield "one"
+    raise LookupError("no such row")
+
+
+async def test_websocket_that_failed_is_an_error(records: Records) -> None:
+    """It names handler and stream, and has the traceback, which Litestar logs in debug mode only."""
+    async with serving(failing, standard(records)) as (app, _), open_websocket(app, "/") as socket:
+        assert (await socket.next()).data == "one"
+        await socket.wait_closed()
+    (line,) = records.lines(logging.ERROR)
+    (record,) = (record for record in records.records if record.levelno == logging.ERROR)
+    (closed,) = records.records[-1:]
+    assert line.startswith(f"SSE stream {vars(closed)['stream']} of ")
+    assert line.endswith("failing: ended by LookupError('no such row')")
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], LookupError)
+    assert vars(record)["handler"] == vars(closed)["handler"]
+
+
+async def test_websockets_that_failed_alike_are_counted(records: Records) -> None:
+    """The first ten in a minute are logged, and then how many more there were."""
+    async with serving(failing, standard(records)) as (app, _):
+        for _ in range(13):
+            async with open_websocket(app, "/") as socket:
+                await socket.wait_closed()
+    assert len(records.lines(logging.ERROR)) == 10
+    (more,) = records.lines(logging.WARNING)
+    assert "failing: 3 more have failed alike" in more
+
+
+async def test_websocket_that_failed_is_an_error_with_structlog(records: Records) -> None:
+    """With the exception for its processors."""
+    config, capture = structured(structlog.stdlib.BoundLogger)
+    async with serving(failing, config) as (app, _), open_websocket(app, "/") as socket:
+        await socket.wait_closed()
+    (entry,) = (entry for entry in capture.entries if entry["log_level"] == "error" and "stream" in entry)
+    assert isinstance(entry["exc_info"], LookupError)
+    assert entry["event"].endswith("ended by LookupError('no such row')")
+
+
+async def test_websocket_that_ends_otherwise_is_no_error(records: Records) -> None:
+    """Such as one that a client leaves."""
+
+    @sse_websocket("/")
+    async def waiting() -> AsyncIterator[str]:
+        yield "one"
+        await anyio.sleep_forever()
+
+    async with serving(waiting, standard(records)) as (app, _), open_websocket(app, "/") as socket:
+        await socket.next()
+        await socket.disconnect()
+    assert not records.lines(logging.ERROR)
+    assert not records.lines(logging.WARNING)

@@ -271,12 +271,10 @@ async def test_function_may_be_wrapped() -> None:
         assert (await request(app, "/partial?word=y")).body == b"data: y\r\n\r\n"
 
 
-async def test_without_the_plugin() -> None:
-    """The error names the remedy."""
-    app = Litestar([ticks], **PLAIN)
-    async with connect(app, "/ticks") as client:
-        failure = await client.finished()
-    assert isinstance(failure, MissingPluginError) or b"Internal Server Error" in client.body
+def test_without_the_plugin() -> None:
+    """The application is refused, with the handler and the remedy."""
+    with pytest.raises(MissingPluginError, match=r"the handler .*ticks needs its plugin: .*plugins=\[SafeSSEPlugin"):
+        Litestar([ticks], **PLAIN)
 
 
 # Prefetching the first event

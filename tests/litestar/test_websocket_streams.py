@@ -558,14 +558,12 @@ def test_request_body_is_refused_at_startup() -> None:
         Litestar([handler], plugins=[SafeSSEPlugin()], **PLAIN)
 
 
-async def test_handler_without_the_plugin() -> None:
-    """It says what is missing, and the WebSocket is closed."""
-    seen: list[Exception] = []
+def test_handler_without_the_plugin() -> None:
+    """The application is refused, with the handler and the remedy."""
 
     @sse_websocket("/")
     async def handler() -> AsyncIterator[str]:
         yield "x"
 
-    app = Litestar([handler], after_exception=[collect(seen)], **PLAIN)
-    assert (await visit(app, "/")).kinds == ["close"]
-    assert [type(error) for error in seen] == [MissingPluginError]
+    with pytest.raises(MissingPluginError, match=r"the handler .*handler needs its plugin: .*plugins=\[SafeSSEPlugin"):
+        Litestar([handler], **PLAIN)
