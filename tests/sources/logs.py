@@ -16,7 +16,7 @@ from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.testing import MakeLog
 from tests.postgres_server import PostgresServer
-from tests.redis_server import RedisServer
+from tests.redis_server import OTHERS, RedisServer
 
 __all__ = ("MakeLog", "anyio_backend", "case", "log", "logs_in", "make_log", "redis_of_case")
 
@@ -32,6 +32,7 @@ UVLOOP = ("asyncio", {"use_uvloop": True})
         pytest.param((UVLOOP, "redis"), id="redis-uvloop", marks=pytest.mark.long),
         pytest.param((ASYNCIO, "postgres"), id="postgres-asyncio"),
         pytest.param((UVLOOP, "postgres"), id="postgres-uvloop", marks=pytest.mark.long),
+        *(pytest.param((ASYNCIO, kind), id=kind, marks=pytest.mark.long) for kind in OTHERS),
     ]
 )
 def case(request: pytest.FixtureRequest) -> Any:
@@ -45,7 +46,7 @@ def anyio_backend(case: Any) -> Any:
 
 @pytest.fixture
 def redis_of_case(case: Any, request: pytest.FixtureRequest) -> RedisServer | None:
-    return request.getfixturevalue("shared_redis") if case[1] == "redis" else None
+    return None if case[1] in ("memory", "postgres") else request.getfixturevalue("redis_of_kind")(case[1])
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.testing import EventLogContract, MakeLog
 from tests.loops import ASYNCIO, TRIO, UVLOOP_AT_LENGTH
-from tests.redis_server import RedisServer
+from tests.redis_server import OTHERS, RedisServer
 
 
 class TestMemoryEventLog(EventLogContract):
@@ -33,8 +34,31 @@ class TestRedisEventLog(EventLogContract):
 
     @pytest.fixture
     async def make_log(self, shared_redis: RedisServer) -> AsyncIterator[MakeLog]:
-        async with Redis.from_url(shared_redis.url) as client:
-            await client.flushall()
-        plugin = RedisPlugin(shared_redis.url)
-        yield lambda **settings: RedisEventLog(plugin, **settings)
-        await plugin.aclose()
+        async with logs_on(shared_redis) as make_log:
+            yield make_log
+
+
+@pytest.mark.long
+class TestRedisEventLogElsewhere(EventLogContract):
+    """On other servers than the system's."""
+
+    @pytest.fixture
+    def anyio_backend(self) -> Any:
+        return ASYNCIO.values[0]
+
+    @pytest.fixture(params=OTHERS)
+    async def make_log(
+        self, request: pytest.FixtureRequest, redis_of_kind: Callable[[str], RedisServer]
+    ) -> AsyncIterator[MakeLog]:
+        async with logs_on(redis_of_kind(request.param)) as make_log:
+            yield make_log
+
+
+@asynccontextmanager
+async def logs_on(server: RedisServer) -> AsyncIterator[MakeLog]:
+    """Makes logs on a Redis that is empty, and closes them."""
+    async with Redis.from_url(server.url) as client:
+        await client.flushall()
+    plugin = RedisPlugin(server.url)
+    yield lambda **settings: RedisEventLog(plugin, **settings)
+    await plugin.aclose()
