@@ -1,11 +1,10 @@
 """A feed that a page has in full, whichever worker it comes back to, and how long it was away."""
 
 import os
-from typing import Annotated
+from typing import Any
 
-from litestar import Litestar, MediaType, get, post
+from litestar import Litestar, MediaType, Request, get, post
 from litestar.exceptions import HTTPException
-from litestar.params import Parameter
 from msgspec import Struct
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, SSEMessage, StreamContext
@@ -55,9 +54,8 @@ async def feed(stream: StreamContext, user: str) -> SafeServerSentEvent:
 
 
 @post("/posts/{topic:str}")
-async def append(
-    topic: str, data: Post, key: Annotated[str | None, Parameter(header="Idempotency-Key")] = None
-) -> dict[str, str]:
+async def append(topic: str, data: Post, request: Request[Any, Any, Any]) -> dict[str, str]:
+    key = request.headers.get("Idempotency-Key")
     try:
         return {"id": await log.append(topic, SSEMessage(data, event="post"), idempotency_key=key)}
     except SourceUnavailableError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from litestar.exceptions import base_exceptions
 
 from tests.postgres_server import PostgresServer, running_postgres
 from tests.redis_server import RedisServer, running_redis
@@ -17,6 +18,9 @@ from tests.redis_server import RedisServer, running_redis
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 Load = Callable[[str], Any]
+
+OLD_WAYS = getattr(base_exceptions, "LitestarDeprecationWarning", DeprecationWarning)
+"""What newer releases of Litestar warn by of what the oldest has no other way to say."""
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, name, module)  # where Litestar looks up annotations
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of what the oldest Litestar has no other way to say
+            warnings.simplefilter("ignore", OLD_WAYS)
             spec.loader.exec_module(module)
         return module
 

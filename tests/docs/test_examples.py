@@ -51,6 +51,13 @@ def test_every_example_is_shown_and_tested() -> None:
     assert shown == files == tested | {"llm_tokens"}
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+def test_no_example_needs_what_is_deprecated(name: str, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any release of Litestar it runs without a warning of something for which there is another way."""
+    monkeypatch.setenv("TOKEN_SECRET", "x" * 32)
+    load(name)
+
+
 @aborts
 @example("quickstart")
 def test_connection_is_closed_when_the_client_leaves(server: UvicornProcess, abort: Abort) -> None:

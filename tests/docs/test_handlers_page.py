@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,11 +12,27 @@ from pathlib import Path
 import httpx
 import pytest
 
+from litestar_safe_sse import sse
+from litestar_safe_sse.handlers import PREFETCH
 from litestar_safe_sse.testing import open_stream_sync
 from tests.bounds import START, WAIT
 from tests.docs.conftest import Load
 from tests.docs.processes import UvicornProcess, running
 from tests.docs.test_examples import EXAMPLES, example, server  # noqa: F401
+
+
+def test_the_table_has_all_options_of_the_decorator() -> None:
+    """Its own by name, and how many seconds the headers wait unless told otherwise."""
+    page = (EXAMPLES.parent / "handlers.md").read_text()
+    own = [name for name in inspect.signature(sse).parameters if name != "options"]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+)`? \|", page, re.MULTILINE))
+    assert {name: rows.get(name) for name in own} == {
+        "path": "None",
+        "method": '"GET"',
+        "prefetch": str(PREFETCH),
+        "validate": "in debug mode",
+        "websocket": "None",
+    }
 
 
 def test_progress_is_typed(load: Load) -> None:

@@ -56,6 +56,30 @@ async def test_head_without_a_context(trace: Trace) -> None:
         assert streams.statistics().closed == {CloseReason.COMPLETED: 1}
 
 
+async def test_head_to_a_generator(trace: Trace) -> None:
+    """It is refused, unless the handler has the method; then the generator never begins, though it be prefetched."""
+
+    @sse("/get")
+    async def without() -> AsyncIterator[str]:
+        trace.append("begun")
+        yield "x"
+
+    @sse("/both", method=["GET", "HEAD"])
+    async def with_head() -> AsyncIterator[str]:
+        trace.append("begun")
+        yield "x"
+
+    async with serving(without, with_head) as (app, streams):
+        assert (await request(app, "/get", method="HEAD")).status == 405
+        head = await request(app, "/both", method="HEAD")
+        assert (head.status, head.bodies) == (200, [b""])
+        assert trace == []
+        full = await request(app, "/both")
+        assert full.body == b"data: x\r\n\r\n"
+        assert sorted(head.header_list) == sorted(full.header_list)
+        assert closed(streams) == {CloseReason.COMPLETED: 2}
+
+
 async def test_head_closes_a_body_that_was_never_started(trace: Trace) -> None:
     """HEAD closes the body that it does not start, since it may hold something already."""
 

@@ -194,6 +194,8 @@ def test_client_that_is_given_up_loses_its_connection(place: Place, tmp_path: Pa
                 await ticking._more()
         await stop(server)
         ticking.wire.close()
+        told = "ASGI callable returned without completing response." in server.output()
+        assert told is (place.server_kind.server == "uvicorn")  # as the documentation says
 
     with served(place, tmp_path) as server:
         asyncio.run(lose_one(server))
