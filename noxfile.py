@@ -34,6 +34,9 @@ COVERED = "3.13" if shutil.which("python3.13") else None
 SWALLOWING = "3.11" if shutil.which("python3.11") else None
 """Up to Python 3.11 ``asyncio.wait_for`` loses cancellations, of which there is a promise to be broken."""
 
+REDIS_PY = ("5.0.1", "6.4.*", "7.4.*", "8.*")
+"""They have classes for other codes each, and strip these codes."""
+
 PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadgroup")
 IN_PROCESS = ("tests/unit", "tests/core", "tests/litestar")
 """Tests that need neither Redis nor a browser, and no server's process."""
@@ -142,6 +145,15 @@ def pythons(session: nox.Session) -> None:
     session.run(
         *PYTEST, "--quiet", *(session.posargs or (*IN_PROCESS[:2], CONNECTING, "--deselect=tests/core/test_alone.py"))
     )
+
+
+@nox.session
+def redispy(session: nox.Session) -> None:
+    """The errors of Redis, as each release of redis-py that is much used delivers them."""
+    install(session, "test-core")
+    for release in REDIS_PY:
+        session.install("--quiet", f"redis=={release}")
+        session.run("python", "-m", "pytest", "--quiet", *(session.posargs or ["tests/sources/test_redis_errors.py"]))
 
 
 @nox.session(python=PYTHONS[0])
