@@ -20,6 +20,7 @@ from redis.asyncio.sentinel import Sentinel
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext, exceptions, sources
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceUnavailableError
+from litestar_safe_sse.sources import Presence, RedisEventLog
 from litestar_safe_sse.sources.redis.group_queue import RedisGroupQueue
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
@@ -178,6 +179,10 @@ async def test_on_a_cluster_all_keys_are_in_one_slot(tmp_path: Path) -> None:
                 async with RedisPubSub(plugin).subscribe("a") as subscription:
                     await RedisPubSub(plugin).publish("a", "b")
                     assert (await anext(subscription)).data == "b"
+                log = RedisEventLog(plugin, presence=str)
+                async with log.subscribe("a", "b", member="ann"), log.subscribe("b", member="bob"):
+                    await eventually(lambda: _knows(cluster, "{sse}:log.present:b", 2))
+                    assert await log.presence("b") == Presence(2, {"ann": 1, "bob": 1})
             await plugin.aclose()
         finally:
             await cluster.aclose()
@@ -185,6 +190,10 @@ async def test_on_a_cluster_all_keys_are_in_one_slot(tmp_path: Path) -> None:
 
 async def _cluster_is_up(admin: Redis) -> bool:
     return "cluster_state:ok" in str(await admin.execute_command("CLUSTER", "INFO"))
+
+
+async def _knows(cluster: RedisCluster, key: str, many: int) -> bool:
+    return bool(await cluster.zcard(key) == many)
 
 
 async def test_a_sentinel_tells_where_redis_is(tmp_path: Path, redis_server: RedisServer) -> None:
