@@ -16,6 +16,7 @@ from litestar.channels.plugin import ChannelsException
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources._bell import Bell
 from litestar_safe_sse.sources._subscription import TURN, Key, Mailbox, Overflow, Subscription, give_turn, make_mailbox
 from litestar_safe_sse.sources._tasks import spawn
 from litestar_safe_sse.sources.statistics import SourceStatistics, Tally
@@ -222,6 +223,7 @@ class _ChannelSubscribers:
         """What Litestar has passed on, and no subscriber has been given yet."""
         self._pump: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._worked = Bell()
         self._receiver: asyncio.Future[Any] | None = None
 
     def statistics(self) -> SourceStatistics:
@@ -253,7 +255,7 @@ class _ChannelSubscribers:
         """Waits until what is subscribed to is what is listened to; cancelled, that goes on."""
         self._catch_up()
         while self._task is not None:
-            await asyncio.wait([self._task])
+            await self._worked.wait()
 
     def _watch_receiver(self) -> asyncio.Future[Any] | None:
         """The plugin's task that receives: Litestar notifies nobody of its end, and nothing comes after it."""
@@ -273,6 +275,7 @@ class _ChannelSubscribers:
     def _catch_up(self) -> None:
         if self._task is None and self._listeners.keys() != self._subscribers.keys():
             self._task = spawn(self._work(), "SSE channels")
+            self._task.add_done_callback(lambda _: self._worked.ring())
 
     async def _work(self) -> None:
         """Subscribes and unsubscribes, one after the other: Litestar's plugin can't do both at once."""

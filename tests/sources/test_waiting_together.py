@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -17,6 +18,8 @@ from litestar_safe_sse.sources._bell import Bell
 from litestar_safe_sse.sources._cursor import Position
 from litestar_safe_sse.sources._fan_out import LiveTopic
 from litestar_safe_sse.sources._pages import Pages
+from litestar_safe_sse.sources._subscription import make_mailbox
+from litestar_safe_sse.sources.channels import _ChannelSubscribers, _Listener
 from tests.bounds import WAIT
 from tests.loops import ASYNCIO, TRIO
 
@@ -57,6 +60,18 @@ def take(redis: RedisPlugin) -> Wait:
     return items.take
 
 
+def channels(redis: RedisPlugin) -> Wait:
+    """For Litestar to subscribe to a channel, by a backend that hangs."""
+
+    async def subscribe(name: str) -> Any:
+        await anyio.sleep_forever()
+
+    plugin: Any = SimpleNamespace(subscribe=subscribe)
+    subscribers = _ChannelSubscribers(plugin, asyncio.get_running_loop())
+    subscribers.join(_Listener(make_mailbox(1, "close"), ("a",)))
+    return subscribers.caught_up
+
+
 def lines() -> Iterator[int]:
     """How long all those are that a future may have to be searched for in."""
     for thing in gc.get_objects():
@@ -71,7 +86,7 @@ def is_plain_future(thing: object) -> bool:
 
 
 @on_asyncio
-@pytest.mark.parametrize("what", [look, page, moved, take])
+@pytest.mark.parametrize("what", [look, page, moved, take, channels])
 async def test_nobody_stands_in_a_line(what: Callable[[RedisPlugin], Wait]) -> None:
     """So that it costs each the same to leave, however many wait: and those who stay still wait."""
     redis = RedisPlugin("redis://127.0.0.1:1")
