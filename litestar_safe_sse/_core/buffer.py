@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._core.encoding import Preamble
     from litestar_safe_sse._core.heads import BytesHead, Head, MessageHead
-    from litestar_safe_sse._runtime.base import Runtime
+    from litestar_safe_sse._runtime.base import Runtime, Wake
 
 __all__ = ("BlockEncoder", "Buffer", "BufferState")
 
@@ -147,8 +147,8 @@ class Buffer:
         "_parts",
         "_pieces",
         "_progress",
+        "_queue",
         "_ready",
-        "_room",
         "_runtime",
         "_sent_at",
         "_size",
@@ -191,7 +191,8 @@ class Buffer:
         """At how many events the clock is looked at again."""
         self._filled = runtime.wake()
         self._has_room = runtime.wake()
-        self._room: anyio.Event | None = None
+        self._queue: list[Wake] | None = None
+        """Those who wait to put something in beside the body."""
         self._progress: anyio.Event | None = None
         self._turns = 0
         self._linger_until = 0.0
@@ -422,11 +423,26 @@ class Buffer:
         return self._state is BufferState.HELD
 
     async def wait_for_room(self) -> None:
-        """Waits until one more event may be put in by somebody else than the body, be it one of many."""
-        while self._ready and self._size >= self._limit and self._state is not BufferState.DROPPED:
-            if self._room is None:
-                self._room = anyio.Event()
-            await self._room.wait()
+        """Waits until one more event may be put in by somebody else than the body: first come, first served."""
+        if not self._queue and not self._is_crowded:
+            return
+        place = self._runtime.wake()
+        self._queue = queue = self._queue or []
+        queue.append(place)
+        try:
+            while queue[0] is not place or self._is_crowded:
+                await place.wait()
+        finally:
+            queue.remove(place)
+            self._call_next()  # who looks once this one has put in what it has
+
+    @property
+    def _is_crowded(self) -> bool:
+        return self._ready > 0 and self._size >= self._limit and self._state is not BufferState.DROPPED
+
+    def _call_next(self) -> None:
+        if self._queue:
+            self._queue[0].set()
 
     async def let_write(self) -> None:
         """Gives the loop a turn, in which what has been put in is taken."""
@@ -436,9 +452,7 @@ class Buffer:
 
     def _make_room(self) -> None:
         self._has_room.set()
-        if self._room is not None:
-            self._room.set()
-            self._room = None
+        self._call_next()
 
     def note_step(self) -> None:
         """Takes note that who puts events in goes on, and may block the loop."""

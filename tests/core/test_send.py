@@ -153,6 +153,65 @@ async def test_many_who_send_are_bounded_by_the_buffer() -> None:
     assert sent[-1] == "end"
 
 
+async def test_each_who_sends_has_a_turn() -> None:
+    """Who has sent waits behind the others, though each event fills the buffer and is taken at once."""
+    order: list[int] = []
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        async def send(name: int) -> None:
+            for _ in range(10):
+                await stream.send("x" * 1000)
+                order.append(name)
+
+        probe.note("began")
+        async with anyio.create_task_group() as group:
+            for name in range(3):
+                group.start_soon(send, name)
+        yield "end"
+        await rest(probe)
+
+    server, _ = await serve(body, config=SafeSSEConfig(buffer_size=500, ping_interval=None))
+    check(server, CloseReason.COMPLETED)
+    for sent in range(3, 28):
+        counts = [order[:sent].count(name) for name in range(3)]
+        assert max(counts) - min(counts) <= 2
+
+
+async def test_who_waits_for_room_can_be_cancelled() -> None:
+    """A scope ends it, though room is made at every turn of the loop, and the others go on."""
+    sent: list[str] = []
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        async def send() -> None:
+            for _ in range(500):
+                await stream.send("x" * 1000)
+                sent.append("x")
+
+        probe.note("began")
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(send)
+            for _ in range(10):
+                with anyio.CancelScope() as scope:
+                    group.start_soon(turns, scope)
+                    while True:
+                        await stream.send("y" * 1000)
+                probe.note(f"cancelled among {len(sent)}")
+        yield "end"
+        await rest(probe)
+
+    async def turns(scope: anyio.CancelScope) -> None:
+        await anyio.lowlevel.checkpoint()
+        scope.cancel()
+
+    server, connection = await serve(body, config=SafeSSEConfig(buffer_size=500, ping_interval=None))
+    assert len(sent) == 1000
+    assert connection.body.count(b"data: x") == 1000
+    cancelled = [int(event.split()[-1]) for event in server.probe.events if "cancelled" in event]
+    assert len(cancelled) == 10
+    assert cancelled[-1] < 500
+
+
 async def test_sender_is_told_that_the_stream_has_ended() -> None:
     """Whoever it is, once the client has gone; and that it has cleaned up."""
     failures: list[BaseException] = []
