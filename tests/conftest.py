@@ -14,7 +14,7 @@ for part in ("core", "docs", "doctor", "example", "integration", "litestar", "se
 pytest.register_assert_rewrite("litestar_safe_sse.sources.testing")
 
 SERVER = re.compile(r"\[(?:\w+-)*?((?:uvicorn|granian|hypercorn|daphne)(?:-(?:h\d+|httptools|asyncio|uvloop|trio))*)")
-PROXY = re.compile(r"\[(nginx|haproxy|caddy|apache)\b")
+PROXY = re.compile(r"\[(nginx|haproxy|caddy|apache|traefik)\b")
 
 
 @pytest.hookimpl(optionalhook=True)

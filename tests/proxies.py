@@ -1,4 +1,4 @@
-"""nginx, HAProxy, Caddy and Apache in front of a server, each with what keeps streams from working and without."""
+"""nginx, HAProxy, Caddy, Apache and Traefik in front of a server, with what keeps streams from working and without."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import httpx
 
 from tests.bounds import START, WAIT
 from tests.ports import free_port
@@ -98,15 +100,74 @@ ProxyPass / http://127.0.0.1:{upstream}/
 {fault}
 """
 
+TRAEFIK = """
+global:
+  checkNewVersion: false
+entryPoints:
+  clients:
+    address: 127.0.0.1:{port}
+    {fault}
+providers:
+  file:
+    filename: {directory}/routes.yml
+"""
+TRAEFIK_ROUTES = """
+http:
+  routers:
+    all:
+      rule: PathPrefix(`/`)
+      service: servers
+  services:
+    servers:
+      loadBalancer:
+        servers:
+          - url: http://127.0.0.1:{upstream}
+  middlewares:
+    buffering:
+      buffering: {{memResponseBodyBytes: 1048576}}
+    compress:
+      compress: {{}}
+    uncompressed:
+      compress: {{excludedContentTypes: [text/event-stream]}}
+    few:
+      inFlightReq: {{amount: 3}}
+    enough:
+      inFlightReq: {{amount: 100}}
+    forgetful:
+      headers: {{customRequestHeaders: {{Last-Event-ID: ""}}}}
+    renaming:
+      headers: {{customResponseHeaders: {{Content-Type: text/plain}}}}
+"""
+
 
 @dataclass(frozen=True)
 class ProxyKind:
-    """A proxy, and how it is configured to have each fault."""
+    """A proxy, and how it is configured to have each fault.
+
+    Attributes:
+        name: Its own.
+        configuration: What is in its file, but for the lines of a fault.
+        command: What starts it.
+        faults: The lines of each.
+        file: The name of that file.
+        others: Other files, by their names.
+        lost: What it answers as long as it has not read where requests go.
+        scheme: That of its URL.
+    """
 
     name: str
     configuration: str
     command: Sequence[str]
     faults: dict[str, str]
+    file: str = "configuration"
+    others: Mapping[str, str] = field(default_factory=dict)
+    lost: bytes = b""
+    scheme: str = "http"
+
+
+def passing(middleware: str) -> str:
+    """Returns the line that has each request pass one of the middlewares."""
+    return f"http: {{{{middlewares: [{middleware}@file]}}}}"
 
 
 GZIP = "gzip on; gzip_types text/event-stream; gzip_proxied any; gzip_min_length 0;"
@@ -160,9 +221,52 @@ KINDS = {
                 "idle-timeout": f"ProxyTimeout {IDLE_TIMEOUT}",
             },
         ),
+        ProxyKind(
+            "traefik",
+            TRAEFIK,
+            ("traefik", "--configFile={file}"),
+            {
+                "none": "",
+                "buffering": passing("buffering"),
+                "harmless compression": passing("compress"),
+                "limited-duration": f"transport: {{{{respondingTimeouts: {{{{writeTimeout: {IDLE_TIMEOUT}s}}}}}}}}",
+                "streams-limited": passing("few"),
+                "last-event-id": passing("forgetful"),
+                "response": passing("renaming"),
+            },
+            file="configuration.yml",
+            others={"routes.yml": TRAEFIK_ROUTES},
+            lost=b"404 page not found",
+        ),
     )
 }
 MODULES = "/usr/lib/apache2/modules"
+
+HURRIED_CADDY = replace(
+    KINDS["caddy"],
+    configuration=CADDY.replace(
+        "auto_https off", f"auto_https off\n    servers {{{{\n timeouts {{{{\n write {IDLE_TIMEOUT}s\n}}}}\n}}}}"
+    ),
+    faults={"limited-duration": CADDY_PLAIN},
+)
+"""Caddy with the time-out of Traefik's that cuts streams, which is among its global options."""
+
+CERTIFICATES = """
+tls:
+  certificates:
+    - certFile: {certificate}
+      keyFile: {key}
+"""
+TRAEFIK_TLS = replace(
+    KINDS["traefik"],
+    others={"routes.yml": TRAEFIK_ROUTES + CERTIFICATES},
+    faults={
+        "none": f"http: {{{{tls: {{{{}}}}}}}}\n    transport: "
+        f"{{{{respondingTimeouts: {{{{readTimeout: {IDLE_TIMEOUT}s, idleTimeout: {IDLE_TIMEOUT}s}}}}}}}}"
+    },
+    scheme="https",
+)
+"""The same with a certificate, and with time-outs that are none of a response's."""
 
 TLS = ProxyKind(
     "nginx",
@@ -187,6 +291,12 @@ REMEDIED = {
     ("caddy", "idle-timeout"): KINDS["caddy"].faults["idle-timeout"].replace(f"{IDLE_TIMEOUT}s", "75s"),
     ("apache", "buffering"): "",
     ("apache", "idle-timeout"): "ProxyTimeout 75",
+    ("traefik", "buffering"): "",
+    ("traefik", "compression"): passing("uncompressed"),
+    ("traefik", "limited-duration"): "transport: {{respondingTimeouts: {{writeTimeout: 0}}}}",
+    ("traefik", "streams-limited"): passing("enough"),
+    ("traefik", "last-event-id"): "",
+    ("traefik", "response"): "",
 }
 """The lines of a fault, when what the doctor says about it has been done."""
 
@@ -207,8 +317,9 @@ def configured(kind: ProxyKind, lines: str, directory: Path, **places: object) -
     directory.mkdir()
     port = free_port()
     fill = {"directory": directory, "port": port, "modules": MODULES, **places}
-    file = directory / "configuration"
-    file.write_text(kind.configuration.format(**fill, fault=lines.format(**fill)))
+    file = directory / kind.file
+    for name, text in {kind.file: kind.configuration, **kind.others}.items():
+        (directory / name).write_text(text.format(**fill, fault=lines.format(**fill)))
     with (directory / "output").open("wb") as output:
         process = subprocess.Popen(
             [part.format(directory=directory, file=file) for part in kind.command],
@@ -224,7 +335,7 @@ def configured(kind: ProxyKind, lines: str, directory: Path, **places: object) -
             start_new_session=True,
         )
     try:
-        wait_ready(process, port, directory)
+        wait_ready(process, port, directory, kind)
         yield port
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -232,18 +343,26 @@ def configured(kind: ProxyKind, lines: str, directory: Path, **places: object) -
         process.wait(timeout=WAIT)
 
 
-def wait_ready(process: subprocess.Popen[bytes], port: int, directory: Path) -> None:
-    """Waits until a proxy listens.
+def wait_ready(process: subprocess.Popen[bytes], port: int, directory: Path, kind: ProxyKind) -> None:
+    """Waits until a proxy listens, and knows where requests go.
 
     Raises:
         RuntimeError: It doesn't.
     """
     deadline = time.monotonic() + START
     while True:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
+        with contextlib.suppress(OSError, httpx.HTTPError):
+            if knows_its_way(kind, port):
+                return
         if process.poll() is not None or time.monotonic() > deadline:
             logs = [path.read_text() for path in (directory / "output", directory / "error.log") if path.exists()]
             raise RuntimeError("\n".join(["the proxy did not start:", *logs]))
         time.sleep(0.01)
+
+
+def knows_its_way(kind: ProxyKind, port: int) -> bool:
+    """Tells whether a proxy that listens answers otherwise than one that is lost."""
+    if kind.lost:
+        return kind.lost not in httpx.get(f"{kind.scheme}://127.0.0.1:{port}", verify=False, timeout=1).content
+    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    return True

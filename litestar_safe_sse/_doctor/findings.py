@@ -32,6 +32,7 @@ class Fault(Enum):
     HTTP_1_0 = "http-1.0"
     IDLE_TIMEOUT = "idle-timeout"
     LAST_EVENT_ID = "last-event-id"
+    LIMITED_DURATION = "limited-duration"
     OUTER_BUFFERING = "outer-buffering"
     REFUSED_AT_RESTART = "refused-at-restart"
     RESPONSE = "response"

@@ -42,6 +42,7 @@ class Reading:
         arrivals: Its events.
         head: Status, headers and protocol, once they have come.
         headers_after: Seconds until then.
+        heard_after: Seconds until it last said something.
         ended_after: Seconds until the end.
         failure: What cut it, unless it was ended properly.
     """
@@ -51,6 +52,7 @@ class Reading:
         self.arrivals: list[Arrival] = []
         self.head: httpx.Response | None = None
         self.headers_after: float | None = None
+        self.heard_after = 0.0
         self.ended_after: float | None = None
         self.failure: Exception | None = None
         self._decoder = Decoder()
@@ -90,6 +92,7 @@ class Reading:
         self.headers_after = self.elapsed()
         self._notify()
         async for chunk in response.aiter_bytes():
+            self.heard_after = self.elapsed()
             self._decoder.feed(chunk)
             self._take_events()
             self._notify()

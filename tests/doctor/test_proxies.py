@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.doctor.asking import SHORT, ask_doctor, url
-from tests.proxies import KINDS, ProxyKind, proxy
+from tests.proxies import HURRIED_CADDY, KINDS, ProxyKind, proxy
 from tests.servers.kinds import long_if
 
 NGINX = KINDS["nginx"]
@@ -18,8 +18,13 @@ FOLLOWS_FROM_HOLDING = {"stall-unnoticed", "abort-unnoticed"}
 """A proxy that wants the whole response reads on, whether its client reads, and is there, or not."""
 
 
-def kinds(*long: str) -> list[Any]:
-    return [pytest.param(kind, id=name, marks=long_if(name in long)) for name, kind in KINDS.items()]
+def kinds(*long: str, fault: str = "none") -> list[Any]:
+    """Those that can have a fault; Traefik is there only for the long tests."""
+    return [
+        pytest.param(kind, id=name, marks=long_if(name in (*long, "traefik")))
+        for name, kind in KINDS.items()
+        if fault in kind.faults
+    ]
 
 
 @contextlib.contextmanager
@@ -45,7 +50,7 @@ def test_good_proxy_is_healthy(kind: ProxyKind, server: int, tmp_path: Path) -> 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [kind for kind in KINDS.values() if "harmless compression" in kind.faults])
+@pytest.mark.parametrize("kind", kinds(fault="harmless compression"))
 def test_compression_that_holds_nothing_back_is_healthy(kind: ProxyKind, server: int, tmp_path: Path) -> None:
     """What flushes each event may compress it."""
     with proxies(tmp_path, server, (kind, "harmless compression")) as port:
@@ -99,7 +104,7 @@ def test_compression_that_holds_events_back_is_named(kind: ProxyKind, server: in
     assert answer.code == 1
 
 
-@pytest.mark.parametrize("kind", kinds("haproxy", "caddy", "apache"))
+@pytest.mark.parametrize("kind", kinds("haproxy", "caddy", "apache", fault="idle-timeout"))
 def test_idle_timeout_below_the_heartbeat_is_named(kind: ProxyKind, server: int, tmp_path: Path) -> None:
     """With its length."""
     with proxies(tmp_path, server, (kind, "idle-timeout")) as port:
@@ -107,3 +112,27 @@ def test_idle_timeout_below_the_heartbeat_is_named(kind: ProxyKind, server: int,
     assert answer.faults == {"idle-timeout"}
     assert answer.findings["idle"]["evidence"]["shortest_idle_timeout"].startswith("2.")
     assert answer.code == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [*kinds(fault="limited-duration"), pytest.param(HURRIED_CADDY, id="caddy")])
+def test_stream_that_may_not_last_is_named(kind: ProxyKind, server: int, tmp_path: Path) -> None:
+    """Neither as an idle time-out, since silence is survived, nor as a buffer, since what came was not late."""
+    with proxies(tmp_path, server, (kind, "limited-duration")) as port:
+        answer = ask_doctor(url(port), "--json", "--idle", "12", "--patience", "8")
+    assert answer.faults == {"limited-duration"}
+    assert answer.findings["delivery"]["verdict"] == "unknown"
+    assert "is cut after" in answer.findings["delivery"]["says"]
+    assert answer.code == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("fault", "probe"),
+    [("streams-limited", "protocol"), ("last-event-id", "last-event-id"), ("response", "response")],
+)
+def test_fault_of_a_middleware_is_named(fault: str, probe: str, server: int, tmp_path: Path) -> None:
+    """What Traefik's middlewares do to requests and responses."""
+    with proxies(tmp_path, server, (KINDS["traefik"], fault)) as port:
+        answer = ask_doctor(url(port), "--json", "--only", probe)
+    assert (answer.code, answer.faults) == (1, {fault})

@@ -11,7 +11,7 @@ from litestar_safe_sse._doctor.findings import Fault
 from litestar_safe_sse._doctor.remedies import REMEDIES
 from tests.doctor.asking import SHORT, Answer, ask_doctor, url
 from tests.doctor.conftest import UVICORN
-from tests.proxies import KINDS, REMEDIED, TLS, balancer, configured, proxy
+from tests.proxies import KINDS, REMEDIED, TLS, TRAEFIK_TLS, ProxyKind, balancer, configured, proxy
 from tests.servers.kinds import certificate_files, long_if
 from tests.servers.processes import running
 
@@ -26,6 +26,12 @@ DONE = {
     ("caddy", "idle-timeout"): "read_timeout 75s",
     ("apache", "buffering"): "no SetOutputFilter",
     ("apache", "idle-timeout"): "ProxyTimeout",
+    ("traefik", "buffering"): "no buffering middleware on this router or its entry point",
+    ("traefik", "compression"): "compress.excludedContentTypes: [text/event-stream]",
+    ("traefik", "limited-duration"): "respondingTimeouts.writeTimeout: 0 for this entry point",
+    ("traefik", "streams-limited"): "inFlightReq.amount above the streams that one address may have",
+    ("traefik", "last-event-id"): "no customRequestHeaders with an empty Last-Event-ID",
+    ("traefik", "response"): "no headers middleware that replaces Content-Type",
 }
 """What of a remedy was done."""
 
@@ -45,7 +51,10 @@ def test_remedy_heals(name: str, fault: str, server: int, tmp_path: Path) -> Non
     said = {kind.lower(): remedy for kind, remedy in REMEDIES[Fault(fault)].items()}[name]
     assert DONE[name, fault] in said
     with configured(KINDS[name], REMEDIED[name, fault], tmp_path / "proxy", upstream=server) as port:
-        assert_healthy(ask_doctor(url(port), "--json", *SHORT))
+        answer = ask_doctor(url(port), "--json", *SHORT)
+    assert_healthy(answer)
+    if fault == "compression":
+        assert "content-encoding" not in answer.findings["response"]["evidence"]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) for name in KINDS])
@@ -60,11 +69,14 @@ def test_remedy_of_an_outer_proxy_heals(name: str, server: int, tmp_path: Path) 
         assert_healthy(ask_doctor(url(port), "--json", *SHORT))
 
 
-def test_proxy_with_a_certificate_is_healthy(server: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind", [pytest.param(TLS, id="nginx"), pytest.param(TRAEFIK_TLS, id="traefik", marks=pytest.mark.long)]
+)
+def test_proxy_with_a_certificate_is_healthy(kind: ProxyKind, server: int, tmp_path: Path) -> None:
     """Over HTTP/2, of which nothing has to be noted."""
     files = certificate_files()
     places = {"upstream": server, "certificate": files.certificate, "key": files.key}
-    with configured(TLS, TLS.faults["none"], tmp_path / "proxy", **places) as port:
+    with configured(kind, kind.faults["none"], tmp_path / "proxy", **places) as port:
         answer = ask_doctor(f"https://127.0.0.1:{port}", "--json", "--cacert", str(files.authority), *SHORT)
     assert_healthy(answer)
     assert answer.findings["protocol"]["verdict"] == "ok"

@@ -35,10 +35,15 @@ class Delivery(Struct, frozen=True, kw_only=True):
     worst: float
     usual: float
     headers: dict[str, str]
+    ended_after: float | None
 
     @property
     def is_held(self) -> bool:
         return self.arrived < TICKS or self.worst > TOO_LATE
+
+    @property
+    def is_cut(self) -> bool:
+        return self.ended_after is not None and 0 < self.arrived < TICKS and self.worst <= TOO_LATE
 
     @property
     def hint(self) -> str:
@@ -85,11 +90,15 @@ def measure(reading: Reading) -> Delivery:
         worst=max(lateness, default=0.0),
         usual=median(lateness) if lateness else 0.0,
         headers={} if reading.head is None else dict(reading.head.headers),
+        ended_after=reading.ended_after,
     )
 
 
 def judge(patient: Patient, usual: Delivery, plain: Delivery) -> Finding:
     evidence = usual.as_evidence()
+    if usual.is_cut:
+        says = f"events come as they are sent, but the stream is cut after {usual.ended_after:.1f} s"
+        return unknown(NAME, says, evidence)
     if usual.is_held and not plain.is_held:
         return found(NAME, Fault.COMPRESSION, "events come in clumps when compressed, and at once when not", evidence)
     if usual.is_held:

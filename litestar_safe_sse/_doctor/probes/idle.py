@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ("probe_idle",)
 
 NAME = "idle"
+MARGIN = 1.0
+"""Seconds by which two silences have to differ before one counts as longer."""
 
 
 async def probe_idle(patient: Patient) -> Finding:
@@ -46,6 +48,12 @@ def judge(patient: Patient, *, kept: Reading, bare: Reading) -> Finding:
     ping = patient.seen.ping_interval
     limit = f"{bare.ended_after:.1f} s" if bare.ended_after is not None else f"more than {patient.idle:g} s"
     evidence = {"ping_interval": ping, "heartbeats": kept.heartbeats, "shortest_idle_timeout": limit}
+    if kept.ended_after is not None and silence(bare, patient.idle) > silence(kept, patient.idle) + MARGIN:
+        says = (
+            f"a stream is cut after {kept.ended_after:.1f} s, with a heartbeat every {ping} s, where a longer silence "
+            "is survived: it may not last longer, whatever it says"
+        )
+        return found(NAME, Fault.LIMITED_DURATION, says, evidence)
     if kept.ended_after is not None:
         says = f"a silent stream is cut after {kept.ended_after:.1f} s, with a heartbeat every {ping} s"
         return found(NAME, Fault.IDLE_TIMEOUT, says, evidence)
@@ -59,3 +67,8 @@ def judge(patient: Patient, *, kept: Reading, bare: Reading) -> Finding:
     return healthy(
         NAME, f"{patient.idle:g} s of silence are survived; shortest idle time-out on the way: {limit}", evidence
     )
+
+
+def silence(reading: Reading, watched: float) -> float:
+    """Returns for how many seconds a stream has said nothing, when it was cut or was watched no more."""
+    return (watched if reading.ended_after is None else reading.ended_after) - reading.heard_after
