@@ -25,10 +25,12 @@ OLD_WAYS = getattr(base_exceptions, "LitestarDeprecationWarning", DeprecationWar
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Imports an example anew, for a test that needs its application and no server."""
+    """Imports an example, or the file at another path, anew: for a test that needs its application and no server."""
 
-    def load(name: str) -> Any:
-        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    def load(file: str) -> Any:
+        path = EXAMPLES / f"{file}.py"
+        name = path.stem
+        spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

@@ -7,11 +7,14 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from litestar_safe_sse.testing import open_stream, open_stream_sync
+from litestar_safe_sse import CloseReason
+from litestar_safe_sse.testing import OpenStream, open_stream, open_stream_sync
+from tests.asking import ask
 from tests.bounds import WAIT
 from tests.docs.conftest import Load
 from tests.docs.processes import UvicornProcess, leave, reset, running, stream
@@ -22,6 +25,8 @@ EXAMPLES = DOCS / "examples"
 
 aborts = pytest.mark.parametrize("abort", [leave, reset])
 Abort = Callable[[httpx.Response], None]
+
+in_process = pytest.mark.anyio
 
 
 @pytest.fixture
@@ -46,9 +51,9 @@ def test_every_example_is_shown_and_tested() -> None:
             *("test_access_page.py", "test_producer_pages.py"),
         )
     )
-    tested = set(re.findall(r'^@example(?:_in_postgres)?\("(\w+)"\)|= load\("(\w+)"', tests, re.MULTILINE))
+    tested = set(re.findall(r'^@example(?:_in_postgres)?\("(\w+)"\)|= (?:load|recipe)\("(\w+)"', tests, re.MULTILINE))
     tested = {name for names in tested for name in names if name}
-    assert shown == files == tested | {"llm_tokens"}
+    assert shown == files == tested
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
@@ -88,21 +93,40 @@ def chat() -> Iterator[tuple[UvicornProcess, UvicornProcess]]:
         yield server, model
 
 
-def test_tokens_are_relayed_to_the_end() -> None:
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[UvicornProcess]:
+    """A model for an application in the test's process."""
+    with running("fake_model:app", HERE) as model:
+        monkeypatch.setenv("UPSTREAM", f"{model.url}/completions")
+        yield model
+
+
+def test_tokens_are_relayed_to_the_end(load: Load, model: UvicornProcess) -> None:
     """All tokens come, then the event that says so."""
-    with chat() as (server, _), stream(server, "/chat?prompt=short") as (_, events):
-        assert [(event.event, event.data) for event in events] == [
+    app = load("llm_tokens").app
+    with open_stream_sync(app, "GET", "/chat?prompt=short", timeout=WAIT) as stream:
+        assert [(event.type, event.data) for event in stream] == [
             *[("token", f"token {n}") for n in range(3)],
             ("done", ""),
         ]
+        assert stream.complete
+    model.wait_for_line("finished")
 
 
-@aborts
-def test_model_is_hung_up_on_when_the_client_leaves(abort: Abort) -> None:
+def test_model_is_hung_up_on_when_the_client_leaves(load: Load, model: UvicornProcess) -> None:
     """Nobody pays for tokens that nobody reads."""
+    with open_stream_sync(load("llm_tokens").app, "GET", "/chat?prompt=endless", timeout=WAIT) as stream:
+        assert stream.next().data == "token 0"
+        stream.disconnect()
+        assert (stream.close_reason, stream.cleanups) == (CloseReason.CLIENT_DISCONNECTED, [])
+        model.wait_for_line("hung up")
+
+
+def test_model_is_hung_up_on_when_the_client_is_killed() -> None:
+    """The same on a server."""
     with chat() as (server, model), stream(server, "/chat?prompt=endless") as (response, events):
         assert next(events).data == "token 0"
-        abort(response)
+        reset(response)
         model.wait_for_line("hung up")
 
 
@@ -114,20 +138,40 @@ def test_model_is_hung_up_on_when_the_server_stops() -> None:
         model.wait_for_line("hung up")
 
 
-def test_refusal_of_the_model_is_a_proper_response() -> None:
+def test_refusal_of_the_model_is_a_proper_response(load: Load, model: UvicornProcess) -> None:
     """What fails before the stream begins has a status."""
-    with chat() as (server, _):
-        assert httpx.get(f"{server.url}/chat?prompt=refused").status_code == 502
+    with open_stream_sync(load("llm_tokens").app, "GET", "/chat?prompt=refused", timeout=WAIT) as response:
+        assert response.status == 502
 
 
-@aborts
-@example("job_progress")
-def test_job_goes_on_without_its_client_and_is_resumed(server: UvicornProcess, abort: Abort) -> None:
+@in_process
+async def test_job_goes_on_without_its_client(load: Load) -> None:
     """A client that comes back sees the rest of the job's progress, and what it has seen is not sent again."""
+    app = load("job_progress").app
+    async with app.lifespan():
+        _, job = await ask(app, "POST", "/jobs")
+        path = f"/jobs/{job['id']}"
+        async with open_stream(app, "GET", path, timeout=WAIT) as watching:
+            while (seen := await watching.next()).json()["percent"] == 0:
+                pass
+            await watching.disconnect()
+        assert (watching.close_reason, watching.cleanups) == (CloseReason.CLIENT_DISCONNECTED, [])
+        async with open_stream(app, "GET", path, last_event_id=seen.id, timeout=WAIT) as watching:
+            rest = [event.json()["percent"] async for event in watching]
+        assert rest == sorted(set(rest))
+        assert rest[0] > int(seen.id)
+        assert rest[-1] == 100
+        assert await ask(app, "GET", path, **{"Last-Event-ID": "100"}) == (204, None)
+        assert (await ask(app, "GET", "/jobs/unknown"))[0] == 404
+
+
+@example("job_progress")
+def test_job_goes_on_without_a_client_that_was_killed(server: UvicornProcess) -> None:
+    """The same on a server, where a client that comes back does so over another connection."""
     path = f"/jobs/{httpx.post(f'{server.url}/jobs').json()['id']}"
     with stream(server, path) as (response, events):
         seen = next(event for event in events if event.json()["percent"] > 0).id
-        abort(response)
+        reset(response)
     with stream(server, path, last_event_id=seen) as (_, events):
         rest = [event.json()["percent"] for event in events]
     assert rest == sorted(set(rest))
@@ -158,10 +202,22 @@ def test_broken_answer_says_so(server: UvicornProcess) -> None:
     server.lines.clear()  # its traceback is no accident
 
 
-@aborts
-@example("notifications")
-def test_notification_reaches_every_page_that_is_open(server: UvicornProcess, abort: Abort) -> None:
+@in_process
+async def test_notification_reaches_every_page_that_is_open(load: Load) -> None:
     """Each page of a user gets it; one that has been closed is no longer there."""
+    app, path = load("notifications").app, "/notifications/ada"
+    async with open_stream(app, "GET", path, timeout=WAIT) as stays:
+        async with open_stream(app, "GET", path, timeout=WAIT) as leaves:
+            assert await ask(app, "POST", path, {"text": "hello"}) == (201, {"pages": 2})
+            assert (await stays.next()).data == (await leaves.next()).data == "hello"
+            await leaves.disconnect()
+        assert await ask(app, "POST", path, {"text": "again"}) == (201, {"pages": 1})
+        assert (await stays.next()).data == "again"
+
+
+@example("notifications")
+def test_notification_reaches_no_page_that_was_killed(server: UvicornProcess) -> None:
+    """The server learns of it, and the others get theirs."""
     path = "/notifications/ada"
 
     def pages(text: str) -> int:
@@ -171,7 +227,7 @@ def test_notification_reaches_every_page_that_is_open(server: UvicornProcess, ab
         with stream(server, path) as (response, leaves):
             assert pages("hello") == 2
             assert next(stays).data == next(leaves).data == "hello"
-            abort(response)
+            reset(response)
         server.until(lambda: pages("again") == 1)
         assert next(stays).data == "again"
 
@@ -202,15 +258,34 @@ def test_pages_are_told_when_the_server_restarts(server: UvicornProcess) -> None
         assert [(event.event, event.retry) for event in events] == [("restarting", 500)]
 
 
-@aborts
-@example("dashboard")
-def test_dashboard_shows_the_newest_reading(server: UvicornProcess, abort: Abort) -> None:
+@in_process
+async def test_dashboard_shows_the_newest_reading(load: Load) -> None:
     """Readings come in order, and a viewer who has left is no longer counted."""
+    app = load("dashboard").app
+    async with open_stream(app, "GET", "/dashboard", timeout=WAIT) as stays:
+        async with open_stream(app, "GET", "/dashboard", timeout=WAIT) as leaves:
+            assert (await leaves.next()).type == "reading"
+            await until_viewers(stays, 2)
+        numbers = [reading["number"] for reading in await until_viewers(stays, 1)]
+        assert numbers == sorted(set(numbers))
+
+
+async def until_viewers(stream: OpenStream, count: int) -> list[dict[str, Any]]:
+    """Reads the dashboard until it has so many viewers."""
+    readings: list[dict[str, Any]] = []
+    while not readings or readings[-1]["viewers"] != count:
+        readings.append((await stream.next()).json())
+    return readings
+
+
+@example("dashboard")
+def test_dashboard_counts_no_viewer_that_was_killed(server: UvicornProcess) -> None:
+    """The server learns of it within a reading or two."""
     with stream(server, "/dashboard") as (_, stays):
         with stream(server, "/dashboard") as (response, leaves):
             assert next(leaves).event == "reading"
             assert next(event for event in stays if event.json()["viewers"] == 2)
-            abort(response)
+            reset(response)
         readings = []
         for event in stays:
             readings.append(event.json())
@@ -220,34 +295,40 @@ def test_dashboard_shows_the_newest_reading(server: UvicornProcess, abort: Abort
         assert numbers == sorted(set(numbers))
 
 
-def test_dashboard_has_pages_come_back_for_which_there_is_no_room(tmp_path: Path) -> None:
+@in_process
+async def test_dashboard_has_pages_come_back_for_which_there_is_no_room(load: Load, tmp_path: Path) -> None:
     """A page beyond the limit is told to come back, and has readings when another one has left."""
     source = (EXAMPLES / "dashboard.py").read_text()
     assert source.count("max_streams=1000") == 1
     (tmp_path / "small.py").write_text(source.replace("max_streams=1000", "max_streams=1"))
-    with running("small:app", tmp_path) as server:
-
-        def read_as_a_page() -> str:
-            """What an ``EventSource`` is sent first."""
-            headers = {"Accept": "text/event-stream"}
-            with httpx.stream("GET", f"{server.url}/dashboard", headers=headers) as response:
-                assert response.status_code == 200
-                return next(response.iter_lines())
-
-        with stream(server, "/dashboard") as (response, events):
-            assert next(events).event == "reading"
-            assert re.fullmatch(r"retry: \d+", read_as_a_page())
-            leave(response)
-        server.until(lambda: "retry" not in read_as_a_page())
+    app = load(str(tmp_path / "small")).app
+    async with open_stream(app, "GET", "/dashboard", timeout=WAIT) as one:
+        assert (await one.next()).type == "reading"
+        async with open_stream(app, "GET", "/dashboard", timeout=WAIT) as other:
+            assert re.fullmatch(r"retry: \d+", (await other.read()).decode().strip())
+            assert (other.status, other.complete) == (200, True)
+        await one.disconnect()
+        async with open_stream(app, "GET", "/dashboard", timeout=WAIT) as other:
+            assert (await other.next()).type == "reading"
 
 
-@aborts
+def test_blocking_driver_is_closed_when_the_client_leaves(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the thread that opened it: sqlite3 refuses any other."""
+    app = load("blocking_rows").app
+    with open_stream_sync(app, "GET", "/rows", timeout=WAIT) as stream:
+        rows = [stream.next().json() for _ in range(1000)]
+        assert rows[-1] == {"number": 1000, "square": 1_000_000}
+        stream.disconnect()
+        assert (stream.close_reason, stream.cleanups) == (CloseReason.CLIENT_DISCONNECTED, [])
+    assert capsys.readouterr().out.splitlines() == ["closing the connection"]
+
+
 @example("blocking_rows")
-def test_blocking_driver_is_closed_by_its_own_thread(server: UvicornProcess, abort: Abort) -> None:
-    """sqlite3 refuses to be closed by any other thread."""
+def test_blocking_driver_is_closed_when_the_client_is_killed(server: UvicornProcess) -> None:
+    """On a server, while rows are being sent."""
     with stream(server, "/rows") as (response, events):
         rows = [json.loads(next(events).data) for _ in range(1000)]
         assert rows[-1] == {"number": 1000, "square": 1_000_000}
-        abort(response)
+        reset(response)
     server.wait_for_line("closing the connection")
     assert "ProgrammingError" not in server.output

@@ -10,6 +10,9 @@ import httpx
 import pytest
 from httpx_sse import EventSource
 
+from litestar_safe_sse.testing import open_stream_sync
+from tests.bounds import WAIT
+from tests.docs.conftest import Load
 from tests.docs.processes import leave, reset, running, stream
 from tests.redis_server import RedisServer
 
@@ -48,14 +51,15 @@ def test_quickstart_cleans_up_when_the_server_is_stopped(tmp_path: Path) -> None
         assert "closed: shutdown" in server.lines
 
 
-def test_generator_is_a_handler(tmp_path: Path) -> None:
+def test_generator_is_a_handler(load: Load, tmp_path: Path) -> None:
     """It runs as it stands, its events have a type, and what it raises ahead of the first is an error."""
     (tmp_path / "chat.py").write_text(GENERATOR)
-    with running("chat:app", tmp_path) as server, httpx.Client() as client:
-        with client.stream("POST", f"{server.url}/chat", json={"ask": "why me"}) as response:
-            events = [(event.event, event.json()["text"]) for event in EventSource(response).iter_sse()]
-        assert (response.status_code, events) == (200, [("token", "why"), ("token", "me")])
-        assert client.post(f"{server.url}/chat", json={}).status_code == 500
+    app = load(str(tmp_path / "chat")).app
+    with open_stream_sync(app, "POST", "/chat", json={"ask": "why me"}, timeout=WAIT) as stream:
+        events = [(event.type, event.json()["text"]) for event in stream]
+    assert (stream.status, events) == (200, [("token", "why"), ("token", "me")])
+    with open_stream_sync(app, "POST", "/chat", json={}, timeout=WAIT) as response:
+        assert response.status == 500
 
 
 def test_feed_is_resumed_by_another_worker(tmp_path: Path, redis_server: RedisServer) -> None:

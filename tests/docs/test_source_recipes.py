@@ -1,4 +1,4 @@
-"""Each recipe of a source, on real Uvicorn and Redis processes: clients leave, Redis goes away, workers end."""
+"""Each recipe of a source, with a real Redis and mostly real Uvicorns: clients leave, Redis goes away, workers end."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent
 from playwright.sync_api import expect, sync_playwright
 from redis import Redis
 
+from litestar_safe_sse import CloseReason
+from litestar_safe_sse.testing import Event, OpenStream, open_stream
+from tests.asking import ask, take
 from tests.bounds import WAIT
+from tests.docs.conftest import Load
 from tests.docs.processes import UvicornProcess, leave, reset, running, stream
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
@@ -33,6 +38,18 @@ Abort = Callable[[httpx.Response], None]
 def redis(redis_server: RedisServer) -> Iterator[Redis]:
     with Redis.from_url(redis_server.url, decode_responses=True) as client:
         yield client
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def recipe(load: Load, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Imports a recipe, which finds its Redis, into the test's process."""
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    return load
 
 
 @pytest.fixture
@@ -73,15 +90,29 @@ def numbers(events: Iterator[ServerSentEvent], count: int) -> list[int]:
 # A BLPOP feed
 
 
-@aborts
-@example("blpop_feed")
-def test_job_of_a_client_that_has_left_goes_to_the_next(server: UvicornProcess, redis: Redis, abort: Abort) -> None:
+@pytest.mark.anyio
+async def test_job_of_a_client_that_has_left_goes_to_the_next(recipe: Load, redis: Redis) -> None:
     """Each job goes to one client; who leaves with one that has just come gives it back."""
+    app = recipe("blpop_feed").app
+    async with (
+        open_stream(app, "GET", "/jobs", timeout=WAIT) as first,
+        open_stream(app, "GET", "/jobs", timeout=WAIT) as second,
+    ):
+        redis.rpush("jobs", '{"n":1}', '{"n":2}')
+        [one], [other] = await take(first, 1), await take(second, 1)
+        assert {one["n"], other["n"]} == {1, 2}
+        await first.disconnect()
+        assert await take(second, 1) == [one]
+
+
+@example("blpop_feed")
+def test_job_of_a_client_that_was_killed_goes_to_the_next(server: UvicornProcess, redis: Redis) -> None:
+    """The same on a server."""
     with stream(server, "/jobs") as (response, first), stream(server, "/jobs") as (_, second):
         redis.rpush("jobs", '{"n":1}', '{"n":2}')
         seen = {**dict.fromkeys(numbers(first, 1), "first"), **dict.fromkeys(numbers(second, 1), "second")}
         assert seen.keys() == {1, 2}
-        abort(response)
+        reset(response)
         assert {seen[n] for n in numbers(second, 1)} == {"first"}
 
 
@@ -103,10 +134,45 @@ def test_list_outlives_redis_and_the_worker(server: UvicornProcess, redis: Redis
 # Pub/Sub
 
 
-@aborts
-@example("pubsub_feed")
-def test_price_is_shown_then_its_changes(server: UvicornProcess, redis: Redis, abort: Abort) -> None:
+@pytest.mark.anyio
+async def test_price_is_shown_then_its_changes(recipe: Load, redis: Redis) -> None:
     """To everybody who watches; when the last one has left, Redis sends nothing more."""
+    app = recipe("pubsub_feed").app
+
+    async def set_price(price: float) -> None:
+        assert (await ask(app, "PUT", "/prices", {"symbol": "X", "price": price}))[0] in (200, 204)
+
+    async def shown(*streams: OpenStream) -> list[float]:
+        return [price["price"] for stream in streams for price in await take(stream, 1)]
+
+    async with app.lifespan():
+        await set_price(1)
+        async with (
+            open_stream(app, "GET", "/prices/X", timeout=WAIT) as stays,
+            open_stream(app, "GET", "/prices", timeout=WAIT) as board,
+        ):
+            assert await shown(stays) == [1]
+            async with open_stream(app, "GET", "/prices/X", timeout=WAIT) as leaves:
+                assert await shown(leaves) == [1]
+                await until(lambda: redis.pubsub_numpat() == 1)
+                await set_price(2)
+                assert await shown(stays, leaves, board) == [2, 2, 2]
+                await leaves.disconnect()
+            await set_price(3)
+            assert await shown(stays, board) == [3, 3]
+        await until(lambda: redis.pubsub_numsub("price:X") == [("price:X", 0)] and redis.pubsub_numpat() == 0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for a state of Redis."""
+    with anyio.fail_after(WAIT):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+@example("pubsub_feed")
+def test_price_is_shown_until_the_last_client_was_killed(server: UvicornProcess, redis: Redis) -> None:
+    """The same on a server."""
 
     def set_price(price: float) -> None:
         httpx.put(f"{server.url}/prices", json={"symbol": "X", "price": price}).raise_for_status()
@@ -121,7 +187,7 @@ def test_price_is_shown_then_its_changes(server: UvicornProcess, redis: Redis, a
             for events in (stays, leaves, board):
                 event = next(events)
                 assert (event.event, event.json()) == ("price", {"symbol": "X", "price": 2})
-            abort(response)
+            reset(response)
         set_price(3)
         assert next(stays).json()["price"] == next(board).json()["price"] == 3
     server.until(lambda: redis.pubsub_numsub("price:X") == [("price:X", 0)] and redis.pubsub_numpat() == 0)
@@ -212,35 +278,51 @@ def test_feed_survives_its_worker_and_redis(
         assert list(stays) == []
 
 
-@example("resumed_feed")
-def test_client_is_told_when_the_log_was_lost(server: UvicornProcess, redis: Redis) -> None:
+async def next_text(stream: OpenStream) -> Event:
+    """Passes over what tells where a client is, and returns the next post."""
+    while (event := await stream.next()).type == "subscribed":
+        pass
+    assert event.type == "post"
+    return event
+
+
+@pytest.mark.anyio
+async def test_client_is_told_when_the_log_was_lost(recipe: Load, redis: Redis) -> None:
     """A reset comes first, then all that is stored."""
-    append(server, 1)
-    with stream(server, "/feed/ada") as (_, events):
-        last = texts(events, 1)[0].id
-    redis.flushall()
-    append(server, 2)
-    with stream(server, "/feed/ada", last) as (_, events):
-        event = next(events)
-        lost = {"topics": {"all": "unknown", "user ada": "unknown"}, "resumed": "oldest"}
-        assert (event.event, event.json()) == ("reset", lost)
-        assert shown(texts(events, 1)) == [2]
+    app = recipe("resumed_feed").app
+    async with app.lifespan():
+        assert (await ask(app, "POST", "/posts/all", {"text": "1"}))[0] == 201
+        async with open_stream(app, "GET", "/feed/ada", timeout=WAIT) as feed:
+            last = (await next_text(feed)).id
+        redis.flushall()
+        assert (await ask(app, "POST", "/posts/all", {"text": "2"}))[0] == 201
+        async with open_stream(app, "GET", "/feed/ada", last_event_id=last, timeout=WAIT) as feed:
+            event = await feed.next()
+            lost = {"topics": {"all": "unknown", "user ada": "unknown"}, "resumed": "oldest"}
+            assert (event.type, event.json()) == ("reset", lost)
+            assert (await next_text(feed)).json()["text"] == "2"
 
 
-def test_feed_in_memory_is_resumed_at_its_worker() -> None:
+@pytest.mark.anyio
+async def test_feed_in_memory_is_resumed_at_its_worker(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a worker that is new says that it knows nothing."""
-    with running("resumed_feed:app", EXAMPLES) as server:
-        append(server, 1)
-        with stream(server, "/feed/ada") as (response, events):
-            last = texts(events, 1)[0].id
-            leave(response)
-        append(server, 2)
-        with stream(server, "/feed/ada", last) as (_, events):
-            assert shown(texts(events, 1)) == [2]
-            server.terminate()
-            assert list(events) == []
-    with running("resumed_feed:app", EXAMPLES) as server, stream(server, "/feed/ada", last) as (_, events):
-        assert next(events).event == "reset"
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    app = load("resumed_feed").app
+    async with app.lifespan():
+        assert (await ask(app, "POST", "/posts/all", {"text": "1"}))[0] == 201
+        async with open_stream(app, "GET", "/feed/ada", timeout=WAIT) as feed:
+            last = (await next_text(feed)).id
+            await feed.disconnect()
+        assert (await ask(app, "POST", "/posts/all", {"text": "2"}))[0] == 201
+        async with open_stream(app, "GET", "/feed/ada", last_event_id=last, timeout=WAIT) as feed:
+            assert (await next_text(feed)).json()["text"] == "2"
+            await feed.shutdown()
+            assert [event async for event in feed] == []
+            assert feed.complete
+        assert feed.close_reason is CloseReason.SHUTDOWN
+    another = load("resumed_feed").app
+    async with open_stream(another, "GET", "/feed/ada", last_event_id=last, timeout=WAIT) as feed:
+        assert (await feed.next()).type == "reset"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
@@ -269,18 +351,33 @@ def test_browser_shows_the_feed_whatever_happens(server: UvicornProcess, redis: 
 # An acknowledged queue
 
 
-@aborts
-@on_two_workers("acknowledged_queue")
-def test_job_that_was_not_acknowledged_comes_again(
-    servers: tuple[UvicornProcess, UvicornProcess], abort: Abort
-) -> None:
+@pytest.mark.anyio
+async def test_job_that_was_not_acknowledged_comes_again(recipe: Load, redis: Redis) -> None:
     """At any worker, under the same ID; what was acknowledged is gone."""
+    first, second = recipe("acknowledged_queue").app, recipe("acknowledged_queue").app
+    async with first.lifespan(), second.lifespan():
+        await ask(first, "POST", "/jobs", {"n": 1})
+        async with open_stream(first, "GET", "/jobs", timeout=WAIT) as jobs:
+            job = await jobs.next()
+            assert (job.type, job.json()) == ("job", {"n": 1})
+            await jobs.disconnect()
+        async with open_stream(second, "GET", "/jobs", timeout=WAIT) as jobs:
+            again = await jobs.next()
+            assert (again.type, again.id, again.json()) == ("job again", job.id, {"n": 1})
+            with anyio.fail_after(WAIT):
+                while await ask(second, "GET", "/jobs/count") != (200, {"open": 0, "dead": 0}):  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+
+
+@on_two_workers("acknowledged_queue")
+def test_job_of_a_client_that_was_killed_comes_again(servers: tuple[UvicornProcess, UvicornProcess]) -> None:
+    """The same on two servers."""
     first, second = servers
     post(first, "/jobs", {"n": 1})
     with stream(first, "/jobs") as (response, events):
         job = next(events)
         assert (job.event, job.json()) == ("job", {"n": 1})
-        abort(response)
+        reset(response)
     with stream(second, "/jobs") as (_, events):
         again = next(events)
         assert (again.event, again.id, again.json()) == ("job again", job.id, {"n": 1})
@@ -308,16 +405,20 @@ def test_job_survives_its_worker_and_redis(
     assert redis.xlen("{sse}:group:jobs") == 0
 
 
-@example("acknowledged_queue")
-def test_job_that_nobody_can_handle_is_put_aside(server: UvicornProcess, redis: Redis) -> None:
+@pytest.mark.anyio
+async def test_job_that_nobody_can_handle_is_put_aside(recipe: Load, redis: Redis) -> None:
     """After five deliveries, with what is known of it."""
-    post(server, "/jobs", {"n": 1})
-    for _ in range(5):
-        with stream(server, "/jobs") as (response, events):
-            assert next(events).json() == {"n": 1}
-            leave(response)
-    with stream(server, "/jobs"):
-        server.until(lambda: httpx.get(f"{server.url}/jobs/count").json() == {"open": 0, "dead": 1})
+    app = recipe("acknowledged_queue").app
+    async with app.lifespan():
+        await ask(app, "POST", "/jobs", {"n": 1})
+        for _ in range(5):
+            async with open_stream(app, "GET", "/jobs", timeout=WAIT) as jobs:
+                assert await take(jobs, 1) == [{"n": 1}]
+                await jobs.disconnect()
+        async with open_stream(app, "GET", "/jobs", timeout=WAIT):
+            with anyio.fail_after(WAIT):
+                while await ask(app, "GET", "/jobs/count") != (200, {"open": 0, "dead": 1}):  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
     letters: Any = redis.xrange("{sse}:group:jobs:dead")
     ((_, letter),) = letters
     assert (letter["deliveries"], json.loads(letter["data"])) == ("5", {"n": 1})
@@ -330,10 +431,26 @@ def listeners(redis: Redis) -> int:
     return int(redis.pubsub_numsub("news")[0][1])
 
 
-@aborts
-@example("channels_feed")
-def test_channel_is_left_with_its_last_listener(server: UvicornProcess, redis: Redis, abort: Abort) -> None:
+@pytest.mark.anyio
+async def test_channel_is_left_with_its_last_listener(recipe: Load, redis: Redis) -> None:
     """All who listen are sent what is published, and nobody is left behind."""
+    app = recipe("channels_feed").app
+    async with app.lifespan():
+        async with open_stream(app, "GET", "/channels/news", timeout=WAIT) as stays:
+            async with open_stream(app, "GET", "/channels/news", timeout=WAIT) as leaves:
+                await until(lambda: listeners(redis) == 1)
+                await ask(app, "POST", "/channels/news", {"n": "1"})
+                assert await take(stays, 1) == await take(leaves, 1) == [{"n": "1"}]
+                await leaves.disconnect()
+            await ask(app, "POST", "/channels/news", {"n": "2"})
+            assert await take(stays, 1) == [{"n": "2"}]
+        await until(lambda: listeners(redis) == 0)
+        assert (await ask(app, "GET", "/channels/unknown"))[0] == 404
+
+
+@example("channels_feed")
+def test_channel_is_left_when_its_last_listener_was_killed(server: UvicornProcess, redis: Redis) -> None:
+    """The same on a server."""
     with stream(server, "/channels/news") as (_, stays):
         with stream(server, "/channels/news") as (response, leaves):
             server.until(lambda: listeners(redis) == 1)
@@ -341,7 +458,7 @@ def test_channel_is_left_with_its_last_listener(server: UvicornProcess, redis: R
             for events in (stays, leaves):
                 event = next(events)
                 assert (event.event, event.json()) == ("message", {"n": "1"})
-            abort(response)
+            reset(response)
         post(server, "/channels/news", {"n": "2"})
         assert next(stays).json() == {"n": "2"}
     server.until(lambda: listeners(redis) == 0)

@@ -17,8 +17,12 @@ from example_app import ledger as ledger_module
 from example_app.app import create_app
 from example_app.bodies import KINDS, Event, Kind, Mailbox
 from example_app.ledger import Held, Ledger, Resource
+from litestar_safe_sse import CloseReason
+from litestar_safe_sse.testing import open_stream
+from tests.asking import ask
 from tests.bounds import WAIT
 
+HOST = {"Host": "127.0.0.1"}
 STATIC = Path(example_app.__file__).parent / "static"
 
 
@@ -26,6 +30,11 @@ STATIC = Path(example_app.__file__).parent / "static"
 def client() -> Iterator[TestClient[Litestar]]:
     with TestClient(create_app(), base_url="http://127.0.0.1") as client:
         yield client
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture
@@ -210,6 +219,40 @@ def test_stream_that_ends_by_itself_is_listed(
     assert len(ledger) == 0
     [row] = ledger.snapshot().ended
     assert (str(row.number), row.via, row.reason, row.state) == ("1", via, reason, "released")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_client_that_leaves_gives_the_resource_back(kind: str) -> None:
+    """A stream of any kind holds one resource while it is open, and none once its client has left."""
+    app = create_app()
+    ledger: Ledger = app.state.ledger
+    async with open_stream(app, "GET", f"/streams/safe/{kind}", headers=HOST, timeout=WAIT) as stream:
+        if kind == "notifications":
+            while await ask(app, "POST", "/notifications", **HOST) == (200, {"delivered": 0}):  # noqa: ASYNC110
+                await anyio.sleep(0.001)  # until its body has subscribed
+        assert (await stream.next()).data
+        assert len(ledger) == 1
+        await stream.disconnect()
+        assert (stream.close_reason, stream.cleanups) == (CloseReason.CLIENT_DISCONNECTED, [])
+    assert len(ledger) == 0
+    [row] = ledger.snapshot().ended
+    assert (row.via, row.reason, row.state) == ("safe", "CLIENT_DISCONNECTED", "released")
+
+
+@pytest.mark.anyio
+async def test_stream_that_is_revoked_gives_the_resource_back() -> None:
+    """The order names it by its number; its response has a proper end."""
+    app = create_app()
+    ledger: Ledger = app.state.ledger
+    async with open_stream(app, "GET", "/streams/safe/job", headers=HOST, timeout=WAIT) as stream:
+        assert (await stream.next()).data
+        order = f"/streams/{stream.headers['X-Stream']}/revoke"
+        assert await ask(app, "POST", order, **HOST) == (204, None)
+        await stream.read()
+        assert stream.complete
+    assert stream.close_reason is CloseReason.REVOKED
+    assert len(ledger) == 0
 
 
 def test_server_that_holds_too_much_says_so(client: TestClient[Litestar], monkeypatch: pytest.MonkeyPatch) -> None:
