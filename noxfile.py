@@ -40,6 +40,8 @@ REDIS_PY = ("5.0.1", "6.4.*", "7.4.*", "8.*")
 PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadgroup")
 IN_PROCESS = ("tests/unit", "tests/core", "tests/litestar")
 """Tests that need neither Redis nor a browser, and no server's process."""
+TESTING = [f"tests/litestar/test_{name}.py" for name in ("open_stream", "open_websocket", "pytest_plugin")]
+"""What users test with runs on the Python that they have, under the plugins of pytest that they have."""
 CONNECTING = "tests/sources/test_leaving_while_connecting.py"
 """What redis-py makes of a cancellation differs from one Python to the next."""
 
@@ -139,11 +141,13 @@ print("litestar-safe-sse", package.__version__, "imports")
 
 @nox.session(python=PYTHONS)
 def pythons(session: nox.Session) -> None:
-    """The tests of the core on one of the supported Pythons, if this machine has it; needs Redis."""
+    """The tests of the core, and of ``testing``, on one of the supported Pythons, if it is here; needs Redis."""
     install(session, "test-core")
     # What runs without Litestar on one Python does so on all, and takes a minute alone.
     session.run(
-        *PYTEST, "--quiet", *(session.posargs or (*IN_PROCESS[:2], CONNECTING, "--deselect=tests/core/test_alone.py"))
+        *PYTEST,
+        "--quiet",
+        *(session.posargs or (*IN_PROCESS[:2], *TESTING, CONNECTING, "--deselect=tests/core/test_alone.py")),
     )
 
 
