@@ -87,17 +87,25 @@ def numbers(events: Iterator[ServerSentEvent], count: int) -> list[int]:
     return [event.json()["n"] for event in islice(events, count)]
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for a state of Redis, or of a source."""
+    with anyio.fail_after(WAIT):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
 # A BLPOP feed
 
 
 @pytest.mark.anyio
 async def test_job_of_a_client_that_has_left_goes_to_the_next(recipe: Load, redis: Redis) -> None:
     """Each job goes to one client; who leaves with one that has just come gives it back."""
-    app = recipe("blpop_feed").app
+    feed = recipe("blpop_feed")
     async with (
-        open_stream(app, "GET", "/jobs", timeout=WAIT) as first,
-        open_stream(app, "GET", "/jobs", timeout=WAIT) as second,
+        open_stream(feed.app, "GET", "/jobs", timeout=WAIT) as first,
+        open_stream(feed.app, "GET", "/jobs", timeout=WAIT) as second,
     ):
+        await until(lambda: feed.jobs.statistics().waiting == 2)
         redis.rpush("jobs", '{"n":1}', '{"n":2}')
         [one], [other] = await take(first, 1), await take(second, 1)
         assert {one["n"], other["n"]} == {1, 2}
@@ -161,13 +169,6 @@ async def test_price_is_shown_then_its_changes(recipe: Load, redis: Redis) -> No
             await set_price(3)
             assert await shown(stays, board) == [3, 3]
         await until(lambda: redis.pubsub_numsub("price:X") == [("price:X", 0)] and redis.pubsub_numpat() == 0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits for a state of Redis."""
-    with anyio.fail_after(WAIT):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.01)
 
 
 @example("pubsub_feed")
@@ -434,11 +435,12 @@ def listeners(redis: Redis) -> int:
 @pytest.mark.anyio
 async def test_channel_is_left_with_its_last_listener(recipe: Load, redis: Redis) -> None:
     """All who listen are sent what is published, and nobody is left behind."""
-    app = recipe("channels_feed").app
+    feed = recipe("channels_feed")
+    app = feed.app
     async with app.lifespan():
         async with open_stream(app, "GET", "/channels/news", timeout=WAIT) as stays:
             async with open_stream(app, "GET", "/channels/news", timeout=WAIT) as leaves:
-                await until(lambda: listeners(redis) == 1)
+                await until(lambda: feed.source.statistics().subscribers == 2 and listeners(redis) == 1)
                 await ask(app, "POST", "/channels/news", {"n": "1"})
                 assert await take(stays, 1) == await take(leaves, 1) == [{"n": "1"}]
                 await leaves.disconnect()
