@@ -13,7 +13,7 @@ import pytest
 from tests.bounds import WAIT
 from tests.proxies import KINDS, configured, proxy
 from tests.servers.http1 import Http1Stream
-from tests.servers.kinds import parameters
+from tests.servers.kinds import long_if, parameters
 from tests.servers.processes import FLAVOUR, RunningServer
 from tests.servers.questions import ask
 from tests.servers.responses import Ending
@@ -86,17 +86,28 @@ def test_a_cut_can_be_told_by_an_event_wherever_a_proxy_ends_it_properly(server:
     assert (as_advised is Ending.COMPLETE) is (server.kind.server in ends_properly)
 
 
+@pytest.mark.long
+@each_server
+def test_a_cut_is_passed_on_by_traefik(server: RunningServer, tmp_path: Path) -> None:
+    """As it comes: it speaks HTTP/1.1 to servers."""
+    with configured(KINDS["traefik"], "", tmp_path / "traefik", upstream=server.port) as port:
+        data, ending = asyncio.run(broken(server, ("127.0.0.1", port), "traefik", told=False))
+    assert data == ["one", "two"]
+    assert (ending is Ending.COMPLETE) is (server.kind.server == "daphne")
+
+
 BEHIND = {
     "nginx": KINDS["nginx"].faults["none"],
     "haproxy": "",
     "apache": "",
     "caddy": KINDS["caddy"].faults["none"],
+    "traefik": "",
     "caddy-flushing": "reverse_proxy 127.0.0.1:{upstream} {{\n flush_interval -1\n}}",
 }
 
 
 @pytest.mark.parametrize("server", parameters(EACH[0]), indirect=True)
-@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("behind", [pytest.param(each, marks=long_if(each == "traefik")) for each in BEHIND])
 def test_a_client_that_leaves_a_silent_stream_is_noticed_by_heartbeats(
     server: RunningServer, behind: str, tmp_path: Path
 ) -> None:
