@@ -371,7 +371,8 @@ async def test_a_hanging_server_makes_append_fail(own_postgres: PostgresServer, 
 
 async def test_a_transaction_that_stays_open_makes_append_fail(log: PostgresEventLog, client: Any) -> None:
     """It is known that it is not stored: PostgreSQL gives up before we do."""
-    log._connector.reply_timeout = 0.5
+    log._connector.reply_timeout = 3.0
+    await log.append("b", "connects")  # which would take part of that time
     async with client.transaction():
         await log.append("a", "open", connection=client)
         with anyio.fail_after(WAIT), pytest.raises(SourceUnavailableError):
