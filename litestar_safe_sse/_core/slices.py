@@ -182,10 +182,10 @@ class SlicedSource:
         while True:
             while not self._wanted and not self._ending:
                 await self._want.wait()
-            if self._ending:  # on trio, its scopes and nurseries are those of this work
-                self._source = None
-                await aclose_iterator(source, runtime)
-                return
+            if self._ending:
+                if getattr(source, "ag_frame", None) is not None:  # on trio, the scopes it holds are those of this work
+                    await aclose_iterator(getattr(source, "iterator", source), runtime)
+                return  # what else there is to close must not be in it, which may have been cancelled for good
             self._wanted = False
             self._waits_in_source = True
             try:

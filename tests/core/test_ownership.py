@@ -9,7 +9,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from litestar_safe_sse import StreamContext
+from litestar_safe_sse import CloseReason, StreamContext
+from litestar_safe_sse._core.iteration import ThreadedIterator
 from litestar_safe_sse._runtime.current import current_runtime
 from tests.core.apps import Probe, Server, leave
 from tests.core.clients import Connection
@@ -221,6 +222,33 @@ async def test_of_an_iterable_only_the_iterator_is_closed(given: Any, kind: Any)
     server = Server(given(kind))
     await leave(server)
     assert server.probe.events == ["iterator closed", "cleanup"]
+
+
+async def test_a_sync_source_that_gives_an_item_as_it_is_stopped_is_closed_before_the_cleanups(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On trio the work that waited for the item has been cancelled by then, and can wait for nothing more."""
+    wake = ThreadedIterator._wake_loop
+
+    def wake_and_stop(threaded: ThreadedIterator) -> None:
+        if server.probe.events:
+            wake(threaded)
+            return
+        server.probe.note("stopped")
+
+        def both() -> None:
+            threaded._wake.set()
+            assert server.probe.stream is not None
+            server.probe.stream._stream.close(CloseReason.CLOSED)
+
+        runtime.call_threadsafe(both)
+
+    monkeypatch.setattr(ThreadedIterator, "_wake_loop", wake_and_stop)
+    runtime = current_runtime()
+    server = Server(iterated(Maker))
+    await server.run(Connection())
+    assert server.probe.events == ["stopped", "iterator closed", "cleanup"]
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("kind", [AsyncMaker, Maker])
