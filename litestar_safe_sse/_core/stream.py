@@ -9,7 +9,7 @@ The laws, and where each is kept:
 3. *Cleanups run exactly once*, after the body, in the owner's task, which the cancellations of others cannot reach.
 4. *One reason.* ``Lifecycle.decide`` takes the first cause only.
 5. *Shutdown is ours*: ``close(SHUTDOWN)`` comes from ``registry.py``, and ``bound_end`` bounds the rest.
-6. *Nothing is unbounded.* Bytes: ``buffer.py``. Time: each state that can last has a deadline, kept by one alarm.
+6. *Nothing is unbounded.* Bytes: ``buffer.py``. Time: each state that can last has a deadline (``deadline.py``).
 7. *The server may lie.* ``receive()``, a failed or blocked ``send()``, and a cancellation each end the stream; a
    heartbeat makes sure that there is a ``send()``.
 8. *No side effects on import.*
