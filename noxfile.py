@@ -38,6 +38,8 @@ REDIS_PY = ("5.0.1", "6.4.*", "7.4.*", "8.*")
 """They have classes for other codes each, and strip these codes."""
 
 PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadgroup")
+WAITING = ("--numprocesses", "6")
+"""For tests of which most wait for servers (``scripts/test``)."""
 IN_PROCESS = ("tests/unit", "tests/core", "tests/litestar")
 """Tests that need neither Redis nor a browser, and no server's process."""
 TESTING = [f"tests/litestar/test_{name}.py" for name in ("open_stream", "open_websocket", "pytest_plugin")]
@@ -188,10 +190,11 @@ def promises(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """How much of the package the tests run, in servers' processes too; needs what ``test`` does."""
     install(session, "test")
-    session.run(*PYTEST, "--quiet", *COVERED_BY, "--cov", "--cov-report=term", "--cov-fail-under=95", env=ONE_OF_EACH)
+    report = ("--cov", "--cov-report=term", "--cov-fail-under=95")
+    session.run(*PYTEST, *WAITING, "--quiet", *COVERED_BY, *report, env=ONE_OF_EACH)
 
 
-ONE_OF_EACH = {"SAFE_SSE_KINDS": "uvicorn-h1-httptools,granian-h1,hypercorn-h2-asyncio,daphne-h1"}
+ONE_OF_EACH = {"SAFE_SSE_KINDS": "uvicorn-h1-httptools,granian-h1,hypercorn-h1-asyncio,daphne-h1"}
 COVERED_BY = (
     *IN_PROCESS,
     "tests/doctor",
