@@ -174,7 +174,7 @@ class Buffer:
     _json_types: Mapping[type, Head]
     _to_json: Callable[[Any], bytes]
 
-    def __init__(self, runtime: Runtime, made: float = math.inf) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._first_fields = b""
         """Lines for the block of the first event, until there is one."""
@@ -184,7 +184,7 @@ class Buffer:
         self._pieces: list[Any] = []
         """Those of the events that came after the parts; they have one head in common."""
         self._size = 0
-        self._pace = Pace(made)
+        self._pace = Pace()
         self._until = AT_ONCE
         """Until when the body may go on without a turn of the loop."""
         self._look_at = 0

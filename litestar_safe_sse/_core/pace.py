@@ -31,16 +31,11 @@ class Pace:
     The first is let run, so that its events travel together. What the second has yielded would wait for what it does
     next, so it pauses after each event. Nothing is known of a body that begins; and one that waits by ``await`` needs
     no pauses, since the loop has its turns anyway.
-
-    Args:
-        made: When the stream was made, by the monotonic clock.
     """
 
-    __slots__ = ("_made", "_watched", "_went_on_at", "turns")
+    __slots__ = ("_watched", "_went_on_at", "turns")
 
-    def __init__(self, made: float) -> None:
-        self._made = made
-        """Since when the first event was due; infinite when it has come."""
+    def __init__(self) -> None:
         self.turns = 1
         """Turns of the loop that a pause has to be long."""
         self._watched = 1
@@ -67,9 +62,6 @@ class Pace:
         """
         if now > (until or self._went_on_at) + TURN:  # one step of it took as long
             self._watched, self.turns = WATCHED, TURNS
-        elif now > self._made + TURN:  # it may have waited first, and have blocked the loop then
-            self.turns = TURNS
-        self._made = math.inf
         if self._watched:
             self._watched -= 1
             return AT_ONCE

@@ -164,7 +164,7 @@ class Stream:
         self._closing: anyio.Event | None = None
         self._closed = runtime.event()
         # The three tasks
-        self._buffer = Buffer(runtime, self._made)
+        self._buffer = Buffer(runtime)
         self._body = Body(self._buffer, self._life, self.cleanups, runtime)
         self._portal: Portal | None = None
         self._started = False

@@ -208,8 +208,7 @@ async def test_heartbeats_do_not_hide_that_a_body_blocks() -> None:
     recorder.check(marks(6)[2:])
 
 
-@pytest.mark.parametrize("waits", [False, True], ids=["blocks-at-once", "waits-first"])
-async def test_other_tasks_wait_for_one_step_at_most(monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+async def test_other_tasks_wait_for_one_step_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between any two steps that block, whoever waits for a time that has come has a turn."""
     monkeypatch.setattr(buffer, "TURN", math.inf)  # which a busy machine may take for a single turn
     recorder = Recorder()
@@ -223,8 +222,6 @@ async def test_other_tasks_wait_for_one_step_at_most(monkeypatch: pytest.MonkeyP
             await anyio.sleep(0.001)
 
     async def body() -> AsyncIterator[Any]:
-        if waits:
-            await anyio.sleep(0.001)
         for mark in marks(10):
             recorder.block()
             before = turns
