@@ -22,14 +22,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from anyio.lowlevel import checkpoint_if_cancelled
-
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import MAX_TOPICS, Position, cursor, positions, record, tag
 from litestar_safe_sse.sources._pages import PAGE, with_id
 from litestar_safe_sse.sources._stored import CAUGHT_UP, RESET, SUBSCRIBED, check_topic, end_of
-from litestar_safe_sse.sources._subscription import WAITS, Key, Mailbox, Overflow, Subscription, make_mailbox
+from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
 from litestar_safe_sse.sources.event_log import CaughtUp, Last, OnReset, Reset, Since, Start, Subscribed
 
 if TYPE_CHECKING:
@@ -175,10 +173,7 @@ class LogSubscription(Subscription):
         if not messages and not mailbox.ended:
             self._busy = True
             try:
-                mailbox.waits += 1
-                if not mailbox.waits % WAITS:
-                    await checkpoint_if_cancelled()
-                await mailbox.wake.wait()
+                await mailbox.wait_once()
             finally:
                 self._busy = False
         if not messages or self._live is None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._runtime.base import Wake
 
-__all__ = ("DROPPED", "TURN", "WAITS", "Key", "Mailbox", "Overflow", "Subscription", "give_turn", "make_mailbox")
+__all__ = ("DROPPED", "TURN", "Key", "Mailbox", "Overflow", "Subscription", "give_turn", "make_mailbox")
 
 Overflow = Literal["close", "drop_oldest", "latest"]
 """What happens when a subscriber has not taken what its buffer holds, and more comes.
@@ -51,7 +51,7 @@ _TURNS = 32
 _LONGEST = 1.0
 """Seconds for which a source waits for them at most, if the turns of its loop are long."""
 
-WAITS = 16
+_WAITS = 16
 """Every how many waits a subscriber looks whether it has been cancelled: no scope of AnyIO's cancels a task that is
 about to go on, as one may always be for whom something comes at every turn of the loop."""
 
@@ -82,7 +82,7 @@ class Mailbox:
         tally: Where it is counted what is lost here.
     """
 
-    __slots__ = ("_limit", "_tally", "_wake", "ended", "error", "lost", "messages", "waits")
+    __slots__ = ("_limit", "_tally", "_waits", "_wake", "ended", "error", "lost", "messages")
 
     def __init__(self, limit: int, tally: Tally) -> None:
         self._limit = limit
@@ -95,7 +95,7 @@ class Mailbox:
         """Whether it ended because the source lost its thread, and not because the subscriber or the source did."""
         self.error: Exception | None = None
         """What the subscriber is given after the last message."""
-        self.waits = 0
+        self._waits = 0
         """How often the subscriber has had to wait."""
 
     def __len__(self) -> int:
@@ -151,10 +151,14 @@ class Mailbox:
     async def wait(self) -> None:
         """Waits until there is a message or the end."""
         while not len(self) and not self.ended:
-            self.waits += 1
-            if not self.waits % WAITS:
-                await anyio.lowlevel.checkpoint_if_cancelled()
-            await self.wake.wait()
+            await self.wait_once()
+
+    async def wait_once(self) -> None:
+        """Waits until something may have changed here."""
+        self._waits += 1
+        if not self._waits % _WAITS:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        await self.wake.wait()
 
 
 class DroppingMailbox(Mailbox):
