@@ -448,14 +448,13 @@ class Buffer:
         """Gives the loop a turn, in which what has been put in is taken."""
         self._filled.set()
         await self._runtime.turn()
-        self.note_step()
 
     def _make_room(self) -> None:
         self._has_room.set()
         self._call_next()
 
     def note_step(self) -> None:
-        """Takes note that who puts events in goes on, and may block the loop."""
+        """Takes note that the body goes on, which may block the loop."""
         self._pace.begin_step(self._runtime)
 
     def end(self) -> None:
