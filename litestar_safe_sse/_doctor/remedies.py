@@ -92,7 +92,7 @@ REMEDIES: Mapping[Fault, Mapping[str, str]] = {
     Fault.REFUSED_AT_RESTART: {
         "nginx": "proxy_next_upstream error timeout http_502 http_503; over two or more servers that restart in turn",
         "Caddy": "lb_try_duration 10s",
-        "HAProxy": "retries 10, and option redispatch",
+        "HAProxy": "retries 10, option redispatch, and retry-on conn-failure empty-response",
         "Apache": "ProxyPass ... retry=0, behind a balancer of two or more members",
         "Traefik": "the retry middleware, over two or more servers that restart in turn",
         "cloud load balancer": "restart in turn, and take a server out of the pool before it is stopped",

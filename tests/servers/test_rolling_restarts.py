@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from litestar_safe_sse.sources import SyncRedisEventLog
@@ -43,9 +45,18 @@ PAUSE = 0.01
 Balancer = Callable[[int, int, Path], AbstractContextManager[int]]
 
 
+ASK_ANOTHER = "\n    ".join(
+    (
+        "option redispatch",
+        "retry-on conn-failure empty-response",
+        "http-request disable-l7-retry unless METH_GET",
+    )
+)
+
+
 def haproxy(first: int, second: int, directory: Path) -> AbstractContextManager[int]:
     """HAProxy with the lines that the documentation gives."""
-    return balancer(first, second, directory=directory, fault="option redispatch")
+    return balancer(first, second, directory=directory, fault=ASK_ANOTHER)
 
 
 BALANCED = NGINX_TEMPLATE.replace("{upstream}", "workers")
@@ -57,6 +68,34 @@ def nginx(first: int, second: int, directory: Path) -> AbstractContextManager[in
     kind = replace(KINDS["nginx"], configuration=BALANCED)
     servers = "".join(f"server 127.0.0.1:{port} max_fails=0;" for port in (first, second))
     return configured(kind, "proxy_http_version 1.1;", directory, servers=servers)
+
+
+class HangsUp(socketserver.BaseRequestHandler):
+    """A worker that has accepted a connection when it is told to stop."""
+
+    def handle(self) -> None:
+        self.request.recv(65536)
+
+
+class Answers(socketserver.BaseRequestHandler):
+    """A worker that runs."""
+
+    def handle(self) -> None:
+        self.request.recv(65536)
+        self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+@contextlib.contextmanager
+def listening(handler: type[socketserver.BaseRequestHandler]) -> Iterator[int]:
+    """A worker's port."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class Publisher:
@@ -115,6 +154,19 @@ def two(kind: ServerKind, directory: Path, redis_url: str) -> Iterator[list[Runn
 
 def start(server: RunningServer, redis_url: str) -> None:
     server.start(app="tests.servers.rolling:app", environment={"SAFE_SSE_REDIS_URL": redis_url})
+
+
+@pytest.mark.parametrize("behind", [haproxy, nginx])
+def test_another_worker_is_asked_where_one_hangs_up(behind: Balancer, tmp_path: Path) -> None:
+    """As each server does with those whom it has accepted when it stops; what may have been done is not done twice."""
+    with (
+        listening(HangsUp) as stopping,
+        listening(Answers) as running,
+        behind(stopping, running, tmp_path / "proxy") as port,
+    ):
+        address = f"http://127.0.0.1:{port}/feed"
+        assert [httpx.get(address, timeout=WAIT).status_code for _ in range(4)] == [200] * 4
+        assert 502 in [httpx.post(address, timeout=WAIT).status_code for _ in range(4)]
 
 
 @pytest.mark.parametrize("behind", [haproxy, nginx])
