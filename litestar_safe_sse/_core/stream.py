@@ -674,9 +674,7 @@ class Stream:
 
     def _insist(self) -> None:
         """Cancels once more what has used up its time; what still does not end is left behind."""
-        if self._owner is not None and not self._insisted:
-            self._insisted = True
-            self._owner.cancel()
+        if self._cancel_again():
             self._deadline.begin(SECOND_CANCELLATION)
             return
         name = self.cleanups.running or "the body"
@@ -685,6 +683,13 @@ class Stream:
         if self._owner is not None:
             self._owner.let_go()
         self._spawn_owner(self._take_over)
+
+    def _cancel_again(self) -> bool:
+        if self._owner is None or self._insisted:
+            return self._owner is not None and self._owner.hurry()
+        self._insisted = True
+        self._owner.cancel()
+        return True
 
     def _look_at_writer(self, now: float) -> float:
         """Sends the heartbeat that is due, and gives up a client that takes nothing; returns when to look again."""

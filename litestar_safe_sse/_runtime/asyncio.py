@@ -155,6 +155,9 @@ class AsyncioTask:
             self._cancelled = True
             self._task.cancel()
 
+    def hurry(self) -> bool:
+        return self._cancellation is not None and self._cancellation.hurry()
+
     def let_go(self) -> None:
         """Stops watching for a cancellation that is forgotten."""
         self._dismiss_cancellation()

@@ -67,6 +67,14 @@ class OwnedTask(Protocol):
     def cancel_unwatched(self) -> None:
         """Cancels the work under way, if there is any, for who does not depend on it: at little cost, and once."""
 
+    def hurry(self) -> bool:
+        """Cancels the work under way at once, if its cancellation was forgotten and is still to come again.
+
+        Returns:
+            Whether it was. To what has forgotten a second one it makes no difference.
+        """
+        ...
+
     def let_go(self) -> None:
         """Leaves the work under way to itself: it is cancelled no more."""
 

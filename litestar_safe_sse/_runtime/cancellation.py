@@ -94,6 +94,14 @@ class Cancellation:
             self._held = weakref.ref(message, self._on_freed)
             self._loop.call_soon(_let_go_of_messages, waiter)
 
+    def hurry(self) -> bool:
+        """Has another one now, if this one, the first, has been forgotten; returns whether it has."""
+        if self._timer is None or self._pause == NEXT_PAUSE or (self._is_bodys and not self._is_back()):
+            return False
+        self._stop_waiting()
+        self._have_another()
+        return True
+
     def dismiss(self) -> None:
         """Stops watching."""
         self._again = self._held = self._body = None

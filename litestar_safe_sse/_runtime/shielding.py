@@ -90,7 +90,13 @@ async def run_shielded(
 
     def cancel() -> None:
         task.cancel()
-        timers.append(clock.call_later(LEAVING_TIME, done.set))
+        timers.append(clock.call_later(LEAVING_TIME, leave))
+
+    def leave() -> None:
+        if task.hurry():
+            timers.append(clock.call_later(LEAVING_TIME, leave))
+        else:
+            done.set()
 
     task = runtime.spawn(run, name)
     end = partial(end_within, 0)

@@ -99,6 +99,9 @@ class TrioTask:
     def cancel_unwatched(self) -> None:
         self.cancel()
 
+    def hurry(self) -> bool:
+        return False
+
     def let_go(self) -> None:
         """Does nothing: a cancellation here is that of a scope, and stays."""
 

@@ -14,12 +14,12 @@ import pytest
 from litestar_safe_sse import SafeSSEConfig, StreamContext
 from litestar_safe_sse._core.timers import TimerWheel
 from litestar_safe_sse._core.timing import SECOND_CANCELLATION
-from litestar_safe_sse._runtime import shielding
+from litestar_safe_sse._runtime import asyncio as asyncio_runtime
 from litestar_safe_sse._runtime.base import Interrupted, OwnedTask
 from litestar_safe_sse._runtime.cancellation import NEXT_PAUSE, PAUSE
 from litestar_safe_sse._runtime.current import current_runtime
 from litestar_safe_sse._runtime.shielding import run_shielded
-from tests.bounds import WAIT
+from tests.bounds import NEVER, WAIT
 from tests.core.apps import Probe, Server
 from tests.core.cancelling import (
     LONGER,
@@ -279,6 +279,54 @@ async def test_a_cleanup_whose_library_swallows_the_end_of_its_time_is_cancelled
     assert "left behind" not in caplog.text
 
 
+@pytest.fixture
+def slow_to_cancel_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was forgotten comes again when its time has long been over, as on a machine that has more to do."""
+    monkeypatch.setattr(asyncio_runtime, "PAUSE", NEVER)
+
+
+@pytest.mark.usefixtures("slow_to_cancel_again")
+async def test_nothing_is_left_behind_before_its_cancellation_has_come_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A cleanup is cancelled for the second time when it would be left behind, if it was not before."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        async def release() -> None:
+            try:
+                await waits_on()
+            finally:
+                probe.note("released")
+
+        stream.push_async_callback(release)
+        yield "one"
+
+    server = Server(body, SafeSSEConfig(cleanup_timeout=PAUSE))
+    await server.run(Connection())
+    assert server.probe.events == ["released", "cleanup"]
+    assert "left behind" not in caplog.text
+
+
+@pytest.mark.usefixtures("slow_to_cancel_again")
+async def test_what_forgets_each_cancellation_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+    """A cleanup that no cancellation ends holds nobody up, though each one is forgotten in time for another."""
+    over = asyncio.Event()
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        async def release() -> None:
+            while not over.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await over.wait()
+
+        stream.push_async_callback(release)
+        yield "one"
+
+    server = Server(body, SafeSSEConfig(cleanup_timeout=PAUSE))
+    with anyio.fail_after(WAIT):
+        await server.run(Connection())
+    over.set()
+    assert server.probe.events == ["cleanup"]
+    assert "left behind" in caplog.text
+
+
 @pytest.mark.parametrize("library", [waits_on, in_a_generator, in_a_child, a_while_later])
 async def test_a_source_whose_library_swallows_its_cancellation_is_cancelled_again(
     library: Callable[[], Awaitable[None]], caplog: pytest.LogCaptureFixture
@@ -308,10 +356,9 @@ async def test_a_source_whose_library_swallows_its_cancellation_is_cancelled_aga
     assert "SSE stream" not in caplog.text
 
 
-async def test_what_is_run_shielded_ends_though_its_library_swallows(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("slow_to_cancel_again")
+async def test_what_is_run_shielded_ends_though_its_library_swallows() -> None:
     """Work that has run out of time and lost its cancellation is cancelled again, and not left behind."""
-    assert shielding.LEAVING_TIME > PAUSE
-    monkeypatch.setattr(shielding, "LEAVING_TIME", WAIT)  # on a busy machine a tenth of a second may be over by then
     ended = False
 
     async def work() -> None:
