@@ -12,18 +12,18 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.sources._bell import Bell
 from litestar_safe_sse.sources._cursor import Position, cursor, record, tag
 from litestar_safe_sse.sources._pages import Pages, with_id
-from litestar_safe_sse.sources._stored import FINISHED
+from litestar_safe_sse.sources._stored import FINISHED, SUBSCRIBED
 from litestar_safe_sse.sources._subscription import give_turn
-from litestar_safe_sse.sources.event_log import Last, Since
+from litestar_safe_sse.sources.event_log import Last, Since, Subscribed
 from litestar_safe_sse.sources.statistics import EventLogStatistics, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from litestar_safe_sse._core.messages import SSEMessage
     from litestar_safe_sse.sources._pages import Page
     from litestar_safe_sse.sources._stored import Extent, StoredEvent
     from litestar_safe_sse.sources._subscription import Mailbox
@@ -108,6 +108,14 @@ class Audience:
         message = with_id(message, cursor([topic.record for topic in self.topics]))
         for mailbox in self.mailboxes():
             mailbox.put(topic, message)
+
+    def send_id(self) -> None:
+        """Puts the ID of this moment into every mailbox, in an event, unless it is filling: the next one will do."""
+        place = cursor([topic.record for topic in self.topics])
+        message = SSEMessage(Subscribed([*self.names]), SUBSCRIBED, place)
+        for mailbox in self.mailboxes():
+            if not mailbox.is_filling:
+                mailbox.put_own(message)
 
     def send_end(self, topic: str, message: SSEMessage) -> None:
         """Puts the last event of a topic into every mailbox, and ends them if there is no other topic."""
@@ -302,6 +310,17 @@ class FanOut(ABC):
         topic.finished = True
         for audience in tuple(topic.audiences):
             audience.send_end(topic.name, message)
+
+    def renew(self, places: Mapping[LiveTopic, Position]) -> None:
+        """Moves topics that have had no event to later beginnings, and gives their subscribers IDs that last longer.
+
+        Args:
+            places: The beginnings.
+        """
+        for topic, place in places.items():
+            topic.move(place)
+        for audience in dict.fromkeys(audience for topic in places for audience in topic.audiences):
+            audience.send_id()
 
     async def give_turn(self, name: str) -> None:
         """Lets those who are subscribed to a topic take its events."""

@@ -15,6 +15,7 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
+from litestar_safe_sse import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._cursor import Position, cursor, positions, record, tag
 from litestar_safe_sse.sources._subscription import Subscription
@@ -373,6 +374,29 @@ async def test_a_subscriber_of_a_quiet_topic_is_sent_its_first_event(redis: Redi
             assert (await take(late, 1))[0].event == "reset"
         await log.append("a", "x")
         assert data(await take(subscription, 1)) == data(await take(other, 1)) == ["x"]
+
+
+@heavy
+async def test_who_stayed_with_a_quiet_topic_can_come_back(plugin: RedisPlugin) -> None:
+    """However long nothing came: the ID is renewed before it is accepted no more, for all of the topics at once."""
+    log = RedisEventLog(plugin, expire_after=3.0)
+    async with log.subscribe("a", "b") as subscription:
+        start = epochs(await begin(subscription))
+        newest = start
+        while newest["a"] - start["a"] < 3000:
+            renewed = epochs(await begin(subscription))
+            assert renewed["a"] > newest["a"]
+            assert renewed["a"] == renewed["b"]
+            newest = renewed
+    await log.append("a", "missed")
+    async with log.subscribe("a", "b", after=subscription.cursor) as again:
+        assert data(await take(again, 1)) == ["missed"]
+
+
+def epochs(message: SSEMessage) -> dict[str, int]:
+    """Where the history of each topic begins that an ID is of, or would begin."""
+    places = positions(str(message.id)) or {}
+    return {topic: places[tag(topic)].epoch for topic in message.data.topics}
 
 
 async def _is_gone(redis: Redis, key: str) -> bool:

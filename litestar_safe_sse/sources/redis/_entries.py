@@ -8,7 +8,8 @@ last ones (a crash with ``appendfsync everysec``, a fail-over) and others have t
 A topic without entries is no key. Who subscribes to it is given a beginning: the time at which there was nothing, under
 a seal. What was appended later has a later epoch, and all of it is what has been missed, unless a whole history has
 come and gone in between. That takes as long as a topic lasts without being appended to, which is as long as a
-beginning is accepted; or Redis has lost it, and the secret of the log with it, by which beginnings are sealed.
+beginning is accepted; or Redis has lost it, and the secret of the log with it, by which beginnings are sealed. Who stays
+subscribed is given a later beginning in time, again and again, as long as there is nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ __all__ = (
     "to_position",
     "to_published",
 )
+
+_FRESH = 1 / 8
+"""What of the time for which a beginning is accepted may have gone by until it is not left as it is."""
 
 _PUBLISHED = Decoder(list[str])
 """What an append publishes: MessagePack."""
@@ -109,7 +113,7 @@ def to_extent(
         beginning = now.beginning(topic, now.time)
         if wanted is None or wanted.seq or not now.accepts(topic, wanted, now.time):
             return Extent(beginning, beginning, "unknown")
-        if now.time - wanted.epoch < now.lasts // 2:
+        if now.time - wanted.epoch < now.lasts * _FRESH:
             beginning = wanted  # it lasts for long enough, and the client has it already
         return Extent(beginning, beginning, None)
     oldest, final = to_event(*first[0]), to_event(*last[0])

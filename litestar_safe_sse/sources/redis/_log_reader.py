@@ -48,6 +48,9 @@ POLL = 1.0
 _POLLED = 1000
 """Topics that are looked at each time, in turn."""
 
+_CHECKED = 1 / 4
+"""What of the time that a topic lasts goes by until it is made sure that it is as it was left."""
+
 _CHECK = 128
 """Topics that are asked about at once."""
 
@@ -268,7 +271,7 @@ class LogReader(FanOut):
             self._may_refresh = False
 
     def _check_again_at(self, topic: str) -> float:
-        return asyncio.get_running_loop().time() + self._lives.lasts(topic) / 3000
+        return asyncio.get_running_loop().time() + self._lives.lasts(topic) / 1000 * _CHECKED
 
     # What is heard
 
@@ -455,6 +458,7 @@ class LogReader(FanOut):
         for start in range(0, len(topics), _CHECK):
             places = {topic: topic.position for topic in topics[start : start + _CHECK] if not topic.lost}
             found = await self._look({topic.name: place for topic, place in places.items()})
+            renewed: dict[LiveTopic, Position] = {}
             for topic, place in places.items():
                 extent = found[topic.name]
                 if topic.lost or topic.position is not place:
@@ -464,9 +468,11 @@ class LogReader(FanOut):
                 elif extent.lost is not None:
                     self.lose(topic)
                 elif extent.newest.seq == 0:
-                    topic.move(extent.newest)  # nothing has been appended until now
+                    if extent.newest != place:
+                        renewed[topic] = extent.newest  # nothing has been appended until now
                 elif not extent.newest.is_at(place):
                     self.begin(topic.name)
+            self.renew(renewed)
             self._refresh(topic.name for topic in places if topic.position.seq)
 
     def _lose_all(self, error: Exception) -> None:
