@@ -7,6 +7,8 @@ https://docs.python.org/3/c-api/gcsupport.html
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import gc
 import sys
 import types
@@ -19,8 +21,13 @@ __all__ = ("is_garbage",)
 _LIMIT = 2000
 """Objects that are looked at. What leads to more is taken to be reachable."""
 
-_SHARED = (type, types.ModuleType, types.FunctionType, types.CodeType, types.BuiltinFunctionType)
-"""What everybody reaches: it is not followed, and leads to no generator of one stream."""
+_SHARED = (
+    *(type, types.ModuleType, types.FunctionType, types.CodeType, types.BuiltinFunctionType),
+    *(asyncio.AbstractEventLoop, contextvars.Context),
+)
+"""What everybody reaches, beside all that is ours: it is not followed, and who holds an object by it is outside."""
+
+_OURS = __name__.partition(".")[0]
 
 
 def is_garbage(reference: weakref.ref[Any]) -> bool:
@@ -58,8 +65,9 @@ def _follow(reference: weakref.ref[Any], found: dict[int, object], edges: dict[i
 
 
 def _is_shared(candidate: object) -> bool:
-    is_namespace = type(candidate) is dict and "__name__" in candidate and "__spec__" in candidate
-    return is_namespace or isinstance(candidate, _SHARED)
+    if type(candidate) is dict:  # a module's, or the scope of a request, which leads to its application
+        return "__spec__" in candidate or "asgi" in candidate
+    return isinstance(candidate, _SHARED) or type(candidate).__module__.partition(".")[0] == _OURS
 
 
 def _reachable(roots: list[int], edges: dict[int, list[int]]) -> set[int]:

@@ -60,16 +60,28 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("without_garbage_collection")
-async def test_a_generator_in_a_cycle_is_closed_before_the_cleanups() -> None:
-    """It does not wait for a garbage collection."""
+@pytest.mark.parametrize("others", [0, 20])
+async def test_a_generator_in_a_cycle_is_closed_before_the_cleanups(others: int) -> None:
+    """It does not wait for a garbage collection, however many streams are open beside it."""
 
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         async for token in Completion(probe):
             yield token
 
+    async def waits(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        probe.note("waits")
+        await anyio.sleep_forever()
+        yield "never"
+
     server = Server(body)
-    await leave(server)
-    assert server.probe.events == ["upstream closed", "cleanup"]
+    async with anyio.create_task_group() as group:
+        for _ in range(others):
+            other = Server(waits)
+            group.start_soon(other.run, Connection())
+            await other.probe.until("waits")
+        await leave(server)
+        assert server.probe.events == ["upstream closed", "cleanup"]
+        group.cancel_scope.cancel()
 
 
 @pytest.mark.usefixtures("without_garbage_collection")
