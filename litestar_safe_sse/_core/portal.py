@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextvars
 import sys
 from collections import deque
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from litestar_safe_sse._runtime.base import Interrupted
+from litestar_safe_sse._runtime.shielding import shielded_from_scopes
 from litestar_safe_sse.exceptions import StreamClosedError
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ __all__ = ("Portal", "apply_context_changes")
 T = TypeVar("T")
 
 _UNSET = object()
+
+_inside: contextvars.ContextVar[object] = contextvars.ContextVar("litestar_safe_sse_inside", default=None)
+"""The portal by which what is entered in this context is being entered."""
 
 _follower: contextvars.ContextVar[object] = contextvars.ContextVar("litestar_safe_sse_follower", default=None)
 """The variables that have been brought up to date with this context."""
@@ -100,10 +106,19 @@ class _Visit:
         self.value: Any = None
         self.changes: tuple[contextvars.Context, contextvars.Context] | None = None
 
-    async def run(self) -> None:
+    async def run(self, portal: Portal) -> None:
+        token = _inside.set(portal)
         before = contextvars.copy_context()
-        self.value = await self.work
+        try:
+            self.value = await self.work
+        finally:
+            _inside.reset(token)
         self.changes = before, contextvars.copy_context()
+
+    def refuse(self, why: str) -> None:
+        self.work.close()
+        self.failure = StreamClosedError(why)
+        self.done.set()
 
 
 class Portal:
@@ -122,6 +137,8 @@ class Portal:
 
     async def enter(self, work: Coroutine[Any, Any, T]) -> T:
         """Has the owner do some work; a cancellation of the handler, which calls this, reaches it once."""
+        if _inside.get() is self:  # the owner is at what asks for this, and may be waiting for it
+            return await work
         visit = _Visit(work)
         self._waiting.append(visit)
         self._knock.set()
@@ -147,26 +164,38 @@ class Portal:
         self._handler = contextvars.copy_context()
         self._knock.set()
 
-    async def serve(self, owner: OwnedTask, capture: Capture) -> None:
-        """Does what the handler asks for, until :meth:`shut`; called by the owner."""
+    async def serve(self, owner: OwnedTask, capture: Capture) -> BaseException | None:
+        """Does what the handler asks for, until :meth:`shut`; called by the owner.
+
+        Returns:
+            What ended the body before it began: the cancellation by a task group that was entered, a task of which has
+            failed, or by a timeout. ``None`` if nothing did.
+        """
         self._owner = owner
+        failure: BaseException | None = None
         while self._open:
             if not self._waiting:
-                await self._knock.wait()
+                ended = await capture(self._wait_for_knock(is_ended=failure is not None))
+                failure = failure if ended is None or isinstance(ended, Interrupted) else ended
                 continue
             visit = self._current = self._waiting.popleft()
+            if failure is not None:
+                visit.refuse("what was entered for the stream has ended it, as a task group does whose task has failed")
+                continue
             self._variables.follow(visit.handler)
-            visit.failure = await capture(visit.run())
+            visit.failure = await capture(visit.run(self))
             self._current = None
             visit.done.set()
         self._owner = None
         while self._waiting:
-            visit = self._waiting.popleft()
-            visit.work.close()
-            visit.failure = StreamClosedError("the handler has returned; enter contexts before it does")
-            visit.done.set()
+            self._waiting.popleft().refuse("the handler has returned; enter contexts before it does")
         if self._handler is not None:
             self._variables.follow(self._handler)
         self._variables.close()
         if sys.version_info < (3, 11):  # where the task has a copy of the context that it was given
             owner.context = contextvars.copy_context()
+        return failure
+
+    async def _wait_for_knock(self, *, is_ended: bool) -> None:
+        with shielded_from_scopes() if is_ended else nullcontext():  # one of AnyIO's cancels in each turn
+            await self._knock.wait()

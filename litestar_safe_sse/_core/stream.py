@@ -548,15 +548,16 @@ class Stream:
 
     async def _own(self, task: OwnedTask) -> None:
         asyncgens.keep_in_this_context(self._body)
+        failure = None
         if self._portal is not None:
-            await self._portal.serve(task, task.capture)
+            failure = await self._portal.serve(task, task.capture)
             self._portal = None
         self.cleanups.follow_threads()
         if self._watch is not None:
             self._watch.owned(self)
         with contextlib.suppress(_LeftBehind):
             if not self._life.is_ending:
-                failure = await task.capture(self._body.run(self.handler))
+                failure = failure or await task.capture(self._body.run(self.handler))
                 self._check_owner(task)
                 if isinstance(failure, Interrupted):  # the loop holds for this turn what the body has left
                     await task.capture(self._pass_turn())
