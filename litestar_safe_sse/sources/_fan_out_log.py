@@ -47,6 +47,9 @@ class FanOutLog(EventLog):
     def _attendance(self) -> Attendance:
         """Returns the attendance of the running event loop."""
 
+    def _check_topics(self, *topics: object) -> None:
+        """Raises ``InvalidFieldError`` for names that other logs can have as topics, and this one can't."""
+
     def subscribe(
         self,
         *topics: str,
@@ -61,6 +64,7 @@ class FanOutLog(EventLog):
         key: Key | None = None,
     ) -> LogSubscription:
         """See :meth:`EventLog.subscribe`."""
+        self._check_topics(*topics)
         options = SubscribeOptions(start, on_reset, mark, buffer, overflow, key)
         visitor = self._door.visitor(stream)
         guest = self._door.guest(stream, member, self._attendance)
@@ -68,6 +72,7 @@ class FanOutLog(EventLog):
 
     async def presence(self, topic: str) -> Presence:
         """See :meth:`EventLog.presence`."""
+        self._check_topics(topic)
         check_topic(topic)
         if not self._door.counts:
             return await super().presence(topic)
@@ -79,12 +84,14 @@ class FanOutLog(EventLog):
 
     async def position(self, *topics: str) -> str:
         """See :meth:`EventLog.position`."""
+        self._check_topics(*topics)
         tags = tags_of(topics)
         extents = await self._fan_out().look_once(dict.fromkeys(tags))
         return cursor(record(tag, extents[topic].newest) for topic, tag in tags.items())
 
     async def is_finished(self, *topics: str, after: str | None = None) -> bool:
         """See :meth:`EventLog.is_finished`."""
+        self._check_topics(*topics)
         tags = tags_of(topics)
         known = (positions(after) if after else None) or {}
         wanted = {topic: known.get(tag) for topic, tag in tags.items()}
@@ -95,6 +102,7 @@ class FanOutLog(EventLog):
 
     async def read(self, topic: str, *, after: str | None = None, limit: int = 100) -> list[SSEMessage]:
         """See :meth:`EventLog.read`."""
+        self._check_topics(topic)
         mark = tag(check_topic(topic))
         check_integer("limit", limit, minimum=1)
         known = positions(after) if after else {}

@@ -1,7 +1,8 @@
 """The appends of one event loop.
 
 Those to the same topic go one after the other, as they would have to in PostgreSQL, in the order of the calls. What
-waits meanwhile goes together: many that coincide take few transactions.
+waits meanwhile goes together: many that coincide take few transactions. None fails for the sake of another: those of
+which PostgreSQL refuses one are stored each by itself, and each has its own time, from when it was called.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources._cursor import Position
 from litestar_safe_sse.sources._pages import size_of
 from litestar_safe_sse.sources._stored import FINISHED
 from litestar_safe_sse.sources._tasks import spawn
+from litestar_safe_sse.sources.postgres._errors import copy_of
 from litestar_safe_sse.sources.postgres._rows import columns_of
 from litestar_safe_sse.sources.postgres._tables import append_query, delete_query
 
@@ -35,12 +37,24 @@ _TOGETHER = 256
 _BYTES_TOGETHER = 1024 * 1024
 """Bytes that they may have; a call with more goes alone."""
 
+_APART = 0.1
+"""The part of the time for an answer by which they may have been called one after the other: they share what is left
+of the first one's."""
+
 
 class Call(NamedTuple):
-    """An append that somebody waits for."""
+    """An append that somebody waits for.
+
+    Attributes:
+        messages: What is to be stored.
+        key: Its name.
+        until: When the answer has to be there.
+        answer: The places.
+    """
 
     messages: Sequence[SSEMessage]
     key: str | None
+    until: float
     answer: asyncio.Future[list[Position]]
 
 
@@ -70,7 +84,7 @@ class Appender:
             task = spawn(self._work(topic), "SSE appends to PostgreSQL")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        self._waiting[topic].append(Call(messages, key, answer))
+        self._waiting[topic].append(Call(messages, key, self._connections.deadline(), answer))
         return answer
 
     def delete(self, topic: str) -> asyncio.Future[list[Record]]:
@@ -91,19 +105,28 @@ class Appender:
         waiting = self._waiting[topic]
         try:
             while waiting:
-                calls = _next(waiting)
-                try:
-                    await self._store(topic, calls)
-                except (SourceUnavailableError, SourceRefusedError) as error:
-                    _fail([*calls, *waiting], error)  # they have all waited for as long as that took
-                    waiting.clear()
+                await self._try(topic, _next(waiting, _APART * self._connections.reply_timeout))
         finally:
             del self._waiting[topic]
+
+    async def _try(self, topic: str, calls: Sequence[Call]) -> None:
+        """Stores calls together, or, if that is refused, each by itself."""
+        try:
+            await self._store(topic, calls)
+        except SourceUnavailableError as error:  # of those that went together nobody knows more
+            for call in calls:
+                _fail(call, copy_of(error))
+        except Exception as error:
+            if len(calls) == 1:
+                _fail(calls[0], error)
+            else:
+                for call in calls:
+                    await self._try(topic, [call])
 
     async def _store(self, topic: str, calls: Sequence[Call]) -> None:
         messages = [message for call in calls for message in call.messages]
         arguments = arguments_of(topic, messages, calls[0].key, self._lives)
-        stored = positions_of(await self._connections.submit(self._query, *arguments))
+        stored = positions_of(await self._connections.submit(self._query, *arguments, until=calls[0].until))
         for call in calls:
             many = len(call.messages) if call.key is None else len(stored)  # those that it has stored before
             own, stored = stored[:many], stored[many:]
@@ -122,14 +145,19 @@ def positions_of(rows: Sequence[Record]) -> list[Position]:
     return [Position(epoch, first + number, nonce) for number, nonce in enumerate(nonces)]
 
 
-def _next(waiting: deque[Call]) -> list[Call]:
-    """Returns the calls that go together, of which one with a key goes alone."""
+def _next(waiting: deque[Call], apart: float) -> list[Call]:
+    """Returns the calls that go together, of which one with a key goes alone.
+
+    Args:
+        waiting: Those that are to be stored.
+        apart: Seconds between two that go together, at most.
+    """
     calls = [waiting.popleft()]
     many, size = len(calls[0].messages), sum(map(size_of, calls[0].messages))
     while waiting and calls[0].key is None and waiting[0].key is None and not _ends([calls[-1], waiting[0]]):
         many += len(waiting[0].messages)
         size += sum(map(size_of, waiting[0].messages))
-        if many > _TOGETHER or size > _BYTES_TOGETHER:
+        if many > _TOGETHER or size > _BYTES_TOGETHER or waiting[0].until > calls[0].until + apart:
             break
         calls.append(waiting.popleft())
     return calls
@@ -140,9 +168,6 @@ def _ends(calls: Sequence[Call]) -> bool:
     return any(message.event == FINISHED for call in calls for message in call.messages)
 
 
-def _fail(calls: Sequence[Call], error: SourceUnavailableError | SourceRefusedError) -> None:
-    for call in calls:
-        if not call.answer.done():
-            failure = type(error)(*error.args)  # one for each: a traceback has one home
-            failure.__cause__ = error.__cause__
-            call.answer.set_exception(failure)
+def _fail(call: Call, error: Exception) -> None:
+    if not call.answer.done():
+        call.answer.set_exception(error)

@@ -18,7 +18,7 @@ from litestar_safe_sse.sources._pages import Sizes, size_of
 from litestar_safe_sse.sources._subscription import TURN
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
 from litestar_safe_sse.sources.postgres import _asyncpg
-from litestar_safe_sse.sources.postgres._errors import translate
+from litestar_safe_sse.sources.postgres._errors import copy_of, translate
 from litestar_safe_sse.sources.postgres._rows import to_event, to_extent
 from litestar_safe_sse.sources.postgres.connections import PostgresConnections, within
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources._stored import Extent, StoredEvent
     from litestar_safe_sse.sources.postgres._rows import Queries
     from litestar_safe_sse.sources.postgres.connections import Connector
+
+    Asked = tuple[dict[str, Position | None], asyncio.Future[dict[str, Extent]]]
 
 __all__ = ("LogReader",)
 
@@ -76,7 +78,7 @@ class LogReader(FanOut):
         self._reads = PostgresConnections(connector, _READS)
         self._sizes = Sizes()
         self._reader: asyncio.Task[None] | None = None
-        self._asked: list[tuple[dict[str, Position | None], asyncio.Future[dict[str, Extent]]]] = []
+        self._asked: list[Asked] = []
         """Who wants to know where to begin, and has not been told yet."""
         self._looking: asyncio.Task[None] | None = None
         self._behind: dict[str, None] = {}
@@ -181,24 +183,31 @@ class LogReader(FanOut):
         try:
             while self._asked:
                 asked, self._asked = self._asked[:_AT_ONCE], self._asked[_AT_ONCE:]
-                asked = [(wanted, answer) for wanted, answer in asked if not answer.cancelled()]
-                try:
-                    await self._answer(asked)
-                except (SourceUnavailableError, SourceRefusedError) as error:
-                    for _, answer in asked:
-                        if not answer.done():
-                            failure = type(error)(*error.args)  # one for each: a traceback has one home
-                            failure.__cause__ = error.__cause__
-                            answer.set_exception(failure)
+                await self._answer([(wanted, answer) for wanted, answer in asked if not answer.cancelled()])
         finally:
             self._looking = None
 
-    async def _answer(self, asked: list[tuple[dict[str, Position | None], asyncio.Future[dict[str, Extent]]]]) -> None:
+    async def _answer(self, asked: Sequence[Asked]) -> None:
+        """Answers all by one query, or, if that can't be, each by one of its own: none fails for another's sake."""
+        try:
+            found = await self._find(asked)
+        except SourceUnavailableError as error:  # the log is being closed
+            for _, answer in asked:
+                _fail(answer, copy_of(error))
+        except Exception as error:
+            if len(asked) == 1:
+                _fail(asked[0][1], error)
+            else:
+                for one in asked:
+                    await self._answer([one])
+        else:
+            for wanted, answer in asked:
+                if not answer.done():
+                    answer.set_result({topic: found[topic, place] for topic, place in wanted.items()})
+
+    async def _find(self, asked: Iterable[Asked]) -> dict[tuple[str, Position | None], Extent]:
         pairs = [*dict.fromkeys(pair for wanted, _ in asked for pair in wanted.items())]
-        found = await self._insist(lambda: self._look(pairs))
-        for wanted, answer in asked:
-            if not answer.done():
-                answer.set_result({topic: found[topic, place] for topic, place in wanted.items()})
+        return await self._insist(lambda: self._look(pairs))
 
     async def _look(self, pairs: Sequence[tuple[str, Position | None]]) -> dict[tuple[str, Position | None], Extent]:
         topics, places = [topic for topic, _ in pairs], [0 if place is None else place.seq for _, place in pairs]
@@ -358,3 +367,8 @@ class LogReader(FanOut):
     def _lose_all(self, error: Exception) -> None:
         for topic in tuple(self.topics.values()):
             self.lose(topic, error)
+
+
+def _fail(answer: asyncio.Future[dict[str, Extent]], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)

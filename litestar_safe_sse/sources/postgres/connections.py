@@ -34,6 +34,9 @@ _IDLE_LIMIT = 5.0
 _CHECK_TIMEOUT = 1.0
 """Seconds that PostgreSQL has to give that sign of life."""
 
+_OWN_LIMIT = 0.9
+"""The part of the time for an answer after which PostgreSQL gives up itself, so that it is known what became of it."""
+
 
 class Connector:
     """Opens connections.
@@ -57,8 +60,8 @@ class Connector:
         try:
             with anyio.fail_after(self.reply_timeout):
                 connection = await self._connect()
-            limit = max(1, round(self.reply_timeout * 900))  # before we do, so that it is known what became of it
-            await within(self.reply_timeout, connection, connection.execute(f"SET statement_timeout = {limit}"))
+            limit = f"SET statement_timeout = {_own_limit(self.reply_timeout)}"
+            await within(self.reply_timeout, connection, connection.execute(limit))
         except BaseException as error:
             if connection is not None:
                 connection.terminate()
@@ -91,8 +94,22 @@ class PostgresConnections:
         self._tasks: set[asyncio.Future[None]] = set()
         self._closed = False
 
-    def submit(self, query: str, *arguments: object) -> asyncio.Future[list[Record]]:
+    @property
+    def reply_timeout(self) -> float:
+        """Seconds in which an answer has to be there."""
+        return self._connector.reply_timeout
+
+    def deadline(self) -> float:
+        """Returns when the answer has to be there to what is asked now, by the monotonic clock."""
+        return monotonic() + self.reply_timeout
+
+    def submit(self, query: str, *arguments: object, until: float | None = None) -> asyncio.Future[list[Record]]:
         """Has a command carried out, at most once; to cancel the future is to ignore the answer.
+
+        Args:
+            query: The command.
+            *arguments: What it is given.
+            until: The :meth:`deadline`, if it has waited already.
 
         Raises, when it is awaited:
             SourceUnavailableError: PostgreSQL can't be reached; it may have been carried out all the same.
@@ -103,7 +120,8 @@ class PostgresConnections:
         if self._closed:
             answer.set_exception(SourceUnavailableError("the connection to PostgreSQL has been closed"))
             return answer
-        task = spawn(self._answer(answer, query, arguments), "SSE command to PostgreSQL")
+        until = self.deadline() if until is None else until
+        task = spawn(self._answer(answer, until, query, arguments), "SSE command to PostgreSQL")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return answer
@@ -125,13 +143,14 @@ class PostgresConnections:
             connection.terminate()
         self._idle.clear()
 
-    async def _answer(self, answer: asyncio.Future[list[Record]], query: str, arguments: Sequence[object]) -> None:
-        deadline = monotonic() + self._connector.reply_timeout
+    async def _answer(
+        self, answer: asyncio.Future[list[Record]], until: float, query: str, arguments: Sequence[object]
+    ) -> None:
         try:
-            with anyio.fail_after(self._connector.reply_timeout):
+            with anyio.fail_after(until - monotonic()):
                 await self._free.acquire()
             try:
-                rows = await self._carry_out(deadline, query, arguments)
+                rows = await self._carry_out(await self._connected(until), until, query, arguments)
             finally:
                 self._free.release()
         except TimeoutError as error:
@@ -142,11 +161,15 @@ class PostgresConnections:
             if not answer.done():
                 answer.set_result(rows)
 
-    async def _carry_out(self, deadline: float, query: str, arguments: Sequence[object]) -> list[Record]:
-        connection = await self._connected()
+    async def _carry_out(
+        self, connection: Connection[Any], until: float, query: str, arguments: Sequence[object]
+    ) -> list[Record]:
         self._busy.add(connection)
         try:
-            return await within(deadline - monotonic(), connection, connection.fetch(query, *arguments))
+            left = until - monotonic()
+            late = left < _OWN_LIMIT * self.reply_timeout
+            fetch = _fetch_in_time(connection, left, query, arguments) if late else connection.fetch(query, *arguments)
+            return await within(left, connection, fetch)
         except _asyncpg.ERRORS as error:
             if moved_on(error) or not isinstance(error, _asyncpg.PostgresError):
                 connection.terminate()
@@ -159,14 +182,31 @@ class PostgresConnections:
             if not connection.is_closed():
                 self._idle.append((monotonic(), connection))
 
-    async def _connected(self) -> Connection[Any]:
-        while self._idle:
-            used, connection = self._idle.pop()
-            if connection.is_closed():
-                continue
-            if monotonic() - used < _IDLE_LIMIT or await _is_alive(connection):
-                return connection
-        return await self._connector.open()
+    async def _connected(self, until: float) -> Connection[Any]:
+        if monotonic() >= until:
+            raise TimeoutError  # before anything is sent
+        with anyio.fail_after(until - monotonic()):
+            while self._idle:
+                used, connection = self._idle.pop()
+                if connection.is_closed():
+                    continue
+                if monotonic() - used < _IDLE_LIMIT or await _is_alive(connection):
+                    return connection
+            return await self._connector.open()
+
+
+async def _fetch_in_time(
+    connection: Connection[Any], left: float, query: str, arguments: Sequence[object]
+) -> list[Record]:
+    """Carries out a command that has less time than others: PostgreSQL itself is to give it up."""
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL statement_timeout = {_own_limit(left)}")
+        return await connection.fetch(query, *arguments)
+
+
+def _own_limit(seconds: float) -> int:
+    """Returns the milliseconds that PostgreSQL is told it has."""
+    return max(1, round(_OWN_LIMIT * 1000 * seconds))
 
 
 async def within(seconds: float, connection: Connection[Any], command: Awaitable[T]) -> T:

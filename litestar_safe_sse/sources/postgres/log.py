@@ -43,6 +43,8 @@ __all__ = ("PostgresEventLog",)
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 
+_MAX_RETRY = 2**63 - 1
+
 _CLOSE_TIMEOUT = 2.0
 """Seconds that PostgreSQL has when the application shuts down."""
 
@@ -172,17 +174,16 @@ class PostgresEventLog(FanOutLog):
 
     async def delete(self, topic: str) -> None:
         """See :meth:`EventLog.delete`."""
-        _check_storable("topic", check_topic(topic))
+        self._check_topics(check_topic(topic))
         await self._state().appends.delete(topic)
         self._fan_out().distrust(topic)
 
     async def _store(
         self, topic: str, messages: Sequence[SSEMessage], key: str | None, connection: Transaction | None
     ) -> list[str]:
-        _check_storable("topic", topic)
+        self._check_topics(topic)
         for message in messages:
-            for field in ("data", "event", "comment"):
-                _check_storable(field, getattr(message, field))
+            _check_message(message)
         if key is not None:
             _check_storable("idempotency_key", check_text("idempotency_key", key))
         try:
@@ -209,6 +210,10 @@ class PostgresEventLog(FanOutLog):
                 state.attendance.abort()
                 state.reader.abort()
                 state.appends.abort()
+
+    def _check_topics(self, *topics: object) -> None:
+        for topic in topics:
+            _check_storable("topic", topic)
 
     def _fan_out(self) -> LogReader:
         return self._state().reader
@@ -255,6 +260,13 @@ def _check_address(postgres: Any) -> Any:
         if "," not in postgres:  # several hosts are asyncpg's to read
             raise InvalidFieldError("postgres", f"must be a DSN that can be read ({error})") from error
     return postgres
+
+
+def _check_message(message: SSEMessage) -> None:
+    for field in ("data", "event", "comment"):
+        _check_storable(field, getattr(message, field))
+    if message.retry is not None and message.retry > _MAX_RETRY:
+        raise InvalidFieldError("retry", f"must be at most {_MAX_RETRY}, the largest number PostgreSQL stores")
 
 
 def _check_storable(field: str, text: object) -> None:
