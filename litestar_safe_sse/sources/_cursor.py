@@ -40,6 +40,8 @@ class Position(NamedTuple):
         """Returns whether two places are of one history, as far as that can be told by themselves."""
         if self.seq and other.seq:
             return self.epoch == other.epoch
+        if not self.seq and not other.seq:
+            return True
         return self.epoch <= other.epoch if not self.seq else other.epoch <= self.epoch
 
     def is_at(self, other: Position) -> bool:

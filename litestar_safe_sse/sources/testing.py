@@ -36,16 +36,19 @@ from litestar_safe_sse._litestar import ServerSentEventMessage, TopicsDeniedErro
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import cursor, positions, record, tag
 from litestar_safe_sse.sources._presence import Presence
-from litestar_safe_sse.sources.event_log import EventLog, Reset
+from litestar_safe_sse.sources.event_log import EventLog, History, Reset
 from litestar_safe_sse.sources.memory import MemoryEventLog
 
 __all__ = ("EventLogContract", "MakeLog", "PresenceContract", "begin", "data", "ids", "take", "take_all", "until")
 
 MakeLog = Callable[..., EventLog]
-"""Makes an empty log. It takes the settings ``max_events``, ``max_bytes`` and ``enc_hook``."""
+"""Makes an empty log. It takes the settings ``max_events``, ``max_bytes``, ``history`` and ``enc_hook``."""
 
 WAIT = 60.0
 """Seconds after which a wait for what must happen has failed."""
+
+LASTS = 3.0
+"""Seconds for which a topic lasts where that is to be outlived."""
 
 MANY = 250
 """More than a page, a batch, and what Redis keeps beyond the limit."""
@@ -393,6 +396,26 @@ class EventLogContract:
         await fill(log, "a", 2)
         async with log.subscribe("a", "b", after=str(start.id)) as subscription:
             assert data(await take(subscription, 2)) == ["a0", "a1"]
+
+    @pytest.mark.parametrize("topics", [("silent",), ("busy", "silent")], ids=len)
+    async def test_who_waits_for_longer_than_a_topic_lasts_can_resume(
+        self, make_log: MakeLog, topics: tuple[str, ...]
+    ) -> None:
+        """Whatever was there last gives an ID that resumes: nothing has been missed of a topic without events."""
+        log = make_log(history=lambda topic: History(expire_after=LASTS))
+        async with log.subscribe(*topics) as subscription:
+            after = (await begin(subscription)).id
+            with anyio.move_on_after(1.3 * LASTS):
+                async for message in subscription:
+                    assert message.event == "subscribed"
+                    after = message.id
+            if "busy" in topics:
+                await log.append("busy", "seen")
+                after = (await take(subscription, 1))[0].id
+        for topic in topics:
+            await log.append(topic, f"missed in {topic}")
+        async with log.subscribe(*topics, after=str(after)) as subscription:
+            assert sorted(data(await take(subscription, len(topics)))) == [f"missed in {topic}" for topic in topics]
 
     async def test_an_empty_id_is_none(self, log: EventLog) -> None:
         """``Last-Event-ID: `` (empty) is what a client has that was never given one."""

@@ -25,6 +25,13 @@ def test_a_cursor_holds_the_position_of_each_topic(held: dict[str, Position]) ->
     assert set(found.values()) <= set(held.values())
 
 
+@given(places, places)
+def test_two_beginnings_may_be_of_one_history(one: Position, other: Position) -> None:
+    """Whichever was given out first, to whoever came first."""
+    assert one._replace(seq=0).is_in_history_of(other._replace(seq=0))
+    assert one._replace(seq=1).is_in_history_of(other._replace(seq=1)) == (one.epoch == other.epoch)
+
+
 @given(some.one_of(some.text(), some.text(alphabet="1AZaz-_09", max_size=60), some.from_regex(r"\A1[\w-]{28}\Z")))
 def test_anything_can_be_read(text: str) -> None:
     """What comes out can be written again as it was, or is ``None``."""

@@ -35,6 +35,9 @@ pytestmark = pytest.mark.anyio
 heavy = pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
 """Once is enough."""
 
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND datname IS NOT NULL"
+"""Ends all connections but the one that says so."""
+
 MakePostgresLog = Callable[..., PostgresEventLog]
 
 
@@ -308,6 +311,49 @@ async def test_a_history_that_was_deleted_is_no_silent_gap(log: PostgresEventLog
 # PostgreSQL goes away
 
 
+async def test_a_history_that_came_and_went_during_an_outage_is_no_silent_gap(
+    log: PostgresEventLog, postgres_url: str, client: Any, make_log: MakePostgresLog
+) -> None:
+    """Of a topic that had no event before, and has none when the reader is back."""
+    may_connect = asyncio.Event()
+    may_connect.set()
+
+    async def connect() -> Any:
+        await may_connect.wait()
+        return await asyncpg.connect(postgres_url)
+
+    cut_off = make_log(connect)
+    async with cut_off.subscribe("a") as subscription:
+        await begin(subscription)
+        waiting = asyncio.ensure_future(take(subscription, 2))
+        await eventually(lambda: cut_off._fan_out().listens)
+        may_connect.clear()
+        await client.execute(CUT)
+        await eventually(lambda: not cut_off._fan_out().listens)
+        await log.append("a", "missed")
+        await log.delete("a")
+        may_connect.set()
+        await eventually(lambda: cut_off.statistics().gaps)
+        await log.append("a", "new")
+        with anyio.fail_after(WAIT):
+            assert data(await waiting) == [Reset({"a": "unknown"}, "oldest"), "new"]
+
+
+async def test_who_begins_later_than_others_leaves_them_live(log: PostgresEventLog) -> None:
+    """He has an ID from before theirs, of a topic without events, and has missed some of another one."""
+    async with log.subscribe("busy", "silent") as early:
+        before = str((await begin(early)).id)
+    await log.append("busy", "missed")
+    async with log.subscribe("silent") as live:
+        await begin(live)
+        topic = log._fan_out().topics["silent"]
+        async with log.subscribe("busy", "silent", after=before) as late:
+            assert data(await take(late, 1)) == ["missed"]
+            assert log._fan_out().topics["silent"] is topic
+            await log.append("silent", "x")
+            assert data(await take(late, 1)) == data(await take(live, 1)) == ["x"]
+
+
 @pytest.mark.parametrize("kill", [True, False], ids=["killed", "stopped"])
 async def test_nothing_is_missing_after_an_outage(
     own_postgres: PostgresServer, own_log: PostgresEventLog, kill: bool, caplog: pytest.LogCaptureFixture
@@ -341,12 +387,11 @@ async def test_what_others_appended_during_a_pause_is_not_missed(
 ) -> None:
     """A reader whose connections break while others append finds all of it."""
     writer = make_log(postgres_url)
-    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND datname IS NOT NULL"
     async with log.subscribe("a") as subscription:
         await begin(subscription)
         for number in range(200):
             if number % 20 == 0:
-                await client.execute(cut)
+                await client.execute(CUT)
             await append_until_stored(writer, "a", f"{number}")
         assert data(await take(subscription, 200)) == [f"{number}" for number in range(200)]
 

@@ -19,7 +19,7 @@ from litestar_safe_sse.sources._subscription import TURN
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
 from litestar_safe_sse.sources.postgres import _asyncpg
 from litestar_safe_sse.sources.postgres._errors import copy_of, translate
-from litestar_safe_sse.sources.postgres._rows import to_event, to_extent
+from litestar_safe_sse.sources.postgres._rows import RENEWED, to_event, to_extent
 from litestar_safe_sse.sources.postgres.connections import PostgresConnections, within
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class LogReader(FanOut):
         """The topics of which there is more than has been passed on."""
         self._doubted: dict[str, None] = {}
         """The topics whose last event may have been lost."""
+        self._ahead = 0.0
+        """Milliseconds by which PostgreSQL's clock is ahead of the loop's."""
         self._passed_on = 0
         self._listening = False
         self._wake = asyncio.Event()
@@ -212,6 +214,8 @@ class LogReader(FanOut):
     async def _look(self, pairs: Sequence[tuple[str, Position | None]]) -> dict[tuple[str, Position | None], Extent]:
         topics, places = [topic for topic, _ in pairs], [0 if place is None else place.seq for _, place in pairs]
         rows = await self._reads.submit(self._queries.look, topics, places)
+        for row in rows[:1]:
+            self._ahead = row["now"] - 1000 * asyncio.get_running_loop().time()
         return {pair: to_extent(*pair, row, self._lives.lasts(pair[0])) for pair, row in zip(pairs, rows, strict=True)}
 
     # What is heard
@@ -284,8 +288,9 @@ class LogReader(FanOut):
             await self._catch_up()
             if loop.time() >= refresh_at:
                 await self._refresh()
+                await self._renew()
                 lasts = min(map(self._lives.lasts, self.topics), default=0)
-                refresh_at = loop.time() + min(_LONGEST_CHECK, max(lasts, 1000) / 3000)
+                refresh_at = loop.time() + min(_LONGEST_CHECK, max(lasts, 1000) / 4000)
             self._outage.end()
             backoff.reset()
             pause = min(_HEARTBEAT, refresh_at - loop.time()) if self.topics else _LINGER
@@ -305,9 +310,7 @@ class LogReader(FanOut):
                 extent = found[topic.name, place]
                 if topic.lost or topic.position is not place:
                     continue  # it has moved on meanwhile, so it was there
-                if extent.newest.seq == 0 == place.seq:
-                    topic.move(extent.newest)  # nothing has been appended until now
-                elif extent.lost is not None:
+                if extent.lost is not None:
                     self.lose(topic)
                 elif not extent.newest.is_at(place):
                     self._begin(topic.name)
@@ -363,6 +366,18 @@ class LogReader(FanOut):
                 await self._reads.submit(query)
         except SourceRefusedError:  # we may not write, or have been asked to hurry: somebody else does it
             return
+
+    async def _renew(self) -> None:
+        """Renews the beginnings of topics to which nothing has been appended: what would have been, has been heard."""
+        now = self._ahead + 1000 * asyncio.get_running_loop().time()
+        silent = [topic for topic in self.topics.values() if not topic.position.seq]
+        old = [topic for topic in silent if now - topic.position.epoch >= self._lives.lasts(topic.name) / RENEWED]
+        for start in range(0, len(old), _AT_ONCE):
+            places = {topic: topic.position for topic in old[start : start + _AT_ONCE]}
+            found = await self._look([(topic.name, None) for topic in places])
+            renewed = {topic: found[topic.name, None].newest for topic in places}
+            still = [topic for topic, place in places.items() if topic.position is place and not renewed[topic].seq]
+            self.renew({topic: renewed[topic] for topic in still})
 
     def _lose_all(self, error: Exception) -> None:
         for topic in tuple(self.topics.values()):

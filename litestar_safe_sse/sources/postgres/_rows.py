@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from asyncpg import Record
 
-__all__ = ("Queries", "columns_of", "to_event", "to_extent")
+__all__ = ("RENEWED", "Queries", "columns_of", "to_event", "to_extent")
+
+RENEWED = 8
+"""The part of a topic's life, as a divisor, after which who waits for its first event is given another beginning."""
 
 _EVENT = "e.topic, e.epoch, e.seq, e.nonce, e.before, e.at, e.event, e.data, e.retry, e.comment"
 
@@ -112,7 +115,8 @@ def to_extent(topic: str, wanted: Position | None, row: Record, lasts: int) -> E
     """Returns what is stored of a topic.
 
     A beginning is given out where a topic has no event that is visible. Whatever is found afterwards is what has been
-    missed, unless a whole history has come and gone in between, which takes as long as a topic lasts.
+    missed, unless a whole history has come and gone in between, which takes as long as a topic lasts. Who stays
+    subscribed is given a later beginning in time, again and again, as long as there is nothing.
 
     Args:
         topic: The topic.
@@ -128,7 +132,7 @@ def to_extent(topic: str, wanted: Position | None, row: Record, lasts: int) -> E
         beginning = Position(now, 0, seal(secret, topic, now))
         if wanted is None or not accepted:
             return Extent(beginning, beginning, "unknown")
-        if now - wanted.epoch < lasts // 2:
+        if now - wanted.epoch < lasts // RENEWED:
             beginning = wanted  # it lasts for long enough, and the client has it already
         return Extent(beginning, beginning, None)
     newest = Position(row["epoch"], row["seq"], row["nonce"])
