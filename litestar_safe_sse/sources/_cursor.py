@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import NamedTuple
 
-__all__ = ("MAX_TOPICS", "Position", "cursor", "positions", "record", "seal", "tag")
+__all__ = ("MAX_TOPICS", "Position", "cursor", "fits", "positions", "record", "seal", "tag")
 
 MAX_TOPICS = 32
 """Topics of one subscription: their cursor has at most 897 bytes, and ``max_last_event_id`` is 1024."""
@@ -19,6 +19,8 @@ _EPOCH = 6
 _SEQ = 6
 _NONCE = 4
 _RECORD = _TAG + _EPOCH + _SEQ + _NONCE  # 21 bytes are 28 characters, without padding
+
+_EPOCHS, _SEQS, _NONCES = (1 << 8 * size for size in (_EPOCH, _SEQ, _NONCE))
 
 
 class Position(NamedTuple):
@@ -61,6 +63,12 @@ def seal(secret: bytes, topic: str, epoch: int) -> int:
     """
     digest = blake2b(f"{epoch} {topic}".encode(), key=secret, digest_size=_NONCE).digest()
     return int.from_bytes(digest, "big")
+
+
+def fits(position: Position, before: int) -> bool:
+    """Returns whether a cursor has room for a place, and for the one before it with its nonce."""
+    epoch, seq, nonce = position
+    return 0 <= epoch < _EPOCHS and 0 <= seq < _SEQS and 0 <= nonce < _NONCES and 0 <= before < _NONCES
 
 
 def record(tag: bytes, position: Position) -> bytes:

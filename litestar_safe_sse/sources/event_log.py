@@ -174,9 +174,9 @@ class EventLog(ABC):
     data is a :class:`Reset` as JSON, and its ID resumes from the place chosen. A ``dropped`` event says, with
     ``overflow="drop_oldest"``, how many events are missing: ``{"dropped": 3}``. A ``subscribed`` event, whose data is a
     :class:`Subscribed` as JSON, gives an ID that resumes the subscription to a client that has none, if nothing is
-    stored for it that would, or whose ID would not resume for much longer. A ``finished`` event, whose data is a :class:`Finished`, is the last one of a topic. A
-    ``caught-up`` event, with ``mark=True``, stands between what was missed and what comes; its data is a
-    :class:`CaughtUp`.
+    stored for it that would, or whose ID would not resume for much longer. A ``finished`` event, whose data is a
+    :class:`Finished`, is the last one of a topic. A ``caught-up`` event, with ``mark=True``, stands between what was
+    missed and what comes; its data is a :class:`CaughtUp`.
 
     A log is made once, for the life of the application.
     """

@@ -8,8 +8,10 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.msgpack import encode
 from redis.asyncio import Redis
 
+from litestar_safe_sse.exceptions import SourceRefusedError
 from litestar_safe_sse.sources import RedisEventLog, RedisPlugin
 from litestar_safe_sse.sources.redis import _log_reader
 from litestar_safe_sse.sources.redis._entries import to_published
@@ -177,3 +179,40 @@ async def test_large_events_are_read_when_they_are_announced(log: RedisEventLog,
         messages = await take(subscription, 5)
     assert data(messages) == [f"{number}".rjust(size) for number in range(5)]
     assert {(message.event, message.retry, message.comment) for message in messages} == {("e", 5, "c")}
+
+
+@pytest.mark.usefixtures("never_polled")
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["9" * 20 + "-1", "1", "0"],
+        ["1-" + "9" * 20, "1", "0"],
+        ["1-0", "1", "0"],
+        ["1-1", "f" * 9, "0"],
+        ["1-1", "1", "f" * 9],
+        ["1-1", "-1", "0"],
+        ["-1-1", "1", "0"],
+    ],
+    ids=str,
+)
+async def test_what_is_heard_and_can_be_no_entry_is_nothing(redis: Redis, log: RedisEventLog, entry: list[str]) -> None:
+    """Neither in a topic that has had events nor in one that has not: what is stored follows."""
+    assert to_published(encode([*entry, "at", "1", "data", "forged"])) is None
+    await log.append("old", "1")
+    async with log.subscribe("old") as old, log.subscribe("new") as new:
+        await begin(old)
+        await begin(new)
+        await until(lambda: log._fan_out().listens)
+        for topic in ("old", "new"):
+            await redis.execute_command("SPUBLISH", f"{{sse}}:log:{topic}", encode([*entry, "data", "forged"]))
+            await log.append(topic, "stored")
+        assert data(await take(old, 1)) == data(await take(new, 1)) == ["stored"]
+
+
+async def test_an_entry_that_no_id_has_room_for_is_an_error(redis: Redis, log: RedisEventLog) -> None:
+    """It is another's, though it has the fields of ours: those who are subscribed are told the topic."""
+    async with log.subscribe("a") as subscription:
+        await begin(subscription)
+        await redis.xadd("{sse}:log:a", {"nonce": "1", "before": "0", "data": "x"}, id="9" * 16 + "-1")
+        with pytest.raises(SourceRefusedError, match=r"'a': the entry 9{16}-1 is not of an event log"):
+            await take(subscription, 1)

@@ -8,8 +8,8 @@ last ones (a crash with ``appendfsync everysec``, a fail-over) and others have t
 A topic without entries is no key. Who subscribes to it is given a beginning: the time at which there was nothing, under
 a seal. What was appended later has a later epoch, and all of it is what has been missed, unless a whole history has
 come and gone in between. That takes as long as a topic lasts without being appended to, which is as long as a
-beginning is accepted; or Redis has lost it, and the secret of the log with it, by which beginnings are sealed. Who stays
-subscribed is given a later beginning in time, again and again, as long as there is nothing.
+beginning is accepted; or Redis has lost it, and the secret of the log with it, by which beginnings are sealed. Who
+stays subscribed is given a later beginning in time, again and again, as long as there is nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from msgspec.msgpack import Decoder
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import SourceRefusedError
-from litestar_safe_sse.sources._cursor import Position, seal
+from litestar_safe_sse.sources._cursor import Position, fits, seal
 from litestar_safe_sse.sources._stored import FINISHED, Extent, StoredEvent, why_lost
 
 __all__ = (
@@ -165,4 +165,7 @@ def _to_event(identity: str, nonce: str, before: str, named: dict[str, str]) -> 
     retry = int(named["retry"]) if "retry" in named else None
     message = SSEMessage(named.get("data", UNSET), named.get("event"), None, retry, named.get("comment"))
     place = Position(int(epoch), int(seq), int(nonce, 16))
-    return StoredEvent(place, int(before, 16), message, int(named.get("at", 0)))
+    previous = int(before, 16)
+    if place.seq == 0 or not fits(place, previous):
+        raise ValueError("an ID has no room for its place")
+    return StoredEvent(place, previous, message, int(named.get("at", 0)))
