@@ -16,6 +16,7 @@ from litestar_safe_sse.sources import RedisEventLog, RedisPlugin
 from litestar_safe_sse.sources.redis import _log_reader
 from litestar_safe_sse.sources.redis._entries import to_published
 from tests.bounds import WAIT
+from tests.sources.clients import eventually
 from tests.sources.subscriptions import begin, data, ids, take, until
 
 pytestmark = pytest.mark.anyio
@@ -216,3 +217,44 @@ async def test_an_entry_that_no_id_has_room_for_is_an_error(redis: Redis, log: R
         await redis.xadd("{sse}:log:a", {"nonce": "1", "before": "0", "data": "x"}, id="9" * 16 + "-1")
         with pytest.raises(SourceRefusedError, match=r"'a': the entry 9{16}-1 is not of an event log"):
             await take(subscription, 1)
+
+
+async def test_a_topic_that_is_appended_to_and_deleted_at_once_is_its_own_affair(
+    redis: Redis, log: RedisEventLog, redis_url: str
+) -> None:
+    """What is heard of it is not stored any more: others go on, on the same connections, and so does it."""
+    other = RedisPlugin(redis_url)
+    writer = RedisEventLog(other)
+    async with log.subscribe("busy", start="oldest") as busy, log.subscribe("news") as news:
+        await begin(busy)
+        await begin(news)
+        await until(lambda: log._fan_out().listens)
+        for number in range(150):
+            large = writer.append("busy", "x" * 70_000)  # it is announced, and has to be read
+            await asyncio.gather(large, writer.append("busy", "y"), writer.delete("busy"))
+            await writer.append("news", f"{number}")
+            assert data(await take(news, 1)) == [f"{number}"]
+        await writer.append("busy", "end")
+        with anyio.fail_after(WAIT):
+            while (await busy.__anext__()).data != "end":
+                pass
+    assert log.statistics().reconnects == 0
+    await other.aclose()
+
+
+async def test_what_was_heard_and_has_gone_unsaid_is_noticed(redis: Redis, log: RedisEventLog) -> None:
+    """The server may be another one than that which is read: both are connected to anew."""
+    async with log.subscribe("a") as subscription:
+        await begin(subscription)
+        await log.append("a", "1")
+        await take(subscription, 1)
+        await until(lambda: log._fan_out().listens)
+        place = log._fan_out().topics["a"].position
+        await redis.execute_command("SPUBLISH", "{sse}:log:a", encode([f"{place.epoch}-9", "1", "2", "data", "x"]))
+        await eventually(lambda: has_reconnected(log))
+        await log.append("a", "2")
+        assert data(await take(subscription, 1)) == ["2"]
+
+
+async def has_reconnected(log: RedisEventLog) -> bool:
+    return log.statistics().reconnects == 1

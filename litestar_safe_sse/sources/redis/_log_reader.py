@@ -45,6 +45,9 @@ T = TypeVar("T")
 POLL = 1.0
 """Seconds between two looks for what was appended and not published, by whoever does not do both."""
 
+_EXPLAINED = 1.0
+"""Seconds in which it has to be heard why something was published that is not stored."""
+
 _POLLED = 1000
 """Topics that are looked at each time, in turn."""
 
@@ -93,6 +96,8 @@ class LogReader(FanOut):
         """The topics of which there is more than has been passed on."""
         self._beyond: dict[str, Position] = {}
         """How far they go at least, as far as that has been heard."""
+        self._missing: dict[str, float] = {}
+        """Those of which something was heard that is not stored, and since when that has not been explained."""
         self._read_upto: dict[str, Position] = {}
         """How far they were read, so that this may be heard as well."""
         self._doubted: dict[str, None] = {}
@@ -179,7 +184,7 @@ class LogReader(FanOut):
 
     def on_disuse(self, topic: LiveTopic) -> None:
         """Has the reader let go of a topic."""
-        self._beyond.pop(topic.name, None)
+        self._explain(topic.name)
         self._read_upto.pop(topic.name, None)
         self._ears.change(topic.name)
         if not self.topics:
@@ -292,9 +297,9 @@ class LogReader(FanOut):
             if live is None:
                 return
             event = to_published(payload)
-            if not payload:  # it has been deleted
-                self._doubted[topic] = None
-                self._wake.set()
+            if not payload:  # it has been deleted, and so has what was heard before
+                self._explain(topic)
+                self._doubt(topic)
             elif event is None:
                 self.begin(topic)
             elif event.follows(live.position):
@@ -304,8 +309,16 @@ class LogReader(FanOut):
                 self._beyond[topic] = event.position
                 self.begin(topic)
             elif topic not in self._read_upto or not _is_past(event.position, self._read_upto[topic]):
-                self._doubted[topic] = None  # it was heard before: Redis has lost that one, and this one has its place
-                self._wake.set()
+                self._doubt(topic)  # it was heard before: Redis has lost that one, and this one has its place
+
+    def _doubt(self, topic: str) -> None:
+        self._doubted[topic] = None
+        self._wake.set()
+
+    def _explain(self, topic: str) -> None:
+        """Notes that all that was heard of a topic has been read, or can't be any more."""
+        self._beyond.pop(topic, None)
+        self._missing.pop(topic, None)
 
     async def _give_turns(self, topic: str) -> None:
         self._passed_on += 1
@@ -322,6 +335,7 @@ class LogReader(FanOut):
             while self.topics and not self._closing.is_set():
                 self._behind.clear()
                 self._beyond.clear()
+                self._missing.clear()
                 self._read_upto.clear()
                 self._doubted.clear()
                 try:
@@ -408,11 +422,19 @@ class LogReader(FanOut):
             self.begin(topic.name)
         beyond = self._beyond.get(topic.name)
         if beyond is None or topic.lost or _is_past(beyond, topic.position):
-            self._beyond.pop(topic.name, None)
-        elif not reply:
-            raise SourceUnavailableError("Redis has published what it has not stored; has it been emptied?")
-        else:
+            self._explain(topic.name)
+        elif reply:
+            self._missing.pop(topic.name, None)
             self.begin(topic.name)
+        else:
+            self._miss(topic.name)
+
+    def _miss(self, topic: str) -> None:
+        """Looks at a topic again of which nothing is stored that was heard: that it was deleted is heard next."""
+        now = asyncio.get_running_loop().time()
+        if now - self._missing.setdefault(topic, now) >= _EXPLAINED:
+            raise SourceUnavailableError("Redis has published what it has not stored; has it been emptied?")
+        self._doubt(topic)
 
     async def _poll(self) -> None:
         """Looks for what was appended and not published, and whether Redis still is the one to write to."""
@@ -430,7 +452,7 @@ class LogReader(FanOut):
             behind = [bytes(key).decode()[len(self._prefix) :] for key, _ in found or ()]
         except SourceRefusedError:  # for the sake of one of them: each is read by itself
             behind = [topic.name for topic in topics]
-        for name in behind:
+        for name in (*behind, *self._missing):
             self.begin(name)
 
     async def _try_to_write(self, topic: LiveTopic) -> None:
