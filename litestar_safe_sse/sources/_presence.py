@@ -118,10 +118,17 @@ class SharedAttendance(Attendance, ABC):
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._outage = Outage("presence", Tally(), server)
+        self._refused = False
+        """Whether the server has refused some seats since it was last told of all."""
 
     @abstractmethod
     async def tell(self, taken: Collection[Seat], left: Collection[Seat]) -> None:
-        """Tells the server of seats: that they are taken, for as long as one lasts, or have been left."""
+        """Tells the server of seats: that they are taken, for as long as one lasts, or have been left.
+
+        Raises:
+            SourceUnavailableError: The server can't be told now.
+            SourceRefusedError: It refuses some of them, or all; it has been told of the others.
+        """
 
     @abstractmethod
     async def ask(self, topic: str) -> Iterable[Seat]:
@@ -176,6 +183,7 @@ class SharedAttendance(Attendance, ABC):
             while (self._present or self._changed) and not self._closing.is_set():
                 if loop.time() >= again_at:
                     self._change_all(taken=True)
+                    self._refused = False
                     again_at = loop.time() + self._pause()
                 self._wake.clear()
                 if await self._tell_changes():
@@ -200,14 +208,18 @@ class SharedAttendance(Attendance, ABC):
         if not self._changed:
             return True
         changed, self._changed = [*self._changed.items()], {}
-        try:
-            for start in range(0, len(changed), _TOGETHER):
-                some = changed[start : start + _TOGETHER]
+        for start in range(0, len(changed), _TOGETHER):
+            some = changed[start : start + _TOGETHER]
+            try:
                 await self.tell([seat for seat, taken in some if taken], [seat for seat, taken in some if not taken])
-        except (SourceUnavailableError, SourceRefusedError) as error:
-            self._outage.begin(error)
-            return False
-        self._outage.end()
+            except SourceRefusedError as error:
+                self._outage.begin(error)
+                self._refused = True  # which is no reason for other seats to wait
+            except SourceUnavailableError as error:
+                self._outage.begin(error)
+                return False
+        if not self._refused:
+            self._outage.end()
         return True
 
 

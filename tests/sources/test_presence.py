@@ -242,6 +242,40 @@ async def test_a_key_of_another_type_ends_no_stream(redis: Redis, plugin: RedisP
 
 @on_asyncio
 @pytest.mark.anyio
+@pytest.mark.usefixtures("brief")
+async def test_a_key_of_another_type_is_its_own_topic_s_affair(
+    redis: Redis, redis_url: str, plugin: RedisPlugin, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that are told of with it are told of again and again, and are gone when they leave; the key stays."""
+    await redis.set("{sse}:log.present:bad", "text")
+    elsewhere = RedisPlugin(redis_url)
+    log, other = RedisEventLog(plugin, presence=name_of), RedisEventLog(elsewhere, presence=name_of)
+    topics = ["first", "bad", *map(str, range(600)), "last"]
+    subscriptions = [log.subscribe(topic, stream=visit("ann")) for topic in topics]
+    for subscription in subscriptions:
+        await subscription.__aenter__()
+    for topic in ("first", "last"):
+        await tells(other, topic, 1, ann=1)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 2.5
+    while loop.time() < until:
+        for topic in ("first", "599", "last"):
+            await tells(other, topic, 1, ann=1)
+        async with log.subscribe("brief", stream=visit("bob")):
+            await tells(other, "brief", 1, bob=1)
+    for subscription in subscriptions:
+        await subscription.aclose()
+    for topic in ("first", "599", "last"):
+        await tells(other, topic, 0)
+    assert await redis.get("{sse}:log.present:bad") == b"text"
+    assert await redis.pttl("{sse}:log.present:bad") == -1
+    lines = [record.getMessage() for record in caplog.records if "presence" in record.getMessage()]
+    assert lines == [line for line in lines if "'{sse}:log.present:bad' must be a sorted set" in line][:1]
+    await elsewhere.aclose()
+
+
+@on_asyncio
+@pytest.mark.anyio
 async def test_who_may_not_write_is_not_told_of(
     redis: Redis, redis_url: str, plugin: RedisPlugin, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,18 +19,26 @@ __all__ = ("RedisAttendance",)
 _TELL = Script.of("""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local refused = {}
 for i, topic in ipairs(KEYS) do
-  if i <= tonumber(ARGV[2]) then
-    redis.call('ZADD', topic, now + ARGV[1], ARGV[i + 2])
+  local taken, told = i <= tonumber(ARGV[2])
+  if taken then
+    told = redis.pcall('ZADD', topic, now + ARGV[1], ARGV[i + 2])
+  else
+    told = redis.pcall('ZREM', topic, ARGV[i + 2])
+  end
+  if type(told) == 'table' and told.err then
+    if not string.find(told.err, 'WRONGTYPE', 1, true) then return told end
+    refused[#refused + 1] = i
+  elseif taken then
     redis.call('ZREMRANGEBYSCORE', topic, '-inf', now)
     redis.call('PEXPIRE', topic, ARGV[1])
-  else
-    redis.call('ZREM', topic, ARGV[i + 2])
   end
 end
+return refused
 """)
 """KEYS: for each seat that of its topic. ARGV: the milliseconds a seat lasts, how many of them are taken, and the
-seats: first those that are taken, then those that were left.
+seats: first those that are taken, then those that were left. Returns the numbers of the keys that hold something else.
 """
 
 
@@ -51,7 +59,9 @@ class RedisAttendance(SharedAttendance):
         """See :meth:`SharedAttendance.tell`."""
         keys = [self._prefix + seat.topic for seat in chain(taken, left)]
         members = [f"{seat.stream} {seat.name}" for seat in chain(taken, left)]
-        await self._redis.run(_TELL, len(keys), *keys, round(self.lasts * 1000), len(taken), *members)
+        refused = await self._redis.run(_TELL, len(keys), *keys, round(self.lasts * 1000), len(taken), *members)
+        if refused:
+            raise SourceRefusedError(f"the key {keys[refused[0] - 1]!r} must be a sorted set, or none")
 
     async def ask(self, topic: str) -> Iterator[Seat]:
         """See :meth:`SharedAttendance.ask`; what has expired is left out, whoever removes it."""
