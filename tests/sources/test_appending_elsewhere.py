@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -22,9 +23,10 @@ from litestar_safe_sse.exceptions import (
     TopicFinishedError,
 )
 from litestar_safe_sse.sources import RedisEventLog, RedisPlugin, SyncRedisEventLog, sequence_of
-from tests.bounds import WAIT
+from tests.bounds import NEVER, WAIT
 from tests.ports import free_port
 from tests.redis_server import RedisServer
+from tests.sources.proxies import running_proxy
 from tests.sources.subscriptions import begin, data, ids, take, take_all
 
 pytestmark = pytest.mark.anyio
@@ -103,6 +105,34 @@ async def test_threads_share_a_log(log: RedisEventLog, sync_log: SyncRedisEventL
     messages = data(await log.read("a", limit=1000))
     for name in "xyz":
         assert [text for text in messages if text[0] == name] == [f"{name}{number}" for number in range(50)]
+
+
+async def test_the_first_calls_without_a_loop_after_a_quiet_night_work(redis_server: RedisServer) -> None:
+    """On all connections, which what stands between has dropped without a word; nothing is stored twice."""
+    async with running_proxy(lambda: redis_server.port) as proxy:
+        with SyncRedisEventLog(proxy.url, health_check_interval=0.2) as log:
+
+            def work(name: str) -> None:
+                log.append("a", name)
+
+            for night in range(3):
+                await asyncio.gather(*(asyncio.to_thread(work, f"{night}{number}") for number in range(4)))
+                proxy.forget()
+                await asyncio.sleep(0.3)
+    plugin = RedisPlugin(redis_server.url)
+    stored = data(await RedisEventLog(plugin).read("a"))
+    await plugin.aclose()
+    assert sorted(stored) == [f"{night}{number}" for night in range(3) for number in range(4)]
+
+
+async def test_a_connection_that_is_in_use_is_kept(redis_server: RedisServer) -> None:
+    """And one that has not been idle for long."""
+    async with running_proxy(lambda: redis_server.port) as proxy:
+        with SyncRedisEventLog(f"{proxy.url}?health_check_interval={round(NEVER)}") as log:
+            for number in range(5):
+                await asyncio.to_thread(log.append, "a", f"{number}")
+                await asyncio.sleep(0.05)
+        assert proxy.connections == 1
 
 
 @pytest.mark.parametrize("decode", [False, True])

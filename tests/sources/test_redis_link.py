@@ -174,7 +174,7 @@ async def test_a_connection_that_was_forgotten_while_idle_is_made_anew(
 ) -> None:
     """What stands between has dropped it without a word: the first call after a quiet night works."""
     monkeypatch.setattr(redis_connection, "_CHECK_TIMEOUT", 0.2)
-    monkeypatch.setattr(redis_connection, "_IDLE_LIMIT", 0.1)
+    monkeypatch.setattr(redis_connection, "IDLE_LIMIT", 0.1)
     async with running_proxy(lambda: redis_server.port) as proxy:
         plugin = RedisPlugin(proxy.url)
         await plugin.execute("SET", "n", 0)

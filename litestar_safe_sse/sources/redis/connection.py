@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     RedisClient = Redis | RedisCluster
     RedisAddress = str | RedisClient | Callable[[], RedisClient]
 
-__all__ = ("RedisConnection", "connect", "pack")
+__all__ = ("IDLE_LIMIT", "RedisConnection", "connect", "pack")
 
 _OF_RESP3 = ("maint", "orig_", "oss_cluster")
 """How the arguments begin of maintenance notifications, which want RESP3."""
 
-_IDLE_LIMIT = 5.0
+IDLE_LIMIT = 5.0
 """Seconds without a command after which a connection is checked before the next; ``health_check_interval`` if given."""
 
 _CHECK_TIMEOUT = 1.0
@@ -188,7 +188,7 @@ async def _new_connection(client: Any, key: str) -> RedisConnection:
         given = ours.get("socket_keepalive_options")
         ours["socket_keepalive"] = True
         ours["socket_keepalive_options"] = given if given and isinstance(given, Mapping) else _KEEPALIVE
-    interval = ours.pop("health_check_interval", 0) or _IDLE_LIMIT
+    interval = ours.pop("health_check_interval", 0) or IDLE_LIMIT
     connection: Any = home.connection_class(**{**ours, "protocol": 2})
     connection.retry = _redis_py.Retry(_redis_py.NoBackoff(), 0)
     connection.socket_timeout = None

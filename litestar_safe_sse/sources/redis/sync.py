@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse.exceptions import InvalidFieldError, MissingExtraError
@@ -9,6 +11,7 @@ from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, Lives
 from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, ids, last_id, refusal
 from litestar_safe_sse.sources.redis._errors import code_of, translate
+from litestar_safe_sse.sources.redis.connection import IDLE_LIMIT
 from litestar_safe_sse.sources.redis.plugin import REPLY_TIMEOUT, check_prefix
 
 if TYPE_CHECKING:
@@ -42,7 +45,8 @@ class SyncRedisEventLog:
         history: A function that returns what is kept of a topic, where that is something else.
         forget_keys_after: Seconds after which an idempotency key is forgotten; each is a key in Redis until then.
         enc_hook: Makes something that msgspec encodes of an object that it doesn't.
-        **options: Passed on to ``redis.Redis.from_url``.
+        **options: Passed on to ``redis.Redis.from_url``. A connection that has been idle for ``health_check_interval``
+            seconds, 5 unless given, is made anew.
 
     Raises:
         InvalidFieldError: An argument can't be used.
@@ -131,9 +135,31 @@ def _client(redis: Any, options: dict[str, Any]) -> Any:
         limits = {"socket_timeout": REPLY_TIMEOUT, "socket_connect_timeout": REPLY_TIMEOUT}
         once = {"retry": Retry(_redis_py.NoBackoff(), 0)}
         try:
-            return Redis.from_url(redis, **{**limits, **once, **options})
+            return _fresh(Redis.from_url(redis, **{**limits, **once, **options}))
         except (ValueError, TypeError) as error:
             raise InvalidFieldError("redis", f"must be a URL as redis-py takes it ({error})") from error
     if isinstance(redis, (Redis, RedisCluster)):
         return redis
     raise InvalidFieldError("redis", f"must be a URL, or a client of redis-py, not {type(redis).__name__}")
+
+
+def _fresh(client: Any) -> Any:
+    """Has a client connect anew where a connection has been idle for long: it may be forgotten, without a word.
+
+    To ask it for a sign of life first, as redis-py does, would need a second attempt, which it makes for commands too.
+    """
+    pool = client.connection_pool
+    limit = pool.connection_kwargs.pop("health_check_interval", 0) or IDLE_LIMIT
+    base: Any = pool.connection_class
+
+    class FreshConnection(base):  # type: ignore[misc]
+        used = -math.inf
+
+        def connect(self) -> None:  # called by the pool ahead of each use
+            if monotonic() - self.used >= limit:
+                self.disconnect()
+            self.used = monotonic()
+            super().connect()
+
+    pool.connection_class = FreshConnection
+    return client
