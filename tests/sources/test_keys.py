@@ -1,4 +1,4 @@
-"""For how long a log knows an event by its idempotency key is the application's to say."""
+"""Keys: for how long a log knows an event by one, and which of Redis's belong to whom."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from litestar_safe_sse.exceptions import InvalidFieldError
-from litestar_safe_sse.sources import History, MemoryEventLog, PostgresEventLog, RedisEventLog, SyncRedisEventLog
+from litestar_safe_sse.sources import (
+    History,
+    MemoryEventLog,
+    PostgresEventLog,
+    RedisEventLog,
+    RedisGroupQueue,
+    RedisPlugin,
+    RedisQueue,
+    SyncRedisEventLog,
+)
 from litestar_safe_sse.sources.testing import MakeLog
 from tests.sources.clients import eventually
 from tests.sources.logs import anyio_backend, case, log, make_log, redis_of_case
@@ -60,3 +69,42 @@ def test_a_time_that_won_t_do_is_refused(make: Any, seconds: Any) -> None:
     """At once, by name."""
     with pytest.raises(InvalidFieldError, match="forget_keys_after: must be"):
         make(forget_keys_after=seconds)
+
+
+@pytest.mark.parametrize("make", [RedisEventLog, SyncRedisEventLog])
+@pytest.mark.parametrize(
+    "name", ["queue", "group", "log.finished", "log.once", "log.present", "log.secret", "a.b.once"]
+)
+def test_a_log_s_name_is_no_part_of_others_keys(make: Any, name: str) -> None:
+    """Or a topic of the one would be what the other keeps for itself."""
+    with pytest.raises(InvalidFieldError, match="name: must be another than"):
+        make("redis://127.0.0.1", name=name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "field"),
+    [
+        (RedisQueue, {"name": "jobs:dead"}, "name"),
+        (RedisQueue, {"name": "jobs:failures"}, "name"),
+        (RedisGroupQueue, {"name": "jobs:dead"}, "name"),
+        (RedisQueue, {"key": "jobs", "dead_key": "jobs"}, "dead_key"),
+        (RedisGroupQueue, {"name": "jobs", "dead_key": "{sse}:group:jobs"}, "dead_key"),
+    ],
+    ids=str,
+)
+def test_a_queue_s_name_is_no_part_of_others_keys(kind: Any, settings: dict[str, Any], field: str) -> None:
+    """Nor are its dead letters among its items."""
+    with pytest.raises(InvalidFieldError) as caught:
+        kind("redis://127.0.0.1", **settings)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("name", ["shop.log", "finished", "log.seen", "queues", "dead"])
+def test_other_names_may_have_dots_and_queues_colons(name: str) -> None:
+    """What collides with nothing is in use."""
+    plugin = RedisPlugin("redis://127.0.0.1")
+    for make in (RedisEventLog, SyncRedisEventLog):
+        make("redis://127.0.0.1", name=name)
+    for kind in (RedisQueue, RedisGroupQueue):
+        assert kind(plugin, f"jobs:{name}s").key.endswith(f":jobs:{name}s")
+    assert RedisQueue(plugin, key="jobs:dead").dead_key == "jobs:dead:dead"

@@ -40,6 +40,13 @@ if type(heard) == 'table' and heard.err then redis.pcall('PUBLISH', KEYS[1], '')
 """KEYS: the topic, and its end."""
 
 
+_OTHERS = frozenset({"queue", "group"})
+"""What the keys of queues begin with."""
+
+_PARTS = (".finished", ".once", ".present", ".secret")
+"""What follows a log's name in those of its keys that are no topics."""
+
+
 class Keys:
     """The names of a log's keys.
 
@@ -54,6 +61,8 @@ class Keys:
     def __init__(self, prefix: str, name: str) -> None:
         if not check_text("name", name) or ":" in name:
             raise InvalidFieldError("name", f"must be a name without a colon, not {name!r:.40}")
+        if name in _OTHERS or name.endswith(_PARTS):
+            raise InvalidFieldError("name", f"must be another than {name!r:.40}, of which others' keys are made")
         self._log = f"{{{prefix}}}:{name}"
         self.secret = f"{self._log}.secret"
         self.topics = f"{self._log}:"

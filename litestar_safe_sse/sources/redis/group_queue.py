@@ -25,7 +25,7 @@ from litestar_safe_sse.sources._handover import HandOver
 from litestar_safe_sse.sources.redis._dead_letters import DeadLetters
 from litestar_safe_sse.sources.redis._dispenser import AT_ONCE, RedisDispenser
 from litestar_safe_sse.sources.redis._errors import code_of
-from litestar_safe_sse.sources.redis._items import encode_item, key_of
+from litestar_safe_sse.sources.redis._items import dead_key_of, encode_item, key_of
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class RedisGroupQueue:
     ) -> None:
         self._redis = RedisPlugin.of(redis)
         self.key = key_of(self._redis, "group", name, key)
-        self.dead_key = f"{self.key}:dead" if dead_key is None else dead_key
+        self.dead_key = dead_key_of(self.key, dead_key)
         self.group = check_text("group", group)
         if not group:
             raise InvalidFieldError("group", "must be a name, not empty")

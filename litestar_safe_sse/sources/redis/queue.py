@@ -18,7 +18,7 @@ from litestar_safe_sse.exceptions import SourceRefusedError
 from litestar_safe_sse.sources._handover import HandOver
 from litestar_safe_sse.sources.redis._dead_letters import DeadLetters
 from litestar_safe_sse.sources.redis._dispenser import AT_ONCE, RedisDispenser
-from litestar_safe_sse.sources.redis._items import encode_item, key_of
+from litestar_safe_sse.sources.redis._items import dead_key_of, encode_item, key_of
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class RedisQueue:
         check_duration("expire", expire, optional=True)
         self._settle = settle
         self._expire = expire
-        self.dead_key = f"{self.key}:dead" if dead_key is None else dead_key
+        self.dead_key = dead_key_of(self.key, dead_key)
         self._options = _ListOptions(self.key, slice, DeadLetters(self.dead_key, max_dead, max_deliveries))
 
     async def push(self, *items: object) -> int:
