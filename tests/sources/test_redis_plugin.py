@@ -128,6 +128,27 @@ async def test_a_short_socket_timeout_and_retries_do_not_reach_the_sources(redis
     await plugin.aclose()
 
 
+async def test_what_comes_after_its_end_is_served(redis_url: str, redis: Redis) -> None:
+    """An item that is given back late is not lost; another end closes what that has opened."""
+    before = len(await redis.client_list())
+    plugin = RedisPlugin(redis_url)
+    queue, log = RedisQueue(plugin, "jobs"), RedisEventLog(plugin)
+    await queue.push("a", "b")
+    dispenser = queue._popper()
+    with anyio.fail_after(WAIT):
+        item = await dispenser.take()
+    await plugin.aclose()
+    await eventually(lambda: _connections(redis, before))
+    await dispenser.give_back([item])
+    assert await queue.length() == 2
+    await log.append("t", "late")
+    assert [message.data for message in await log.read("t")] == ["late"]
+    assert len(await redis.client_list()) > before
+    await plugin.aclose()
+    await eventually(lambda: _connections(redis, before))
+    assert not plugin._states
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_both_protocols_are_alike(redis_url: str, protocol: int) -> None:
     """What the client speaks is its own affair."""

@@ -229,6 +229,9 @@ class RedisPlugin(InitPlugin):
         """Closes what this event loop holds, for at most 2 seconds if Redis hangs.
 
         What is shared comes first, since it may have something to give back; then the client.
+
+        Who still calls afterwards is served by new connections, so that a cleanup which comes late loses no item. They
+        are closed by another call of this, or with the process.
         """
         state = self._states.get(asyncio.get_running_loop())
         if state is None:
