@@ -144,11 +144,14 @@ class AsyncioTask:
     def cancel(self, again: Callable[[], object] | None = None, body: object = None) -> None:
         if self._work is None:
             return
-        earlier = 0 if self._cancellation is None else self._cancellation.requests
+        earlier, waits = 0, False
+        if self._cancellation is not None:
+            earlier, waits = self._cancellation.requests, self._cancellation.is_lost_again
         self._dismiss_cancellation()
         pause = NEXT_PAUSE if self._cancelled else PAUSE
         self._cancelled = True
-        self._cancellation = Cancellation(self._task, self.cancel if again is None else again, body, earlier, pause)
+        again = self.cancel if again is None else again
+        self._cancellation = Cancellation(self._task, again, body, earlier, pause, waits=waits)
 
     def cancel_unwatched(self) -> None:
         if self._work is not None:

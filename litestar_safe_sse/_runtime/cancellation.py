@@ -33,6 +33,9 @@ NEXT_PAUSE = 0.01
 """The same from when that was forgotten too: a client that connects slowly may lose several in a row."""
 
 
+_WHY = "cancelled by its owner"
+
+
 class _Message(str):
     """A text for people, and an object that can be referred to weakly."""
 
@@ -52,6 +55,8 @@ class Cancellation:
         body: The iterator that the task advances, if there is one.
         earlier: How many requests for a cancellation count already, of one that has not arrived.
         pause: Seconds from when it is forgotten until there is to be another.
+        waits: Whether it comes where the task begins to wait. Whenever the loop gets to cancel a task, what it waits
+            for may be as good as done, as with ``wait_for`` and a queue that is never empty.
     """
 
     __slots__ = (
@@ -65,11 +70,19 @@ class Cancellation:
         "_place",
         "_task",
         "_timer",
+        "_waits",
         "requests",
     )
 
     def __init__(
-        self, task: asyncio.Task[Any], again: Callable[[], object], body: object, earlier: int, pause: float
+        self,
+        task: asyncio.Task[Any],
+        again: Callable[[], object],
+        body: object,
+        earlier: int,
+        pause: float,
+        *,
+        waits: bool = False,
     ) -> None:
         self._task = task
         self._loop = task.get_loop()
@@ -79,7 +92,7 @@ class Cancellation:
         self._place = None if frame is None else frame.f_lasti
         """The instruction of the body's at which it was cancelled."""
         self._pause = pause
-        self.requests = earlier + 1
+        self.requests = earlier
         """How many count with the task until the step in which the cancellation arrives has been done: so long, that no
         timeout takes it for its own whose time is up as well, and no longer, so that one in a ``finally`` works."""
         self._held: weakref.ref[BaseException | _Message] | None = None
@@ -88,11 +101,26 @@ class Cancellation:
         """Whether it has come up to the body's own frame."""
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
-        message, waiter = _Message("cancelled by its owner"), getattr(task, "_fut_waiter", None)
+        self._waits = waits
+        if waits:
+            self._timer = self._loop.call_later(pause, self._cancel)  # if it does not, and waits for something else
+        else:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        self._waits = False
+        self.requests += 1
+        task, message = self._task, _Message(_WHY)
+        waiter = getattr(task, "_fut_waiter", None)
         task.cancel(message)
         if waiter is not None and not waiter.done():  # another task, or several, which may forget it themselves
             self._held = weakref.ref(message, self._on_freed)
             self._loop.call_soon(_let_go_of_messages, waiter)
+
+    @property
+    def is_lost_again(self) -> bool:
+        """Whether it has been forgotten, and was not the first."""
+        return self._again is None and self._pause == NEXT_PAUSE
 
     def hurry(self) -> bool:
         """Has another one now, if this one, the first, has been forgotten; returns whether it has."""
@@ -116,7 +144,7 @@ class Cancellation:
         """Lets the work go on with a result."""
         requests = self._arrive(None)
         try:
-            return work.send(None)
+            return self._cancel_where_it_waits(work, work.send(None))
         finally:
             self._after_step(requests)
 
@@ -124,10 +152,22 @@ class Cancellation:
         """Lets the work go on with an exception."""
         requests = self._arrive(error)
         try:
-            return work.throw(error)
+            return self._cancel_where_it_waits(work, work.throw(error))
         finally:
             del error  # its traceback may hold this frame
             self._after_step(requests)
+
+    def _cancel_where_it_waits(self, work: Coroutine[Any, Any, object], waiter: object) -> object:
+        if not self._waits:
+            return waiter
+        self._waits = False
+        self._stop_waiting()
+        error = asyncio.CancelledError(_WHY)
+        self._watch(error)
+        try:
+            return work.throw(error)
+        finally:
+            del error
 
     def _arrive(self, outcome: BaseException | None) -> int:
         requests, self.requests = self.requests, 0

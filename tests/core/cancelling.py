@@ -10,6 +10,7 @@ import anyio
 
 from litestar_safe_sse import CloseReason
 from litestar_safe_sse._runtime.cancellation import PAUSE
+from tests.bounds import NEVER
 from tests.core.apps import Probe, Server
 from tests.core.clients import Connection
 
@@ -56,6 +57,14 @@ async def waits_on() -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await forever()
     await forever()
+
+
+async def filters_a_backlog() -> None:
+    """Up to Python 3.11 the timeout loses each cancellation that comes when the item is on its way."""
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    while True:
+        queue.put_nowait(1)
+        await asyncio.wait_for(queue.get(), NEVER)
 
 
 async def returns() -> None:

@@ -25,6 +25,7 @@ from tests.core.cancelling import (
     LONGER,
     a_while_later,
     again_and_again,
+    filters_a_backlog,
     forever,
     in_a_child,
     in_a_child_that_returns,
@@ -53,6 +54,7 @@ pytestmark = [pytest.mark.anyio, on_asyncio]
         a_while_later,
         with_another_exception,
         again_and_again,
+        filters_a_backlog,
     ],
 )
 async def test_a_cancellation_that_a_library_swallows_is_delivered_again(
