@@ -22,7 +22,7 @@ from litestar_safe_sse.sources.event_log import Last, Since, Subscribed
 from litestar_safe_sse.sources.statistics import EventLogStatistics, Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from litestar_safe_sse.sources._pages import Page
     from litestar_safe_sse.sources._stored import Extent, StoredEvent
@@ -57,6 +57,11 @@ class LiveTopic:
         self.position = position
         self.record = record(self.tag, position)
         self.notify()
+
+    def mailboxes(self) -> Iterator[Mailbox]:
+        """Yields those of all who receive its events live."""
+        for audience in tuple(self.audiences):
+            yield from audience.mailboxes()
 
     def notify(self) -> None:
         """Wakes those who wait until it moves."""
@@ -325,8 +330,7 @@ class FanOut(ABC):
     async def give_turn(self, name: str) -> None:
         """Lets those who are subscribed to a topic take its events."""
         topic = self.topics.get(name)
-        audiences = () if topic is None else tuple(topic.audiences)
-        await give_turn(mailbox for audience in audiences for mailbox in audience.mailboxes())
+        await give_turn(() if topic is None else topic.mailboxes())
 
     def lose(self, topic: LiveTopic, error: Exception | None = None) -> None:
         """Gives a topic up; its subscribers look again where they stand, or are given an error."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._runtime.base import Wake
 
-__all__ = ("DROPPED", "TURN", "Key", "Mailbox", "Overflow", "Subscription", "give_turn", "make_mailbox")
+__all__ = ("DROPPED", "TURN", "Key", "Mailbox", "Overflow", "Subscription", "Turns", "give_turn", "make_mailbox")
 
 Overflow = Literal["close", "drop_oldest", "latest"]
 """What happens when a subscriber has not taken what its buffer holds, and more comes.
@@ -65,13 +65,30 @@ async def give_turn(mailboxes: Iterable[Mailbox]) -> None:
     Args:
         mailboxes: Theirs.
     """
-    filling = [mailbox for mailbox in mailboxes if mailbox.is_filling]
-    turns, held, until = _TURNS, math.inf, monotonic() + _LONGEST
-    while filling and turns and monotonic() < until:
+    turns = Turns(mailboxes)
+    while not turns.are_over():
         await anyio.lowlevel.cancel_shielded_checkpoint()
-        filling = [mailbox for mailbox in filling if mailbox.is_filling]
-        before, held = held, sum(map(len, filling))
-        turns = _TURNS if held < before else turns - 1
+
+
+class Turns:
+    """The turns that subscribers get: for as long as those whose mailboxes are filling take anything.
+
+    Args:
+        mailboxes: Theirs.
+    """
+
+    __slots__ = ("_filling", "_held", "_left", "_until")
+
+    def __init__(self, mailboxes: Iterable[Mailbox]) -> None:
+        self._filling = [mailbox for mailbox in mailboxes if mailbox.is_filling]
+        self._left, self._held, self._until = _TURNS, math.inf, monotonic() + _LONGEST
+
+    def are_over(self) -> bool:
+        """Returns whether they have had theirs; called once in each turn of the loop."""
+        self._filling = [mailbox for mailbox in self._filling if mailbox.is_filling]
+        before, self._held = self._held, sum(map(len, self._filling))
+        self._left = _TURNS if self._held < before else self._left - 1
+        return not self._filling or not self._left or monotonic() >= self._until
 
 
 class Mailbox:

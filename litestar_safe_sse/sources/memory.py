@@ -17,6 +17,7 @@ from litestar_safe_sse.sources._door import Door
 from litestar_safe_sse.sources._fan_out import FanOut
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
 from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, check_forget_keys_after
+from litestar_safe_sse.sources._pacer import Pacer
 from litestar_safe_sse.sources._pages import Sizes, size_of
 from litestar_safe_sse.sources._presence import Attendance
 from litestar_safe_sse.sources._stored import REMEMBERED, Extent, Renderer, StoredEvent, check_topic, end_of, why_lost
@@ -103,14 +104,19 @@ class MemoryEventLog(FanOutLog):
     async def append_many(
         self, topic: str, messages: Iterable[object], *, idempotency_key: str | None = None
     ) -> list[str]:
-        """See :meth:`EventLog.append_many`."""
+        """See :meth:`EventLog.append_many`.
+
+        The subscribers are sent them at a pace at which one who reads can take them, and this returns then; to cancel
+        it takes none from them.
+        """
         check_topic(topic)
         rendered = self._renderer.render_all(messages)
         if idempotency_key is not None:
             check_text("idempotency_key", idempotency_key)
         places = self._memory.append_many(topic, rendered, idempotency_key) if rendered else ()
         self._memory.tally.appended += len(places)
-        await self._memory.pass_on(topic)
+        if places:
+            await self._memory.passed_on(topic, places[-1])
         return [cursor([record(tag(topic), place)]) for place in places]
 
     async def finish(self, topic: str) -> str:
@@ -254,8 +260,8 @@ class MemoryTopics(FanOut):
         self._stored: OrderedDict[str, Topic] = OrderedDict()  # the one that was used last is the last
         self._ended: OrderedDict[str, tuple[float, Position]] = OrderedDict()
         """Where finished topics ended that are no longer stored, and until when that is known."""
-        self._to_pass_on: dict[str, deque[StoredEvent]] = {}
-        """What is stored of topics, and waits until the subscribers have taken what was stored with it."""
+        self._pacers: dict[str, Pacer] = {}
+        """Those who pass on what was stored together, and all that comes after it meanwhile."""
 
     def append(self, topic: str, message: SSEMessage, key: str | None) -> Position:
         """Adds an event, and passes it on; returns its place."""
@@ -265,14 +271,17 @@ class MemoryTopics(FanOut):
         return self._add(topic, self._topic(topic, now), message, now)
 
     def append_many(self, topic: str, messages: Sequence[SSEMessage], key: str | None) -> tuple[Position, ...]:
-        """Adds events, and passes one on, but leaves several to :meth:`pass_on`; returns their places."""
+        """Adds events, and has them passed on, several at a pace; returns their places."""
         now = monotonic()
         if key is not None and (known := self._keys.find(topic, key, now)) is not None:
             return known
         stored = self._topic(topic, now)
-        if len(messages) > 1 and topic in self.topics:
-            self._to_pass_on.setdefault(topic, deque())
+        pacer = None
+        if len(messages) > 1 and topic in self.topics and topic not in self._pacers:
+            pacer = Pacer(self, self.topics[topic], self._pacers)
         places = tuple([self._add(topic, stored, message, now) for message in messages])
+        if pacer is not None:
+            pacer.go_on()
         if key is not None:
             self._keys.remember(topic, key, places, now)
         return places
@@ -299,22 +308,18 @@ class MemoryTopics(FanOut):
     def _add(self, topic: str, stored: Topic, message: SSEMessage, now: float) -> Position:
         event = stored.append(message, now, 1000 * (now + self._since))
         stored.trim(now)
-        waiting = self._to_pass_on.get(topic)
-        if waiting is None:
+        pacer = self._pacers.get(topic)
+        if pacer is None:
             self.publish(topic, event)
         else:
-            waiting.append(event)
+            pacer.events.append(event)
         return event.position
 
-    async def pass_on(self, topic: str) -> None:
-        """Passes on what was stored together, at a pace at which a subscriber can take it who is not slow."""
-        waiting = self._to_pass_on.get(topic)
-        while waiting and self._to_pass_on.get(topic) is waiting:
-            self.publish(topic, waiting.popleft())
-            if len(waiting) % TURN == 0:
-                await self.give_turn(topic)
-        if waiting is not None and self._to_pass_on.get(topic) is waiting:
-            del self._to_pass_on[topic]
+    async def passed_on(self, topic: str, place: Position) -> None:
+        """Waits until the events up to a place have been passed on; they are, whether somebody waits or not."""
+        pacer = self._pacers.get(topic)
+        if pacer is not None:
+            await pacer.has_passed(place)
 
     def finish(self, topic: str) -> Position:
         """Adds the last event of a topic, if there is none yet; returns its place."""
@@ -332,7 +337,6 @@ class MemoryTopics(FanOut):
     def delete(self, topic: str) -> None:
         """Deletes a topic."""
         self._ended.pop(topic, None)
-        self._to_pass_on.pop(topic, None)
         stored = self._stored.pop(topic, None)
         if stored is None:
             return
@@ -396,7 +400,8 @@ class MemoryTopics(FanOut):
         """Does nothing, as nothing reads here: what is appended is passed on at once."""
 
     def on_disuse(self, topic: LiveTopic) -> None:
-        """Does nothing either."""
+        """Stops who passes on its events: all of them are stored, and nobody stands before them."""
+        self._pacers.pop(topic.name, None)
 
     def hurry(self, topic: LiveTopic) -> None:
         """Does nothing either."""

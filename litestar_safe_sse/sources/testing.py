@@ -170,6 +170,35 @@ class Suspensions:
                 return stop.value
 
 
+async def cancel_at(at: int, how: str, work: Any) -> int:
+    """Runs an awaitable, cancelled at one of its suspensions, by its task or a scope; how many it came to."""
+    scope = anyio.CancelScope()
+    tasks: list[asyncio.Task[None]] = []
+    seen = 0
+
+    def suspended(number: int) -> None:
+        nonlocal seen
+        seen = number
+        if number == at and how == "scope":
+            scope.cancel()
+        elif number == at:
+            asyncio.get_running_loop().call_soon(tasks[0].cancel)
+
+    async def run() -> None:
+        with scope:
+            await Suspensions(work, suspended)
+
+    if how == "scope":
+        with anyio.fail_after(WAIT):
+            await run()
+    else:
+        tasks.append(asyncio.create_task(run()))
+        done, _ = await asyncio.wait(tasks, timeout=WAIT)
+        assert done
+        assert tasks[0].cancelled() or tasks[0].exception() is None
+    return seen
+
+
 class EventLogContract:
     """What holds of every event log."""
 
@@ -741,6 +770,29 @@ class EventLogContract:
                 await log.append("a", "after")
                 assert data(await take(subscription, 1)) == ["after"]
         assert at > 5
+
+    @pytest.mark.parametrize("how", ["task", "scope"])
+    async def test_a_cancelled_append_keeps_nothing_from_subscribers(
+        self, anyio_backend_name: str, log: EventLog, how: str
+    ) -> None:
+        """Wherever it is cancelled: they are sent what it has stored, if it has, and all that comes after."""
+        if anyio_backend_name == "trio":
+            how = "scope"  # there is no other
+        at = seen = 0
+        while seen >= at:
+            at += 1
+            topic = f"{at}"
+            slow = log.subscribe(topic, buffer=16, overflow="drop_oldest")
+            async with slow, log.subscribe(topic, buffer=1000) as fast:
+                await begin(slow)
+                await begin(fast)
+                seen = await cancel_at(at, how, log.append_many(topic, range(100)))
+                await log.append(topic, "after")
+                stored = data(await log.read(topic, limit=200))
+                assert stored[-1] == "after"
+                assert data(await take(fast, len(stored))) == stored
+        assert at > 1
+        assert log.statistics().subscribers == 0
 
     async def test_joining_while_events_are_appended_has_no_seam(self, log: EventLog) -> None:
         """Clients that come and go at any time, each resuming from its last ID, get each event once and in order."""
