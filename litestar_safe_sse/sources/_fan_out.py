@@ -175,6 +175,15 @@ class FanOut(ABC):
         """
         return await self.fetch(topic, after, upto)
 
+    async def find(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
+        """Does as :meth:`look`, and gives up the topics in use whose live events turn out to be of a lost history."""
+        passed_on = {topic: topic.position for name in wanted if (topic := self.topics.get(name)) is not None}
+        extents = await self.look(wanted)
+        for topic, place in passed_on.items():
+            if not topic.lost and topic.position is place and extents[topic.name].lacks(place):
+                self.lose(topic)  # else it has moved on meanwhile, so it was there
+        return extents
+
     async def since(self, topic: str, extent: Extent, at: float) -> Position:
         """Finds the place before the first event of a time or later, halving what it may be among.
 

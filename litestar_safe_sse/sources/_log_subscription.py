@@ -258,7 +258,7 @@ class Seeking:
         fan_out = subscription.find_fan_out()
         known = {} if subscription.cursor is None else positions(subscription.cursor)
         wanted = {topic: None if known is None else known.get(tag) for topic, tag in subscription.tags.items()}
-        extents = await fan_out.look(wanted)
+        extents = await fan_out.find(wanted)
         if subscription.closed:
             return None
         options = subscription.options
@@ -381,9 +381,9 @@ class Replaying:
         """Returns whether the reader of live events was not where the client has been, by way of another process."""
         for topic in self._held.topics:
             place = self._places[topic.name]
-            if not topic.position.is_in_history_of(place) or (
-                topic.position.seq == place.seq and not topic.position.is_at(place)
-            ):
+            if topic.position.is_at(place):
+                continue
+            if not topic.position.is_in_history_of(place) or topic.position.seq == place.seq:
                 self._held.fan_out.lose(topic)  # the reader has not heard of it yet
                 return True
             if topic.position.seq < place.seq:
@@ -402,9 +402,8 @@ class Replaying:
         page = await self._held.fan_out.page(topic.name, self._places[topic.name], goal)
         if subscription.closed:
             return
-        if not page.events and not topic.lost:
-            self._held.fan_out.lose(topic)
         if not page.events or not self._prepare(subscription, topic, page, goal):
+            # What he missed may be trimmed, or the history another one: that turns out when he looks where he stands.
             self._held.fan_out.distrust(topic.name)
             subscription.seek(self._ready)
 

@@ -105,6 +105,17 @@ class Extent(NamedTuple):
     lost: Why | None
     finished: bool = False
 
+    def lacks(self, place: Position) -> bool:
+        """Returns whether an event that was stored before is none of what is stored now, nor of what came before that.
+
+        Args:
+            place: Its place; before the first one there is nothing to be lacking.
+        """
+        newest = self.newest
+        return place.seq > 0 and (
+            place.epoch != newest.epoch or place.seq > newest.seq or (place.seq == newest.seq and place != newest)
+        )
+
     def at(self, start: Literal["oldest", "latest"]) -> Position:
         """Returns the place where a subscription begins."""
         return self.oldest if start == "oldest" else self.newest

@@ -580,6 +580,46 @@ class EventLogContract:
 
     # Slow subscribers
 
+    async def test_who_stalls_while_he_replays_takes_nothing_from_others(self, make_log: MakeLog) -> None:
+        """What he has not fetched yet is trimmed, of which he alone is told; who is live is sent every event."""
+        log = make_log(max_events=120)
+        big = "x" * 5000  # Redis trims whole nodes
+        await log.append_many("a", [big] * 120)
+        stalled = log.subscribe("a", start="oldest", buffer=1000)
+        async with stalled, log.subscribe("a", buffer=1000) as live, log.subscribe("a", buffer=1000) as reading:
+            await take(stalled, 1)
+            await begin(live)
+            await begin(reading)
+            for number in range(400):
+                await log.append("a", f"{number}{big}")
+            await take(reading, 400)
+            while (await take(stalled, 1))[0].event != "reset":
+                pass
+            for number in range(400, 600):
+                await log.append("a", f"{number}{big}")
+            for subscription, first in ((live, 0), (reading, 400)):
+                messages = await take(subscription, 600 - first)
+                assert [text.rstrip("x") for text in data(messages)] == [*map(str, range(first, 600))]
+            assert log.statistics().gaps == 1
+
+    async def test_who_resumes_takes_nothing_from_others(self, make_log: MakeLog) -> None:
+        """Though he has known a topic without events for longer than they do, and is behind in another one."""
+        log = make_log(max_events=120)
+        big = "x" * 5000
+        async with log.subscribe("a", "b") as subscription:
+            start = await begin(subscription)
+        await anyio.sleep(0.01)
+        await fill(log, "b", 3)
+        async with log.subscribe("a", buffer=1000) as live:
+            await begin(live)
+            async with log.subscribe("a", "b", after=str(start.id), buffer=1000) as resumed:
+                assert data(await take(resumed, 3)) == expected("b", 0, 3)
+                for number in range(400):
+                    await log.append("a", f"{number}{big}")
+                await take(resumed, 400)
+                messages = await take(live, 400)
+                assert [text.rstrip("x") for text in data(messages)] == [*map(str, range(400))]
+
     async def test_a_subscriber_that_cannot_keep_up_is_ended_and_resumes(self, log: EventLog) -> None:
         """``close``: what is in the buffer still comes; then the end, and the last ID resumes without a gap."""
         async with log.subscribe("a", buffer=20) as subscription:
