@@ -28,6 +28,7 @@ __all__ = (
     "Renderer",
     "StoredEvent",
     "Why",
+    "check_key",
     "check_topic",
     "end_of",
     "why_lost",
@@ -54,6 +55,8 @@ REMEMBERED = 604_800.0
 _RESERVED = SOURCE_EVENTS - {"gap"}  # which no log has
 
 _MAX_TOPIC = 256
+
+_MAX_KEY = 256
 
 
 Why = Literal["trimmed", "unknown"]
@@ -197,6 +200,18 @@ def check_topic(topic: object) -> str:
     name = check_text("topic", topic)
     if not 0 < len(name.encode()) <= _MAX_TOPIC:
         raise InvalidFieldError("topic", f"must be from 1 to {_MAX_TOPIC} bytes, not {len(name.encode())}")
+    return name
+
+
+def check_key(key: object) -> str | None:
+    """Returns an idempotency key, or ``None`` for none; raises ``InvalidFieldError`` for what can be neither."""
+    if key is None:
+        return None
+    name = check_text("idempotency_key", key)
+    if not 0 < len(name.encode()) <= _MAX_KEY:
+        raise InvalidFieldError(
+            "idempotency_key", f"must be from 1 to {_MAX_KEY} bytes, or None for no key, not {len(name.encode())} bytes"
+        )
     return name
 
 

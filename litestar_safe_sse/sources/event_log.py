@@ -196,14 +196,15 @@ class EventLog(ABC):
             message: What the body of a stream may yield: text, a ``dict`` of fields, an ``SSEMessage`` or Litestar's,
                 or anything that msgspec encodes, which becomes JSON. The tag of a ``Struct`` is the type of the event,
                 unless ``SSEMessage(event=...)`` names another. Without an ID; that is the log's to give.
-            idempotency_key: A name for this event, unique in its topic, by which it is known for as long as the log's
-                ``forget_keys_after`` says, ten minutes unless told, whatever becomes of the topic meanwhile.
+            idempotency_key: A name for this event, from 1 to 256 bytes and unique in its topic, by which it is known
+                for as long as the log's ``forget_keys_after`` says, ten minutes unless told, whatever becomes of the
+                topic meanwhile.
 
         Returns:
             The ID that resumes a subscription to this topic after the event.
 
         Raises:
-            InvalidFieldError: The topic or the message can't be stored.
+            InvalidFieldError: The topic, the message or the key can't be stored.
             SourceUnavailableError: The log can't be reached.
             SourceRefusedError: The log refuses: the key is of another type, or a permission is missing.
             TopicFinishedError: The topic is finished.
@@ -218,7 +219,7 @@ class EventLog(ABC):
         Args:
             topic: The topic.
             messages: The messages, up to 1,000. Nothing of anybody else's comes between.
-            idempotency_key: A name for all of them together.
+            idempotency_key: A name for all of them together, as for :meth:`append`.
 
         Returns:
             For each the ID that resumes after it.

@@ -10,7 +10,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from litestar_safe_sse._core.messages import SSEMessage
-from litestar_safe_sse.config import check_duration, check_integer, check_text
+from litestar_safe_sse.config import check_duration, check_integer
 from litestar_safe_sse.exceptions import TopicFinishedError
 from litestar_safe_sse.sources._cursor import Position, cursor, record, seal, tag
 from litestar_safe_sse.sources._door import Door
@@ -20,7 +20,16 @@ from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, check_forget_key
 from litestar_safe_sse.sources._pacer import Pacer
 from litestar_safe_sse.sources._pages import Sizes, size_of
 from litestar_safe_sse.sources._presence import Attendance
-from litestar_safe_sse.sources._stored import REMEMBERED, Extent, Renderer, StoredEvent, check_topic, end_of, why_lost
+from litestar_safe_sse.sources._stored import (
+    REMEMBERED,
+    Extent,
+    Renderer,
+    StoredEvent,
+    check_key,
+    check_topic,
+    end_of,
+    why_lost,
+)
 from litestar_safe_sse.sources._subscription import TURN
 
 if TYPE_CHECKING:
@@ -92,9 +101,7 @@ class MemoryEventLog(FanOutLog):
         """
         check_topic(topic)
         rendered = self._renderer.render(message)
-        if idempotency_key is not None:
-            check_text("idempotency_key", idempotency_key)
-        place = self._memory.append(topic, rendered, idempotency_key)
+        place = self._memory.append(topic, rendered, check_key(idempotency_key))
         self._memory.tally.appended += 1
         self._turn = (self._turn + 1) % TURN
         if not self._turn and topic in self._memory.topics:
@@ -111,9 +118,8 @@ class MemoryEventLog(FanOutLog):
         """
         check_topic(topic)
         rendered = self._renderer.render_all(messages)
-        if idempotency_key is not None:
-            check_text("idempotency_key", idempotency_key)
-        places = self._memory.append_many(topic, rendered, idempotency_key) if rendered else ()
+        key = check_key(idempotency_key)
+        places = self._memory.append_many(topic, rendered, key) if rendered else ()
         self._memory.tally.appended += len(places)
         if places:
             await self._memory.passed_on(topic, places[-1])

@@ -366,6 +366,18 @@ class EventLogContract:
             await log.append("a", "end")
             assert data(await take(subscription, 1)) == ["end"]
 
+    @pytest.mark.parametrize("key", ["", "k" * 257, "é" * 129, "\ud800", 7], ids=lambda key: ascii(key)[:8])
+    async def test_what_is_no_key_is_refused(self, log: EventLog, key: Any) -> None:
+        """By name, and nothing is stored: least of all is it known again."""
+        for _ in range(2):
+            with pytest.raises(InvalidFieldError, match="idempotency_key: must be"):
+                await log.append("a", "x", idempotency_key=key)
+            with pytest.raises(InvalidFieldError, match="idempotency_key: must be"):
+                await log.append_many("a", ["x", "y"], idempotency_key=key)
+        assert await log.read("a") == []
+        first = await log.append("a", "x", idempotency_key="k" * 256)
+        assert await log.append("a", "x", idempotency_key="k" * 256) == first
+
     async def test_a_key_outlives_its_topic(self, log: EventLog) -> None:
         """What was deleted does not come back by a second attempt; another event begins a new history."""
         first = await log.append("a", "x", idempotency_key="k")

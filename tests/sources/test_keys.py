@@ -108,3 +108,13 @@ def test_other_names_may_have_dots_and_queues_colons(name: str) -> None:
     for kind in (RedisQueue, RedisGroupQueue):
         assert kind(plugin, f"jobs:{name}s").key.endswith(f":jobs:{name}s")
     assert RedisQueue(plugin, key="jobs:dead").dead_key == "jobs:dead:dead"
+
+
+@pytest.mark.parametrize("key", ["", "k" * 257])
+def test_what_is_no_key_is_refused_without_an_event_loop(key: str) -> None:
+    """Before anything is sent; as the other logs do."""
+    log = SyncRedisEventLog("redis://127.0.0.1:1")
+    with pytest.raises(InvalidFieldError, match="idempotency_key: must be from 1 to 256 bytes, or None"):
+        log.append("a", "x", idempotency_key=key)
+    with pytest.raises(InvalidFieldError, match="idempotency_key: must be from 1 to 256 bytes, or None"):
+        log.append_many("a", ["x"], idempotency_key=key)

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from litestar_safe_sse.config import check_integer, check_text
+from litestar_safe_sse.config import check_integer
 from litestar_safe_sse.exceptions import InvalidFieldError, MissingExtraError, SourceUnavailableError
 from litestar_safe_sse.sources._cursor import cursor, record, tag
 from litestar_safe_sse.sources._door import Door
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
 from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, Lives
-from litestar_safe_sse.sources._stored import Renderer, check_topic, end_of
+from litestar_safe_sse.sources._stored import Renderer, check_key, check_topic, end_of
 from litestar_safe_sse.sources.postgres import _asyncpg
 from litestar_safe_sse.sources.postgres._appender import Appender, arguments_of, positions_of
 from litestar_safe_sse.sources.postgres._errors import translate
@@ -184,8 +184,7 @@ class PostgresEventLog(FanOutLog):
         self._check_topics(topic)
         for message in messages:
             _check_message(message)
-        if key is not None:
-            _check_storable("idempotency_key", check_text("idempotency_key", key))
+        _check_storable("idempotency_key", key := check_key(key))
         try:
             if connection is None:
                 places = await self._state().appends.submit(topic, messages, key)

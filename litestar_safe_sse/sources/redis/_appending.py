@@ -13,7 +13,7 @@ from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SSEError, TopicFinishedError
 from litestar_safe_sse.sources._cursor import cursor, record, tag
 from litestar_safe_sse.sources._lives import Lives
-from litestar_safe_sse.sources._stored import REMEMBERED, Renderer, check_topic, end_of
+from litestar_safe_sse.sources._stored import REMEMBERED, Renderer, check_key, check_topic, end_of
 from litestar_safe_sse.sources.redis._entries import as_fields, to_position
 from litestar_safe_sse.sources.redis._errors import code_of
 from litestar_safe_sse.sources.redis._scripts import Script
@@ -135,8 +135,8 @@ class Appending:
 
     def _arguments(self, topic: str, messages: Sequence[SSEMessage], idempotency_key: str | None) -> list[Argument]:
         keys = [self._keys.topic(topic), self._keys.secret, self._keys.end(topic)]
-        if idempotency_key is not None:
-            keys.append(self._keys.once(topic, check_text("idempotency_key", idempotency_key)))
+        if (key := check_key(idempotency_key)) is not None:
+            keys.append(self._keys.once(topic, key))
         # The secret is another one each time: if Redis has lost the log's, it must not be given the same one again.
         drawn = token_hex(16 + 4 * len(messages))
         arguments: list[Argument] = [len(keys), *keys, *self._lives.of(topic), *self._times, drawn[:32]]
