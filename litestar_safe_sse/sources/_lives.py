@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from litestar_safe_sse.config import check_duration, check_integer
 from litestar_safe_sse.exceptions import InvalidFieldError
+from litestar_safe_sse.sources.event_log import History
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from litestar_safe_sse.sources.event_log import HistoryOf
 
-__all__ = ("FORGET_KEYS_AFTER", "Lives", "check_forget_keys_after")
+__all__ = ("FORGET_KEYS_AFTER", "Lives", "ask", "check_forget_keys_after")
 
 FORGET_KEYS_AFTER = 600.0
 """Seconds after which an idempotency key is forgotten, unless a log says otherwise."""
+
+_KNOWN = 65_536
+"""Topics of which it is known what is kept; others are asked about again."""
 
 
 class Lives:
@@ -43,6 +50,7 @@ class Lives:
         self.keys = round(forget_keys_after * 1000)
         """Milliseconds for which idempotency keys are known."""
         self._history = history
+        self._known = lru_cache(_KNOWN)(self._ask)
 
     @property
     def identity(self) -> tuple[int, HistoryOf | None]:
@@ -51,7 +59,15 @@ class Lives:
 
     def of(self, topic: str) -> tuple[int, int]:
         """Returns how many events are kept of a topic, and for how many milliseconds it lasts."""
-        other = None if self._history is None else self._history(topic)
+        return self._own if self._history is None else self._known(topic)
+
+    def learn(self, topics: Iterable[str]) -> None:
+        """Has it known what is kept of topics: tasks that ask later have nobody to tell what the application raises."""
+        for topic in topics:
+            self.of(topic)
+
+    def _ask(self, topic: str) -> tuple[int, int]:
+        other = ask(self._history, topic)
         if other is None:
             return self._own
         events = self._own[0] if other.max_events is None else other.max_events
@@ -60,6 +76,18 @@ class Lives:
     def lasts(self, topic: str) -> int:
         """Returns for how many milliseconds a topic lasts."""
         return self.of(topic)[1]
+
+
+def ask(history: HistoryOf | None, topic: str) -> History | None:
+    """Returns what a function given as ``history`` says of a topic.
+
+    Raises:
+        InvalidFieldError: It says nothing of the kind.
+    """
+    kept = None if history is None else history(topic)
+    if kept is None or isinstance(kept, History):
+        return kept
+    raise InvalidFieldError("history", f"must return a History, or None for the log's own, not {type(kept).__name__}")
 
 
 def check_forget_keys_after(seconds: float) -> None:

@@ -106,7 +106,11 @@ class History:
 
 
 HistoryOf = Callable[[str], "History | None"]
-"""Returns how much is kept of a topic; the same in all processes, always."""
+"""Returns how much is kept of a topic; the same in all processes, always, so that it is not asked each time.
+
+What it raises, the call that asks raises: one that appends, subscribes or reads. If it returns anything else, that is an
+``InvalidFieldError``.
+"""
 
 
 class Reset(Struct, frozen=True):

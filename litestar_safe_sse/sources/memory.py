@@ -16,7 +16,7 @@ from litestar_safe_sse.sources._cursor import Position, cursor, record, seal, ta
 from litestar_safe_sse.sources._door import Door
 from litestar_safe_sse.sources._fan_out import FanOut
 from litestar_safe_sse.sources._fan_out_log import FanOutLog
-from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, check_forget_keys_after
+from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, ask, check_forget_keys_after
 from litestar_safe_sse.sources._pacer import Pacer
 from litestar_safe_sse.sources._pages import Sizes, size_of
 from litestar_safe_sse.sources._presence import Attendance
@@ -156,7 +156,7 @@ class Kept(NamedTuple):
 
     def of(self, topic: str) -> tuple[int, float]:
         """Returns what is kept of a topic: events, and seconds."""
-        own = None if self.history is None else self.history(topic)
+        own = ask(self.history, topic)
         if own is None:
             return self.max_events, self.max_age
         age = self.max_age if own.expire_after is None else own.expire_after
@@ -307,8 +307,9 @@ class MemoryTopics(FanOut):
         self._drop_idle(now)
         if self._end(topic, now) is not None:
             raise TopicFinishedError(f"topic {topic!r} is finished; delete it first to begin it anew")
+        kept = self._kept.of(topic)
         self._made += 1
-        stored = self._stored[topic] = Topic(self._made, *self._kept.of(topic))
+        stored = self._stored[topic] = Topic(self._made, *kept)
         return stored
 
     def _add(self, topic: str, stored: Topic, message: SSEMessage, now: float) -> Position:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -243,6 +245,59 @@ async def test_what_is_kept_may_be_up_to_the_topic(make_log: MakeLog) -> None:
 async def test_a_history_that_won_t_do_is_refused(settings: Any) -> None:
     with pytest.raises(InvalidFieldError):
         History(**settings)
+
+
+class UnknownTopicError(Exception):
+    """What the application's function raises; it takes two arguments, so no copy is made of it."""
+
+    def __init__(self, kind: str, topic: str) -> None:
+        super().__init__(f"{kind} {topic}")
+
+
+@pytest.mark.parametrize("says", ["raises", "nonsense"])
+async def test_a_history_that_fails_fails_the_call_that_asked(
+    make_log: MakeLog, caplog: pytest.LogCaptureFixture, says: str
+) -> None:
+    """By its own error, or by one that says what it must return; nothing is stored or held, and other topics go on."""
+    error: Exception = UnknownTopicError("no", "topic")
+    fails = True
+
+    def history(topic: str) -> Any:
+        if topic != "bad" or not fails:
+            return None
+        if says == "nonsense":
+            return {"max_events": 1}
+        raise error
+
+    log: Any = make_log(history=history)
+    calls: list[Callable[[], Any]] = [
+        lambda: log.append("bad", "x"),
+        lambda: log.append_many("bad", ["x", "y"]),
+        lambda: log.finish("bad"),
+    ]
+    if not isinstance(log, MemoryEventLog):  # which asks when it makes a topic, and then only
+        calls += [lambda: log.read("bad"), lambda: log.position("bad"), lambda: log.is_finished("bad")]
+        calls += [lambda: anext(log.subscribe("bad")), lambda: anext(log.subscribe("good", "bad"))]
+
+    async def fails_by_it(call: Callable[[], Any]) -> None:
+        with pytest.raises(UnknownTopicError if says == "raises" else InvalidFieldError) as caught:
+            await call()
+        assert caught.value is error or "history: must return a History" in str(caught.value)
+
+    for call in calls:
+        await fails_by_it(call)
+    assert (log.statistics().subscribers, log.statistics().topics) == (0, 0)
+    fails = False
+    async with log.subscribe("bad", "good") as subscription:
+        await begin(subscription)
+        await log.append("bad", "1")
+        await log.append("good", "2")
+        assert sorted(data(await take(subscription, 2))) == ["1", "2"]
+        fails = True  # of a topic that is in use it need not be asked
+        await log.append("bad", "3")
+        assert data(await take(subscription, 1)) == ["3"]
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_the_life_of_an_event_in_memory_is_its_topic_s(monkeypatch: pytest.MonkeyPatch) -> None:

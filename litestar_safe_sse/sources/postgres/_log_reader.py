@@ -95,6 +95,7 @@ class LogReader(FanOut):
 
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
         """See :meth:`FanOut.look`; those who ask at the same time are answered by one query."""
+        self._lives.learn(wanted)
         asked: asyncio.Future[dict[str, Extent]] = asyncio.get_running_loop().create_future()
         asked.add_done_callback(lambda asked: None if asked.cancelled() else asked.exception())
         self._asked.append((dict(wanted), asked))
@@ -117,6 +118,7 @@ class LogReader(FanOut):
 
     async def look_once(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
         """See :meth:`FanOut.look_once`."""
+        self._lives.learn(wanted)
         return {topic: extent for (topic, _), extent in (await self._look([*wanted.items()])).items()}
 
     async def fetch_once(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:

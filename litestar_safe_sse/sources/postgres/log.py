@@ -182,6 +182,7 @@ class PostgresEventLog(FanOutLog):
         self, topic: str, messages: Sequence[SSEMessage], key: str | None, connection: Transaction | None
     ) -> list[str]:
         self._check_topics(topic)
+        self._lives.learn((topic,))
         for message in messages:
             _check_message(message)
         _check_storable("idempotency_key", key := check_key(key))

@@ -114,6 +114,7 @@ class LogReader(FanOut):
 
     async def look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
         """See :meth:`FanOut.look`; those who ask the same before it has been sent are given the same answer."""
+        self._lives.learn(wanted)
         key = tuple(wanted.items())
         asked = self._to_ask.get(key)
         if asked is None:
@@ -155,6 +156,7 @@ class LogReader(FanOut):
 
     async def look_once(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent]:
         """See :meth:`FanOut.look_once`."""
+        self._lives.learn(wanted)
         found: dict[str, Extent] = {}
         for topic, extent in (await self._look(wanted)).items():
             if isinstance(extent, SourceRefusedError):
