@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import datetime
+from time import time
 from typing import TYPE_CHECKING
 
 from litestar_safe_sse._core.messages import SSEMessage
@@ -214,8 +215,9 @@ class FanOut(ABC):
         """
         if isinstance(start, Last):
             return await self.last(topic, extent, start.events)
-        when = start.when if isinstance(start.when, datetime) else datetime.now(timezone.utc) - start.when
-        return await self.since(topic, extent, when.timestamp() * 1000)
+        when = start.when  # as numbers: a datetime has no time before the year 1
+        at = when.timestamp() if isinstance(when, datetime) else time() - when.total_seconds()
+        return await self.since(topic, extent, at * 1000)
 
     async def last(self, topic: str, extent: Extent, events: int) -> Position:
         """Finds the place before the last events of a topic, whose end is not counted."""

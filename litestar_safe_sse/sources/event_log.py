@@ -61,8 +61,8 @@ class Since:
     """A start with the first event that was appended at a time or later; with the oldest that is stored, at most.
 
     Args:
-        when: The time, with its time zone; or how long ago that is, when the subscription starts. The time of an event
-            is the one at which it was appended, by the log's clock.
+        when: The time, with its time zone; or how long ago that is, when the subscription starts, however long. The
+            time of an event is the one at which it was appended, by the log's clock.
 
     Raises:
         InvalidFieldError: It is something else.
@@ -71,7 +71,7 @@ class Since:
     when: datetime | timedelta
 
     def __post_init__(self) -> None:
-        aware = isinstance(self.when, datetime) and self.when.tzinfo is not None
+        aware = isinstance(self.when, datetime) and self.when.utcoffset() is not None
         if not aware and not isinstance(self.when, timedelta):
             raise InvalidFieldError(
                 "when", f"must be a timedelta, or a datetime with a time zone, not {self.when!r:.60}"
@@ -108,8 +108,8 @@ class History:
 HistoryOf = Callable[[str], "History | None"]
 """Returns how much is kept of a topic; the same in all processes, always, so that it is not asked each time.
 
-What it raises, the call that asks raises: one that appends, subscribes or reads. If it returns anything else, that is an
-``InvalidFieldError``.
+What it raises, the call that asks raises: one that appends, subscribes or reads. If it returns anything else, that call
+raises ``InvalidFieldError``.
 """
 
 

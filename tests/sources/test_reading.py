@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
 
 import anyio
@@ -174,13 +174,32 @@ async def test_it_can_start_at_a_time(make_log: MakeLog) -> None:
     for number in (0, 1, 19, 38):
         async with log.subscribe("a", start=Since(at[number])) as subscription:
             assert data(await take(subscription, 5)) == [f"a{number + 1}.{part}" for part in range(5)]
-    for long_ago in (timedelta(days=1), datetime(2020, 1, 1, tzinfo=timezone.utc)):
+    for long_ago in (
+        timedelta(days=1),
+        timedelta(days=800_000),  # before the year 1
+        timedelta.max,
+        datetime(2020, 1, 1, tzinfo=timezone.utc),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+    ):
         async with log.subscribe("a", start=Since(long_ago)) as subscription:
             assert data(await take(subscription, 1)) == ["a0.0"]
-    async with log.subscribe("a", "b", start=Since(at[-1])) as subscription:
-        await begin(subscription)
-        await log.append("a", "live")
-        assert data(await take(subscription, 1)) == ["live"]
+    for none_yet in (at[-1], timedelta.min, datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))):
+        async with log.subscribe("a", "b", start=Since(none_yet)) as subscription:
+            await begin(subscription)
+            await log.append("a", "live")
+            assert data(await take(subscription, 1)) == ["live"]
+
+
+class Nowhere(tzinfo):
+    """A time zone that knows no offset: a time in it is as naive as one without."""
+
+    def utcoffset(self, when: datetime | None) -> None:
+        return None
+
+    dst = utcoffset
+
+    def tzname(self, when: datetime | None) -> str:
+        return "Nowhere"
 
 
 async def test_a_start_holds_for_those_that_can_t_resume(log: EventLog) -> None:
@@ -195,7 +214,15 @@ async def test_a_start_holds_for_those_that_can_t_resume(log: EventLog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [(Last, 0), (Last, "1"), (Since, 5), (Since, datetime(2020, 1, 1)), (Since, None)]
+    ("kind", "value"),
+    [
+        (Last, 0),
+        (Last, "1"),
+        (Since, 5),
+        (Since, datetime(2020, 1, 1)),
+        (Since, None),
+        (Since, datetime(2020, 1, 1, tzinfo=Nowhere())),
+    ],
 )
 async def test_a_start_that_won_t_do_is_refused(kind: Any, value: Any) -> None:
     with pytest.raises(InvalidFieldError):
