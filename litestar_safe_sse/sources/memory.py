@@ -128,6 +128,7 @@ class MemoryEventLog(FanOutLog):
     async def finish(self, topic: str) -> str:
         """See :meth:`EventLog.finish`."""
         place = self._memory.finish(check_topic(topic))
+        self._memory.tally.appended += 1
         return cursor([record(tag(topic), place)])
 
     async def delete(self, topic: str) -> None:

@@ -43,7 +43,8 @@ class EventLogStatistics(SourceStatistics):
     Attributes:
         replaying: Subscriptions that are still being sent what they had missed.
         replayed: Events that were sent to those who had missed them.
-        appended: Events that were appended here, repeated ones included.
+        appended: Events that were appended here, ends of topics included. One that is appended again by its idempotency
+            key counts again, though it is stored once: not every log is told whether it had been there.
     """
 
     replaying: int

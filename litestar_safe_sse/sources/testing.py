@@ -378,6 +378,16 @@ class EventLogContract:
         first = await log.append("a", "x", idempotency_key="k" * 256)
         assert await log.append("a", "x", idempotency_key="k" * 256) == first
 
+    async def test_it_is_counted_what_was_appended(self, log: EventLog) -> None:
+        """What is repeated too, and the end; not what was refused."""
+        for _ in range(2):
+            await log.append("a", "x", idempotency_key="k")
+            await log.append_many("a", ["y", "z"], idempotency_key="several")
+        with pytest.raises(InvalidFieldError):
+            await log.append("a", None)
+        await log.finish("a")
+        assert log.statistics().appended == 7
+
     async def test_a_key_outlives_its_topic(self, log: EventLog) -> None:
         """What was deleted does not come back by a second attempt; another event begins a new history."""
         first = await log.append("a", "x", idempotency_key="k")
