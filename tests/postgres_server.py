@@ -79,6 +79,14 @@ class PostgresServer:
         """Ends it as an administrator in a hurry does: connections are told."""
         self._end(signal.SIGINT)
 
+    def crash(self) -> None:
+        """Kills one of those that serve connections, whereupon it ends all of them, and recovers by itself."""
+        for child in self._children():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if b"postgres: sse" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(child, signal.SIGKILL)
+                    return
+
     def pause(self) -> None:
         """Makes it hang: its connections stay, and nothing answers."""
         self._signal_all(signal.SIGSTOP)
@@ -135,10 +143,12 @@ class PostgresServer:
 
     def _signal_all(self, number: signal.Signals) -> None:
         """Signals the server, and then those that serve its connections."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        for pid in (self.pid, *map(int, children)):
+        for pid in (self.pid, *self._children()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def _children(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def _end(self, number: signal.Signals) -> None:
         process = self._process

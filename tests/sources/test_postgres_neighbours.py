@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from litestar_safe_sse.exceptions import (
 )
 from litestar_safe_sse.sources._stored import APPEND_MANY
 from litestar_safe_sse.sources.event_log import History
+from litestar_safe_sse.sources.postgres.connections import Connector, PostgresConnections
 from litestar_safe_sse.sources.postgres.log import PostgresEventLog
 from litestar_safe_sse.sources.testing import MakeLog
 from tests.bounds import SHORT, WAIT
@@ -235,3 +237,28 @@ async def test_what_has_no_time_left_is_not_sent(own_postgres: PostgresServer) -
         assert [item for item in stored if item != "0"] == ["before", "after"]
     finally:
         await log.aclose()
+
+
+async def test_a_connection_that_comes_too_late_serves_the_next(shared_postgres: PostgresServer) -> None:
+    """Who waited for it was told in time; it is not given up halfway, to be opened once more."""
+    opened = 0
+    may_connect = asyncio.Event()
+
+    async def connect() -> Any:
+        nonlocal opened
+        opened += 1
+        await may_connect.wait()
+        return await asyncpg.connect(shared_postgres.url)
+
+    connector = Connector(connect)
+    connector.reply_timeout = WAIT
+    connections = PostgresConnections(connector, 1)
+    try:
+        with anyio.fail_after(WAIT / 2), pytest.raises(SourceUnavailableError):
+            await connections.submit("SELECT 1 AS one", until=monotonic() + SHORT)
+        following = connections.submit("SELECT 2 AS two")
+        may_connect.set()
+        assert [row["two"] for row in await following] == [2]
+        assert opened == 1
+    finally:
+        await connections.aclose()

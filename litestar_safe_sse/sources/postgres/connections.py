@@ -150,7 +150,7 @@ class PostgresConnections:
             with anyio.fail_after(until - monotonic()):
                 await self._free.acquire()
             try:
-                rows = await self._carry_out(await self._connected(until), until, query, arguments)
+                rows = await self._carry_out(await self._connected_in_time(answer, until), until, query, arguments)
             finally:
                 self._free.release()
         except TimeoutError as error:
@@ -182,17 +182,29 @@ class PostgresConnections:
             if not connection.is_closed():
                 self._idle.append((monotonic(), connection))
 
-    async def _connected(self, until: float) -> Connection[Any]:
+    async def _connected_in_time(self, answer: asyncio.Future[list[Record]], until: float) -> Connection[Any]:
+        """Returns a connection for a command; one that comes too late for it is kept for others."""
         if monotonic() >= until:
             raise TimeoutError  # before anything is sent
-        with anyio.fail_after(until - monotonic()):
-            while self._idle:
-                used, connection = self._idle.pop()
-                if connection.is_closed():
-                    continue
-                if monotonic() - used < _IDLE_LIMIT or await _is_alive(connection):
-                    return connection
-            return await self._connector.open()
+        late = SourceUnavailableError(NO_ANSWER)
+        timer = asyncio.get_running_loop().call_later(until - monotonic(), _fail, answer, late, None)
+        try:
+            connection = await self._connected()
+        finally:
+            timer.cancel()
+        if monotonic() >= until:
+            self._idle.append((monotonic(), connection))
+            raise TimeoutError
+        return connection
+
+    async def _connected(self) -> Connection[Any]:
+        while self._idle:
+            used, connection = self._idle.pop()
+            if connection.is_closed():
+                continue
+            if monotonic() - used < _IDLE_LIMIT or await _is_alive(connection):
+                return connection
+        return await self._connector.open()
 
 
 async def _fetch_in_time(
