@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ import asyncpg
 import pytest
 
 from litestar_safe_sse.exceptions import SourceUnavailableError, TopicFinishedError
+from litestar_safe_sse.sources.postgres.connections import within
 from litestar_safe_sse.sources.postgres.log import PostgresEventLog
 from tests.bounds import WAIT
 from tests.postgres_server import PostgresServer
@@ -86,6 +88,50 @@ async def hang(server: PostgresServer, jobs: Jobs) -> None:
 
 async def crash(server: PostgresServer, jobs: Jobs) -> None:
     server.crash()
+
+
+class GivenUp:
+    """Runs a command, and gives up its connection right after a wait, before the command goes on.
+
+    Args:
+        connection: The connection.
+        command: The command.
+        wait: After which one.
+    """
+
+    def __init__(self, connection: Any, command: Awaitable[Any], wait: int) -> None:
+        self.waits = 0
+        self._connection = connection
+        self._command = command
+        self._wait = wait
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._command.__await__()
+        pending = steps.send(None)
+        while True:
+            got = yield pending
+            self.waits += 1
+            if self.waits == self._wait:
+                self._connection.terminate()
+            try:
+                pending = steps.send(got)
+            except StopIteration as stop:
+                return stop.value
+
+
+async def test_a_connection_that_is_given_up_at_any_time_is_an_outage(shared_postgres: PostgresServer) -> None:
+    """Also where asyncpg is between two steps, and does not expect it: readers wait, and streams stay open."""
+    log = PostgresEventLog(shared_postgres.url)
+    await log.create_tables()
+    for wait in range(1, 100):
+        connection = await asyncpg.connect(shared_postgres.url)
+        command = GivenUp(connection, connection.fetch(log._queries.look, ["a"], [0]), wait)
+        with suppress(asyncpg.InterfaceError, SourceUnavailableError):  # of which the first is known as an outage, too
+            await within(WAIT, connection, command)
+        connection.terminate()
+        if command.waits < wait:
+            break
+    assert 3 < wait < 99
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])

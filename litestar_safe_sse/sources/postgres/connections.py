@@ -236,8 +236,9 @@ async def within(seconds: float, connection: Connection[Any], command: Awaitable
     until = monotonic() + seconds
     try:
         return await command
-    except _asyncpg.ERRORS as error:
-        if connection.is_closed() and monotonic() >= until:
+    except Exception as error:
+        # Given up between two of its steps, a command of asyncpg's fails by whatever it stumbles over.
+        if connection.is_closed() and (monotonic() >= until or not isinstance(error, _asyncpg.ERRORS)):
             raise SourceUnavailableError(NO_ANSWER) from error
         raise
     finally:
