@@ -20,6 +20,7 @@ from benchmarks.sections.first_event import first_event
 from benchmarks.sections.flat import flat
 from benchmarks.sections.idle import idle
 from benchmarks.sections.imports import imports
+from benchmarks.sections.redis_appends import redis_appends
 from benchmarks.sections.redis_fan_out import redis_fan_out
 from benchmarks.sections.redis_scale import redis_scale
 from benchmarks.sections.throughput import throughput
@@ -35,6 +36,7 @@ SECTIONS: dict[str, Section] = {
     "crowds": crowds,
     "redis-fan-out": redis_fan_out,
     "redis-scale": redis_scale,
+    "redis-appends": redis_appends,
     "flat": flat,
     "imports": imports,
 }
@@ -78,7 +80,7 @@ def main() -> None:
                 arguments.output.mkdir(parents=True, exist_ok=True)
                 note = f"{table.markdown()}\nMeasured with {versions()}; {rounds}.\n"
                 (arguments.output / f"performance-{table.name}.md").write_text(note)
-                if table.name.startswith("flat") or table.name == "crowds":
+                if table.drawn:
                     plot(table, arguments.output / f"performance-{table.name}.svg")
                 data = {"measured": heading, "options": vars(arguments) | {"output": None}, **table.as_data()}
                 (arguments.output / f"performance-{table.name}.json").write_text(json.dumps(data, indent=1) + "\n")

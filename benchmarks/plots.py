@@ -18,12 +18,13 @@ def plot(table: Table, target: Path) -> None:
     """Draws each row of a table as a line, on a transparent ground.
 
     Args:
-        table: The table; its note begins with what the figures are.
+        table: The table.
         target: The SVG file to write.
     """
+    lines = {row: cells for row, cells in table.rows.items() if row not in table.undrawn}
     figure = Figure(figsize=(6.4, 3.0), layout="constrained")
     axes = figure.subplots()
-    for (row, cells), color in zip(table.rows.items(), COLORS, strict=False):
+    for (row, cells), color in zip(lines.items(), COLORS, strict=False):
         columns = [column for column in table.columns if column in cells]
         axes.plot(
             columns,

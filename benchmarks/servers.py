@@ -24,7 +24,18 @@ import psutil
 
 from benchmarks.peers import Peer
 
-__all__ = ("SERVERS", "Process", "ask_client", "client", "free_port", "missing", "prepared", "running", "versions")
+__all__ = (
+    "CORES",
+    "SERVERS",
+    "Process",
+    "ask_client",
+    "client",
+    "free_port",
+    "missing",
+    "prepared",
+    "running",
+    "versions",
+)
 
 PEERS = Path(__file__).parent / "peers"
 ROOT = PEERS.parent.parent
@@ -105,12 +116,12 @@ def versions() -> str:
 
 
 @contextmanager
-def running(peer: Peer, server: str) -> Iterator[Process]:
-    """A peer that serves, until the end of the block."""
+def running(peer: Peer, server: str, core: int = SERVER_CORE) -> Iterator[Process]:
+    """A peer that serves, on one core, until the end of the block."""
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         command = _command(peer, server, port, Path(directory))
-        with _ended(_start(command)) as popen:
+        with _ended(_start(command, core)) as popen:
             process = Process(peer.name, port, popen)
             _await_port(process)
             yield process
@@ -134,11 +145,11 @@ def ask_client(operation: str, **arguments: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def client(operation: str, **arguments: Any) -> Iterator[Any]:
+def client(operation: str, *, core: int = CLIENT_CORE, **arguments: Any) -> Iterator[Any]:
     """A client that is told what to do: a function from a command, or none to begin with, to its answer."""
     command = [sys.executable, "-m", "benchmarks.client", operation, json.dumps(arguments)]
     pipe = subprocess.PIPE
-    popen = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, preexec_fn=_on_core(CLIENT_CORE))
+    popen = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, preexec_fn=_on_core(core))
     assert popen.stdin is not None
     assert popen.stdout is not None
     stdin, stdout = popen.stdin, popen.stdout
@@ -174,8 +185,8 @@ def _command(peer: Peer, server: str, port: int, directory: Path) -> list[str]:
     return ["node", str(PEERS / peer.file), str(port)]
 
 
-def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=_on_core(SERVER_CORE))
+def _start(command: list[str], core: int = SERVER_CORE) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=_on_core(core))
 
 
 def _on_core(core: int) -> Any:

@@ -50,6 +50,8 @@ class Table:
         ours: The title of our row.
         targets: For each column that has one, what ours must reach: the least, or the most if negative.
         note: What a reader has to know.
+        drawn: Whether it is drawn too: its columns are sizes, and its note begins with what the figures are.
+        undrawn: Rows whose figures are others.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Table:
     note: str = ""
     ours: str = ""
     targets: dict[str, float] = field(default_factory=dict)
+    drawn: bool = False
+    undrawn: tuple[str, ...] = ()
     rows: dict[str, dict[str, Cell]] = field(default_factory=dict)
 
     def add(self, row: str, column: str, value: float, digits: int = 2) -> None:

@@ -30,6 +30,7 @@ def _event(options: Options) -> Table:
         "Cost of an event as streams grow",
         columns,
         "Microseconds an event; bodies that never wait, and the opening of their streams with them.",
+        drawn=True,
     )
     speed = Speed(options.duration)
     peers = [peer for peer in options.peers if peer.name in (FLOOR, OURS)]
@@ -45,7 +46,7 @@ def _event(options: Options) -> Table:
 def _stream(options: Options) -> Table:
     sizes = sorted({min(size, options.fan_out) for size in (100, 1000, 10_000)})
     columns = [f"{size:,}" for size in sizes]
-    table = Table("flat-stream", "Cost of a stream as they grow", columns, "KiB a stream that waits.")
+    table = Table("flat-stream", "Cost of a stream as they grow", columns, "KiB a stream that waits.", drawn=True)
     for name in (FLOOR, OURS):
         if PEERS[name] not in options.peers:
             continue
@@ -68,6 +69,7 @@ def _heartbeat(options: Options) -> Table:
         "Heartbeats as busy streams are added",
         [f"{busy} busy" for busy in BUSY],
         f"Lateness (p99, ms) of the heartbeats of {options.idle // 2:,} idle streams.",
+        drawn=True,
     )
     for name in (FLOOR, OURS):
         if PEERS[name] not in options.peers:
