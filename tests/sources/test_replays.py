@@ -151,6 +151,23 @@ async def test_what_is_kept_of_a_lost_history_is_sent_to_nobody(plugin: RedisPlu
             assert data(await take(late, 14 + more)) == expected
 
 
+async def test_who_comes_finds_out_that_the_last_events_are_lost(plugin: RedisPlugin, redis: Redis) -> None:
+    """Nobody else has noticed; he is sent what is stored, and those who have had more are told."""
+    log = RedisEventLog(plugin)
+    appended = await fill(log, 20)
+    async with log.subscribe("a", after=appended[0]) as stays:
+        await take(stays, 19)
+        entries: Any = await redis.xrange("{sse}:log:a")
+        await redis.delete("{sse}:log:a")
+        for entry_id, fields in entries[:10]:
+            await redis.xadd("{sse}:log:a", fields, id=entry_id)
+        async with log.subscribe("a", after=appended[0], mark=True) as late:
+            messages = await take(late, 10)
+            assert data(messages[:-1]) == [*map(str, range(1, 10))]
+            assert messages[-1].event == "caught-up"
+        assert (await take(stays, 1))[0].data == Reset({"a": "unknown"}, "oldest")
+
+
 async def test_a_page_ends_where_its_events_do_not_follow() -> None:
     """And one that begins elsewhere is another page."""
     start = Position(1, 0, 0)
