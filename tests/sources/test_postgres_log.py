@@ -720,6 +720,23 @@ async def test_a_function_may_open_connections(postgres_url: str, make_log: Make
         assert data(await take(subscription, 1)) == ["x"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [asyncio.TimeoutError(), TimeoutError(), ConnectionRefusedError(), asyncpg.InterfaceError("no")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_function_that_can_t_connect_is_an_outage(make_log: MakePostgresLog, error: Exception) -> None:
+    """Whatever it says, of what asyncpg and asyncio say."""
+
+    async def connect() -> Any:
+        raise error
+
+    log = make_log(connect)
+    for call in (log.append("a", "x"), log.position("a"), log.create_tables()):
+        with pytest.raises(SourceUnavailableError):
+            await call
+
+
 # Many
 
 

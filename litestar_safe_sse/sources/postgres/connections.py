@@ -65,7 +65,7 @@ class Connector:
         except BaseException as error:
             if connection is not None:
                 connection.terminate()
-            if isinstance(error, TimeoutError):
+            if isinstance(error, (TimeoutError, asyncio.TimeoutError)):  # two classes before Python 3.11
                 raise SourceUnavailableError(NO_ANSWER) from error
             if isinstance(error, (*_asyncpg.ERRORS, ValueError)):
                 raise translate(error) from error
