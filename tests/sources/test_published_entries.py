@@ -10,6 +10,7 @@ import anyio
 import pytest
 from msgspec.msgpack import encode
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from litestar_safe_sse.exceptions import SourceRefusedError
 from litestar_safe_sse.sources import RedisEventLog, RedisPlugin
@@ -20,6 +21,14 @@ from tests.sources.clients import eventually
 from tests.sources.subscriptions import begin, data, ids, take, until
 
 pytestmark = pytest.mark.anyio
+
+
+async def publish(redis: Redis, channel: str, payload: bytes) -> None:
+    """Publishes where a log listens."""
+    try:
+        await redis.execute_command("SPUBLISH", channel, payload)
+    except ResponseError:  # before Redis 7 no channels were sharded
+        await redis.publish(channel, payload)
 
 
 @pytest.fixture
@@ -164,7 +173,7 @@ async def test_what_strangers_publish_is_no_event(log: RedisEventLog, redis: Red
         await until(lambda: log._fan_out().listens)
         for payload in (b"", b"x", b"\xff", b"\x93\xa1a\xa1b\xa1c", b"\x90", b"\xc0", b"\x81\xa1a\xa1b"):
             assert to_published(payload) is None
-            await redis.execute_command("SPUBLISH", "{sse}:log:a", payload)
+            await publish(redis, "{sse}:log:a", payload)
         await log.append("a", "x")
         assert data(await take(subscription, 1)) == ["x"]
 
@@ -205,7 +214,7 @@ async def test_what_is_heard_and_can_be_no_entry_is_nothing(redis: Redis, log: R
         await begin(new)
         await until(lambda: log._fan_out().listens)
         for topic in ("old", "new"):
-            await redis.execute_command("SPUBLISH", f"{{sse}}:log:{topic}", encode([*entry, "data", "forged"]))
+            await publish(redis, f"{{sse}}:log:{topic}", encode([*entry, "data", "forged"]))
             await log.append(topic, "stored")
         assert data(await take(old, 1)) == data(await take(new, 1)) == ["stored"]
 
@@ -250,7 +259,7 @@ async def test_what_was_heard_and_has_gone_unsaid_is_noticed(redis: Redis, log: 
         await take(subscription, 1)
         await until(lambda: log._fan_out().listens)
         place = log._fan_out().topics["a"].position
-        await redis.execute_command("SPUBLISH", "{sse}:log:a", encode([f"{place.epoch}-9", "1", "2", "data", "x"]))
+        await publish(redis, "{sse}:log:a", encode([f"{place.epoch}-9", "1", "2", "data", "x"]))
         await eventually(lambda: has_reconnected(log))
         await log.append("a", "2")
         assert data(await take(subscription, 1)) == ["2"]

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from litestar_safe_sse import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
@@ -409,7 +410,10 @@ async def test_without_permission_to_publish_or_to_listen_events_come_later(
 ) -> None:
     """When it is their topic's turn to be looked at."""
     rules = ("reset", "on", ">secret", "~*", "&*", "+@all")
-    await redis.execute_command("ACL", "SETUSER", "limited", *rules, denied)
+    try:
+        await redis.execute_command("ACL", "SETUSER", "limited", *rules, denied)
+    except ResponseError:  # before Redis 7 no channels were sharded
+        await redis.execute_command("ACL", "SETUSER", "limited", *rules, denied.replace("-s", "-"))
     plugin = RedisPlugin(f"redis://limited:secret@127.0.0.1:{redis_server.port}/0")
     log = RedisEventLog(plugin)
     try:
@@ -476,6 +480,11 @@ async def test_a_new_topic_is_read_at_once(log: RedisEventLog) -> None:
 # Many
 
 
+async def has_at_most(redis: Redis, many: int) -> bool:
+    """Whether Redis has noticed of enough connections that they are closed."""
+    return await connections(redis) <= many
+
+
 async def connections(redis: Redis) -> int:
     """What others hold."""
     return len(await redis.client_list()) - 1
@@ -524,11 +533,11 @@ async def test_nothing_is_left_of_ten_thousand_subscribers(log: RedisEventLog, r
                 for number in range(start, start + 500):
                     tasks.start_soon(visit, number)
                 tasks.start_soon(log.append, "a", "y")
-            assert await connections(redis) <= holds + 1  # the reader's
+            await eventually(lambda: has_at_most(redis, holds + 1))  # the reader's
     gc.collect()
     assert (log.statistics().subscribers, log.statistics().topics) == (0, 0)
     await until(lambda: (len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))) == before)
-    assert await connections(redis) == holds
+    await eventually(lambda: has_at_most(redis, holds))
     # And it can be used.
     async with log.subscribe("a") as subscription:
         await begin(subscription)
