@@ -7,6 +7,7 @@ sees those that they set.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import sys
 from collections import deque
@@ -118,7 +119,6 @@ class _Visit:
     def refuse(self, why: str) -> None:
         self.work.close()
         self.failure = StreamClosedError(why)
-        self.done.set()
 
 
 class Portal:
@@ -178,17 +178,22 @@ class Portal:
                 ended = await capture(self._wait_for_knock(is_ended=failure is not None))
                 failure = failure if ended is None or isinstance(ended, Interrupted) else ended
                 continue
-            visit = self._current = self._waiting.popleft()
+            visit = self._waiting.popleft()
+            if failure is None:
+                self._current = visit
+                self._variables.follow(visit.handler)
+                visit.failure = await capture(visit.run(self))
+                self._current = None
+                if isinstance(visit.failure, asyncio.CancelledError):  # not by the handler, which would be Interrupted
+                    failure = visit.failure
             if failure is not None:
                 visit.refuse("what was entered for the stream has ended it, as a task group does whose task has failed")
-                continue
-            self._variables.follow(visit.handler)
-            visit.failure = await capture(visit.run(self))
-            self._current = None
             visit.done.set()
         self._owner = None
         while self._waiting:
-            self._waiting.popleft().refuse("the handler has returned; enter contexts before it does")
+            visit = self._waiting.popleft()
+            visit.refuse("the handler has returned; enter contexts before it does")
+            visit.done.set()
         if self._handler is not None:
             self._variables.follow(self._handler)
         self._variables.close()

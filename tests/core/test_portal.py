@@ -186,6 +186,32 @@ async def test_what_was_entered_ends_the_stream_while_its_handler_is_at_work(
 
 
 @on_asyncio
+async def test_what_was_entered_ends_the_stream_while_its_handler_enters_another() -> None:
+    """What is being entered is given up, and the handler is told why; it has not been cancelled itself."""
+    probe, connection = Probe(), Connection()
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        try:
+            async with cancelling(probe):  # as one that was entered before might do now
+                await anyio.sleep_forever()
+            yield
+        finally:
+            probe.note("gave up")
+
+    async def handler(stream: StreamContext) -> AsyncIterator[str]:
+        await stream.enter_async_context(group(probe))
+        with pytest.raises(StreamClosedError, match="has ended it"):
+            await stream.enter_async_context(slow())
+        raise PermissionError
+
+    app = App(handler)
+    with anyio.fail_after(WAIT), pytest.raises(PermissionError):
+        await app(connection.scope, connection.receive, connection.send)
+    assert probe.events == ["left", "gave up", "left"]
+
+
+@on_asyncio
 async def test_a_stream_that_was_ended_waits_for_its_handler_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scope that cancels in each turn of the loop does not keep the owner busy while the handler is at work."""
     probe, waits = Probe(), 0
