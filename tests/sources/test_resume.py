@@ -27,7 +27,7 @@ EVENTS = 1000
 """For each topic."""
 PUBLISHING = 8.0
 """Seconds over which they are appended."""
-BOUND = 120.0
+BOUND = 420.0
 
 
 class Client:
