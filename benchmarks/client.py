@@ -20,7 +20,7 @@ __all__ = ("Stream", "main")
 HOST = "127.0.0.1"
 DATA = b"data:"
 PING = b"ping"
-LIMIT = 240.0
+LIMIT = 120.0
 """Seconds after which a measurement is given up."""
 RESET = struct.pack("ii", 1, 0)
 now = time.perf_counter

@@ -59,7 +59,7 @@ def topics(options: Options) -> Table:
         f"Milliseconds of CPU; of one process, which appends {EVENTS:,} events to random topics too, one after the "
         "other, and looks at a thousand topics a second. The columns are the topics.",
         drawn=True,
-        undrawn=(SENT, REACHED, JOIN),  # few joins have to bear the opening of the connections
+        undrawn=(SENT, REACHED, JOIN, LEAVE),  # few joins have to bear the opening of the connections
     )
     for _ in range(options.rounds):
         for many in TOPICS:
