@@ -171,7 +171,11 @@ class Suspensions:
 
 
 async def cancel_at(at: int, how: str, work: Any) -> int:
-    """Runs an awaitable, cancelled at one of its suspensions, by its task or a scope; how many it came to."""
+    """Runs an awaitable, cancelled at one of its suspensions by its task, once or "twice", or by a "scope".
+
+    Returns:
+        How many suspensions it came to.
+    """
     scope = anyio.CancelScope()
     tasks: list[asyncio.Task[None]] = []
     seen = 0
@@ -181,7 +185,7 @@ async def cancel_at(at: int, how: str, work: Any) -> int:
         seen = number
         if number == at and how == "scope":
             scope.cancel()
-        elif number == at:
+        elif number == at or (how == "twice" and number == at + 1):
             asyncio.get_running_loop().call_soon(tasks[0].cancel)
 
     async def run() -> None:
@@ -792,40 +796,17 @@ class EventLogContract:
         self, anyio_backend_name: str, make_log: MakeLog, how: str
     ) -> None:
         """Wherever it is cancelled, nothing is held, and the log and its connections can be used as before."""
-        trio = anyio_backend_name == "trio"
-        if trio:
+        if anyio_backend_name == "trio":
             how = "scope"  # there is no other
         log = make_log()
         at = seen = 0
         while seen >= at:
-            at, seen = at + 1, 0
+            at += 1
             topic_start = await log.append("a", "start")
             async with anyio.create_task_group() as filling:
                 for number in range(150):
                     filling.start_soon(log.append, "a", f"{number}")
-            scope = anyio.CancelScope()
-            tasks: list[asyncio.Task[Any]] = []
-
-            def suspended(number: int, at: int = at, scope: anyio.CancelScope = scope, tasks: Any = tasks) -> None:
-                nonlocal seen
-                seen = number
-                if how == "scope" and number == at:
-                    scope.cancel()
-                elif how != "scope" and (number == at or (how == "twice" and number == at + 1)):
-                    asyncio.get_running_loop().call_soon(tasks[0].cancel)
-
-            async def run(scope: anyio.CancelScope = scope, after: str = topic_start) -> None:
-                with scope:
-                    await Suspensions(journey(log, after), suspended)
-
-            if trio or how == "scope":
-                with anyio.fail_after(WAIT):
-                    await run()
-            else:
-                tasks.append(asyncio.create_task(run()))
-                done, _ = await asyncio.wait(tasks, timeout=WAIT)
-                assert done
-                assert tasks[0].cancelled() or tasks[0].exception() is None
+            seen = await cancel_at(at, how, journey(log, topic_start))
             gc.collect()
             assert (log.statistics().subscribers, log.statistics().topics) == (0, 0)
             async with log.subscribe("a", after=await log.append("a", "before")) as subscription:
@@ -1021,14 +1002,7 @@ class PresenceContract:
         """Who was cancelled while he began is not present when his subscription has been closed."""
         at = seen = 0
         while seen >= at:
-            at, seen = at + 1, 0
-            scope = anyio.CancelScope()
-
-            def suspended(number: int, at: int = at, scope: anyio.CancelScope = scope) -> None:
-                nonlocal seen
-                seen = number
-                if number == at:
-                    scope.cancel()
+            at += 1
 
             async def visit() -> None:
                 async with log.subscribe("a", stream=Visit("ann")) as subscription:  # type: ignore[arg-type]
@@ -1036,8 +1010,7 @@ class PresenceContract:
                     await begin(subscription)
                     await anyio.lowlevel.checkpoint()
 
-            with scope:
-                await Suspensions(visit(), suspended)
+            seen = await cancel_at(at, "scope", visit())
             assert await log.presence("a") == Presence(0, {})
 
     @pytest.mark.parametrize("name", ["", "n" * 257, "\ud800", "a\0b", 7])
