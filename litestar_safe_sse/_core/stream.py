@@ -686,8 +686,10 @@ class Stream:
         self._spawn_owner(self._take_over)
 
     def _cancel_again(self) -> bool:
-        if self._owner is None or self._insisted:
-            return self._owner is not None and self._owner.hurry()
+        if self._owner is None:
+            return False
+        if self._insisted:
+            return self._owner.hurry()
         self._insisted = True
         self._owner.cancel()
         return True

@@ -12,11 +12,11 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from litestar_safe_sse.exceptions import SourceUnavailableError
+from litestar_safe_sse.sources._answers import copy_of, fail
 from litestar_safe_sse.sources._cursor import Position
 from litestar_safe_sse.sources._pages import size_of
 from litestar_safe_sse.sources._stored import FINISHED
 from litestar_safe_sse.sources._tasks import spawn
-from litestar_safe_sse.sources.postgres._errors import copy_of
 from litestar_safe_sse.sources.postgres._rows import columns_of
 from litestar_safe_sse.sources.postgres._tables import append_query, delete_query
 
@@ -115,10 +115,10 @@ class Appender:
             await self._store(topic, calls)
         except SourceUnavailableError as error:  # of those that went together nobody knows more
             for call in calls:
-                _fail(call, copy_of(error))
+                fail(call.answer, copy_of(error))
         except Exception as error:
             if len(calls) == 1:
-                _fail(calls[0], error)
+                fail(calls[0].answer, error)
             else:
                 for call in calls:
                     await self._try(topic, [call])
@@ -166,8 +166,3 @@ def _next(waiting: deque[Call], apart: float) -> list[Call]:
 def _ends(calls: Sequence[Call]) -> bool:
     """Returns whether one of them is to be a topic's last."""
     return any(message.event == FINISHED for call in calls for message in call.messages)
-
-
-def _fail(call: Call, error: Exception) -> None:
-    if not call.answer.done():
-        call.answer.set_exception(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError, TopicFinishedError
 from litestar_safe_sse.sources.postgres._tables import FINISHED_STATE
 
-__all__ = ("NO_ANSWER", "copy_of", "moved_on", "translate")
+__all__ = ("NO_ANSWER", "moved_on", "translate")
 
 NO_ANSWER = "PostgreSQL does not answer; is it overloaded, or the network gone, or an append waiting for a transaction?"
 
@@ -39,13 +39,6 @@ def translate(error: Exception) -> SourceUnavailableError | SourceRefusedError:
     if isinstance(error, ValueError):  # asyncpg's ClientConfigurationError and DataError are
         return SourceRefusedError(f"asyncpg refuses ({text}); check the address and its options")
     return SourceUnavailableError(f"PostgreSQL can't be reached ({text}); check its address, and whether it is up")
-
-
-def copy_of(error: Exception) -> Exception:
-    """Returns an error for another one who waits: a traceback has one home."""
-    copy = type(error)(*error.args)
-    copy.__cause__ = error.__cause__
-    return copy
 
 
 def moved_on(error: Exception) -> bool:

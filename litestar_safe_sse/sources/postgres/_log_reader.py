@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources._answers import copy_of, fail
 from litestar_safe_sse.sources._fan_out import FanOut
 from litestar_safe_sse.sources._pages import Sizes, size_of
 from litestar_safe_sse.sources._subscription import TURN
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
 from litestar_safe_sse.sources.postgres import _asyncpg
-from litestar_safe_sse.sources.postgres._errors import copy_of, translate
+from litestar_safe_sse.sources.postgres._errors import translate
 from litestar_safe_sse.sources.postgres._rows import RENEWED, to_event, to_extent
 from litestar_safe_sse.sources.postgres.connections import PostgresConnections, within
 
@@ -197,10 +198,10 @@ class LogReader(FanOut):
             found = await self._find(asked)
         except SourceUnavailableError as error:  # the log is being closed
             for _, answer in asked:
-                _fail(answer, copy_of(error))
+                fail(answer, copy_of(error))
         except Exception as error:
             if len(asked) == 1:
-                _fail(asked[0][1], error)
+                fail(asked[0][1], error)
             else:
                 for one in asked:
                     await self._answer([one])
@@ -384,8 +385,3 @@ class LogReader(FanOut):
     def _lose_all(self, error: Exception) -> None:
         for topic in tuple(self.topics.values()):
             self.lose(topic, error)
-
-
-def _fail(answer: asyncio.Future[dict[str, Extent]], error: Exception) -> None:
-    if not answer.done():
-        answer.set_exception(error)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import anyio
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources._answers import copy_of, fail
 from litestar_safe_sse.sources._tasks import spawn
 from litestar_safe_sse.sources.redis._errors import needs_new_connection, translate
 from litestar_safe_sse.sources.redis.connection import pack
@@ -65,11 +66,8 @@ class Call(NamedTuple):
         return error
 
     def fail(self, error: SourceUnavailableError | SourceRefusedError) -> None:
-        """Gives the caller an error of its own: a traceback has one home."""
-        if not self.reply.done():
-            failure = type(error)(*error.args)
-            failure.__cause__ = error.__cause__
-            self.reply.set_exception(failure)
+        """Gives the caller an error of its own."""
+        fail(self.reply, copy_of(error))
 
 
 class Connector(Protocol):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.sources._answers import copy_of
 from litestar_safe_sse.sources._bell import Bell
 from litestar_safe_sse.sources._fan_out import FanOut
 from litestar_safe_sse.sources._pages import Sizes
@@ -124,9 +125,7 @@ class LogReader(FanOut):
         found = asked.found
         for extent in found.values() if isinstance(found, dict) else (found,):
             if isinstance(extent, Exception):
-                failure = type(extent)(*extent.args)  # one for each: a traceback has one home
-                failure.__cause__ = extent.__cause__
-                raise failure
+                raise copy_of(extent)
         return found  # type: ignore[return-value]
 
     async def _look_in_turn(self, key: _Wanted, asked: Question) -> None:
