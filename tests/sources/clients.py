@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 from litestar import Litestar
+from redis.asyncio import Redis
 
 from tests.bounds import WAIT
 
@@ -133,3 +134,13 @@ async def eventually(condition: Callable[[], Any], within: float = WAIT) -> None
             if value:
                 return
             await anyio.sleep(0.005)
+
+
+async def connections(redis: Redis) -> int:
+    """What others hold. Redis learns some time after a client has closed its connection that it has."""
+    return len(await redis.client_list()) - 1
+
+
+async def has_at_most(redis: Redis, many: int) -> bool:
+    """Whether Redis has noticed of enough connections that they are closed."""
+    return await connections(redis) <= many

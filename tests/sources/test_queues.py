@@ -18,7 +18,7 @@ from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.queue import RedisQueue
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer
-from tests.sources.clients import Visit, eventually
+from tests.sources.clients import Visit, connections, eventually, has_at_most
 from tests.sources.queues import Queue, is_empty, serving, waiting
 
 pytestmark = pytest.mark.anyio
@@ -169,8 +169,12 @@ async def test_nothing_is_popped_for_nobody(plugin: RedisPlugin, redis: Redis) -
     await queue.push("1")
     await eventually(lambda: _is_let_go(plugin))
     assert await waiting(queue, redis) == ["1"]
-    clients = await redis.client_list()
-    assert {client["cmd"] for client in clients} <= {"client|list", "client", "rpush", "lpush", "client|id"}
+
+    async def nobody_pops() -> bool:
+        commands = {client["cmd"] for client in await redis.client_list()}
+        return commands <= {"client|list", "client", "rpush", "lpush", "client|id"}
+
+    await eventually(nobody_pops)
 
 
 def _is_let_go(plugin: RedisPlugin) -> bool:
@@ -189,13 +193,13 @@ async def test_two_thousand_streams_share_two_connections(kind: Any, plugin: Red
         await eventually(lambda: dispenser()._wanted() >= 1999)
         await queue.push(*map(str, range(1999)))
         await eventually(lambda: sum(len(visit.data) for visit in visits) == 2000)
+        await eventually(lambda: has_at_most(redis, 3))
         for visit in visits:
             visit.leave()
-        before = len(await redis.client_list())
+        assert await connections(redis) <= 3
         for visit in visits:
             await visit.ended()
-        assert before <= 3 + 1  # and the one that asks
-        assert len(await redis.client_list()) <= 3 + 1
+        await eventually(lambda: has_at_most(redis, 3))
     assert len(await waiting(queue, redis)) == 2000
 
 

@@ -26,7 +26,7 @@ from litestar_safe_sse.sources.redis.log import RedisEventLog
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer
-from tests.sources.clients import eventually
+from tests.sources.clients import connections, eventually, has_at_most
 from tests.sources.subscriptions import begin, data, take, until
 
 pytestmark = pytest.mark.anyio
@@ -480,16 +480,6 @@ async def test_a_new_topic_is_read_at_once(log: RedisEventLog) -> None:
 # Many
 
 
-async def has_at_most(redis: Redis, many: int) -> bool:
-    """Whether Redis has noticed of enough connections that they are closed."""
-    return await connections(redis) <= many
-
-
-async def connections(redis: Redis) -> int:
-    """What others hold."""
-    return len(await redis.client_list()) - 1
-
-
 @heavy
 async def test_two_thousand_subscribers_share_two_connections(log: RedisEventLog, redis: Redis) -> None:
     """Whatever their topics; every one gets its events."""
@@ -504,7 +494,7 @@ async def test_two_thousand_subscribers_share_two_connections(log: RedisEventLog
     for number, subscription in enumerate(subscriptions):
         got = await take(subscription, 2 if number % 500 == 7 else 1)
         assert sorted(data(got)) == ["x", "y"][: len(got)]
-    assert await connections(redis) <= 2
+    await eventually(lambda: has_at_most(redis, 2))
     for subscription in subscriptions:
         await subscription.aclose()
     assert log.statistics().subscribers == 0
@@ -557,10 +547,7 @@ async def test_closing_the_plugin_ends_subscriptions(log: RedisEventLog, plugin:
         await waiting
     assert log.statistics().subscribers == 0
     assert len(asyncio.all_tasks()) == before[0]
-    with anyio.fail_after(WAIT):
-        left = await connections(redis)
-        while left > before[1]:
-            left = await connections(redis)
+    await eventually(lambda: has_at_most(redis, before[1]))
 
 
 async def test_one_event_loop_after_another(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:

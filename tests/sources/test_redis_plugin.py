@@ -27,7 +27,7 @@ from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
 from litestar_safe_sse.sources.redis.queue import RedisQueue
 from tests.bounds import NEVER, START, WAIT
 from tests.redis_server import RedisServer, running_redis, running_sentinel
-from tests.sources.clients import Visit, eventually
+from tests.sources.clients import Visit, connections, eventually, has_at_most
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ async def test_a_handler_is_given_the_client(redis_url: str, redis: Redis) -> No
         await redis.set("a", "b")
         return "done"
 
-    before = len(await redis.client_list())
+    before = await connections(redis)
     app = Litestar([handler], plugins=[plugin, SafeSSEPlugin()])
     async with AsyncTestClient(app) as client:
         assert not seen
@@ -56,11 +56,7 @@ async def test_a_handler_is_given_the_client(redis_url: str, redis: Redis) -> No
             assert (await client.get("/")).text == "done"
     assert seen[0] is seen[1]
     assert await redis.get("a") == b"b"
-    await eventually(lambda: _connections(redis, before))
-
-
-async def _connections(redis: Redis, count: int) -> bool:
-    return len(await redis.client_list()) == count
+    await eventually(lambda: has_at_most(redis, before))
 
 
 @pytest.mark.parametrize("plugin_first", [True, False])
@@ -130,7 +126,7 @@ async def test_a_short_socket_timeout_and_retries_do_not_reach_the_sources(redis
 
 async def test_what_comes_after_its_end_is_served(redis_url: str, redis: Redis) -> None:
     """An item that is given back late is not lost; another end closes what that has opened."""
-    before = len(await redis.client_list())
+    await eventually(lambda: has_at_most(redis, 0))
     plugin = RedisPlugin(redis_url)
     queue, log = RedisQueue(plugin, "jobs"), RedisEventLog(plugin)
     await queue.push("a", "b")
@@ -138,14 +134,14 @@ async def test_what_comes_after_its_end_is_served(redis_url: str, redis: Redis) 
     with anyio.fail_after(WAIT):
         item = await dispenser.take()
     await plugin.aclose()
-    await eventually(lambda: _connections(redis, before))
+    await eventually(lambda: has_at_most(redis, 0))
     await dispenser.give_back([item])
     assert await queue.length() == 2
     await log.append("t", "late")
     assert [message.data for message in await log.read("t")] == ["late"]
-    assert len(await redis.client_list()) > before
+    assert await connections(redis) > 0
     await plugin.aclose()
-    await eventually(lambda: _connections(redis, before))
+    await eventually(lambda: has_at_most(redis, 0))
     assert not plugin._states
 
 
