@@ -7,8 +7,11 @@ import itertools
 import socket
 from collections.abc import Iterator
 
-BLOCKS = range(10_000, 20_000, 200)
-"""Where blocks of ports begin: below what kernels give to clients, and so is Redis Cluster's bus, 10,000 above."""
+BLOCKS = range(10_200, 20_000, 200)
+"""Where blocks of ports begin: below what kernels give to clients, and so is Redis Cluster's bus, 10,000 above.
+
+They are above 10080, the last to which browsers refuse to connect (https://fetch.spec.whatwg.org/#port-blocking).
+"""
 
 
 def free_port() -> int:

@@ -31,3 +31,4 @@ def test_processes_are_never_given_the_same_port() -> None:
 
     assert len(given) == len(set(given)) == 600
     assert max(given) < 32768, "a kernel gives these to clients"
+    assert min(given) > 10080, "Chromium calls that one unsafe"
