@@ -50,7 +50,11 @@ def until_it_answers(client: httpx.Client) -> None:
 
 def scrape(client: httpx.Client) -> dict[tuple[str, str | None], float]:
     """What one of the workers tells."""
-    return samples_of(client.get("/metrics", headers={"Connection": "close"}).text)
+    end = monotonic() + WAIT
+    # A scrape that finds a file which another worker has just made, and not yet filled, fails: prometheus-client.
+    while (response := client.get("/metrics", headers={"Connection": "close"})).status_code != 200:
+        assert monotonic() < end, response.text
+    return samples_of(response.text)
 
 
 def samples_of(text: str) -> dict[tuple[str, str | None], float]:
