@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -42,3 +43,15 @@ def pytest_runtestloop() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Spares them what a test has imported, too."""
+    imported = len(sys.modules)
+    try:
+        return (yield)
+    finally:
+        if len(sys.modules) > imported:
+            gc.collect()
+            gc.freeze()

@@ -1,15 +1,14 @@
-"""The doctor as its users run it: a process of its own, and its report."""
+"""The doctor's command, and its report."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-from tests.bounds import START
+from click.testing import CliRunner
+
+from litestar_safe_sse.cli import sse_group
 from tests.doctor.secret import SECRET
 
 SHORT = ("--idle", "4.5", "--patience", "8")
@@ -36,17 +35,10 @@ class Answer:
 
 def ask_doctor(*arguments: str, secret: str | None = SECRET, command: str = "doctor") -> Answer:
     """Runs the doctor."""
-    environment = {name: value for name, value in os.environ.items() if name != "LITESTAR_SSE_SECRET"}
-    if secret is not None:
-        environment["LITESTAR_SSE_SECRET"] = secret
-    process = subprocess.run(
-        [sys.executable, "-m", "litestar_safe_sse.cli", command, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=START,
-    )
-    return Answer(process.returncode, process.stdout, process.stderr)
+    result = CliRunner().invoke(sse_group, [command, *arguments], env={"LITESTAR_SSE_SECRET": secret})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Answer(result.exit_code, result.stdout, result.stderr)
 
 
 def url(port: int) -> str:

@@ -18,7 +18,9 @@ from tests.redis_server import RedisServer
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
 
-@pytest.mark.parametrize("server", ["granian", "hypercorn", "daphne"])
+@pytest.mark.parametrize(
+    "server", ["granian", *(pytest.param(name, marks=pytest.mark.long) for name in ("hypercorn", "daphne"))]
+)
 def test_feed_goes_on_when_its_worker_is_killed(server: str, redis: RedisServer) -> None:
     """A client whose worker is killed resumes by its Last-Event-ID from another, and a new worker takes its place."""
     with launched(server, workers=2, redis_url=f"{redis.url.rpartition('/')[0]}/{len(server)}") as url:

@@ -17,9 +17,7 @@ from tests.integration.processes import (
     GRANIAN_UVLOOP,
     HYPERCORN,
     HYPERCORN_TRIO,
-    HYPERCORN_UVLOOP,
     UVICORN,
-    UVICORN_UVLOOP,
     WITH_LIFESPAN,
     Kind,
     Launch,
@@ -29,7 +27,6 @@ from tests.integration.processes import (
 )
 from tests.servers.kinds import long_if
 
-UVLOOP = (UVICORN_UVLOOP, GRANIAN_UVLOOP, HYPERCORN_UVLOOP)
 LIKE_SIGTERM = (signal.SIGINT,)
 FORCED_EXIT = sys.version_info < (3, 12, 1)
 
@@ -51,7 +48,12 @@ def hold_on_two_workers(server: Server) -> int:
 @pytest.mark.parametrize(
     ("kind", "number"),
     [
-        pytest.param(kind, number, id=f"{kind}-{number.name}", marks=long_if(kind in UVLOOP and number in LIKE_SIGTERM))
+        pytest.param(
+            kind,
+            number,
+            id=f"{kind}-{number.name}",
+            marks=long_if(kind is not UVICORN and number in LIKE_SIGTERM),
+        )
         for kind in WITH_LIFESPAN
         for number in (signal.SIGTERM, *LIKE_SIGTERM)
     ],

@@ -91,11 +91,11 @@ def test_sync_websocket(sse):
 
 
 def run(path: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Runs a file of tests as a user would, with the plugin loaded."""
+    """Runs a file of tests as a user would, with our plugin, and of all the others here with those that are named."""
     (path / "test_it.py").write_text(source)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_litestar_safe_sse"]
     command += [f"--rootdir={path}", "-c", os.devnull, "--strict-markers", *options, str(path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT, check=False)
 
 
@@ -108,9 +108,9 @@ def test_loading_the_plugin_imports_nothing_of_litestar() -> None:
 @pytest.mark.parametrize(
     ("mark", "options", "passed"),
     [
-        ("@pytest.mark.anyio", ("-p", "no:asyncio"), 6),  # on asyncio and on trio
-        ("@pytest.mark.asyncio", (), 4),
-        ("", ("--asyncio-mode=auto",), 4),
+        ("@pytest.mark.anyio", ("-p", "anyio"), 6),  # on asyncio and on trio
+        ("@pytest.mark.asyncio", ("-p", "pytest_asyncio.plugin"), 4),
+        ("", ("-p", "pytest_asyncio.plugin", "--asyncio-mode=auto"), 4),
     ],
 )
 def test_the_fixture_works_with_either_plugin(tmp_path: Path, mark: str, options: tuple[str, ...], passed: int) -> None:
@@ -138,7 +138,7 @@ def test_a_block_that_was_not_left_is_named(opened: str) -> None:
 
 def test_what_is_left_open_is_named_on_request(tmp_path: Path) -> None:
     """A stream by its handler, and a subscription by its topics; a test that leaves nothing passes."""
-    done = run(tmp_path, LEAVES.replace("{mark}", ""), "--sse-leaks", "-p", "no:asyncio")
+    done = run(tmp_path, LEAVES.replace("{mark}", ""), "--sse-leaks")
     assert "3 passed, 2 errors" in done.stdout, done.stdout + done.stderr
     assert "of feed, which is new" in done.stdout
     assert "LogSubscription of news" in done.stdout
@@ -146,10 +146,10 @@ def test_what_is_left_open_is_named_on_request(tmp_path: Path) -> None:
 
 def test_nothing_is_checked_unless_asked_for(tmp_path: Path) -> None:
     """A marker asks for one test, or keeps one out."""
-    done = run(tmp_path, LEAVES.replace("{mark}", "@pytest.mark.sse_leaks"), "-p", "no:asyncio")
+    done = run(tmp_path, LEAVES.replace("{mark}", "@pytest.mark.sse_leaks"))
     assert "3 passed" in done.stdout, done.stdout + done.stderr
     assert "error" not in done.stdout
     source = LEAVES.replace("{mark}", "").replace("def test_that", "@pytest.mark.sse_leaks(False)\ndef test_that")
-    done = run(tmp_path, source, "--sse-leaks", "-p", "no:asyncio")
+    done = run(tmp_path, source, "--sse-leaks")
     assert "3 passed" in done.stdout, done.stdout + done.stderr
     assert "error" not in done.stdout

@@ -12,11 +12,6 @@ from ag_ui.encoder import EventEncoder
 from datastar_py import ServerSentEventGenerator
 from datastar_py.sse import DatastarEvent
 from litestar import get
-from pydantic_ai import Agent
-from pydantic_ai.models.test import TestModel
-from pydantic_ai.ui.vercel_ai import VercelAIAdapter
-from pydantic_ai.ui.vercel_ai.request_types import SubmitMessage, TextUIPart, UIMessage
-from pydantic_ai.ui.vercel_ai.response_types import DoneChunk, TextDeltaChunk
 from strawberry.http.streaming import SSETransport, merge_stream_with_heartbeat
 
 from litestar_safe_sse import Frame, InvalidFieldError, SafeServerSentEvent
@@ -78,6 +73,9 @@ async def test_events_of_ag_ui(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_chunks_of_pydantic_ai() -> None:
     """They are sent as its event stream for Vercel's AI SDK would have them."""
+    # Its import takes a second, which only the process that runs the test shall spend.
+    from pydantic_ai.ui.vercel_ai.response_types import DoneChunk, TextDeltaChunk
+
     async with serving(streaming(TextDeltaChunk(id="1", delta="hello"), DoneChunk())) as (app, _):
         body = (await request(app)).body
     assert body == b'data: {"type":"text-delta","delta":"hello","id":"1"}\n\ndata: [DONE]\n\n'
@@ -86,6 +84,11 @@ async def test_chunks_of_pydantic_ai() -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_stream_of_pydantic_ai(anyio_backend: str) -> None:
     """What ``encode_stream`` yields is plain text, but the generator is known."""
+    from pydantic_ai import Agent  # as above
+    from pydantic_ai.models.test import TestModel
+    from pydantic_ai.ui.vercel_ai import VercelAIAdapter
+    from pydantic_ai.ui.vercel_ai.request_types import SubmitMessage, TextUIPart, UIMessage
+
     message = SubmitMessage(
         id="1", trigger="submit-message", messages=[UIMessage(id="m", role="user", parts=[TextUIPart(text="Hi")])]
     )

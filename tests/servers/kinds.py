@@ -119,11 +119,15 @@ def _kinds() -> Iterator[ServerKind]:
 
 KINDS: dict[str, ServerKind] = {kind.name: kind for kind in _kinds()}
 
-VARIANTS = {"hypercorn-h1-uvloop", "hypercorn-h2-asyncio", "hypercorn-h2-trio", "daphne-h2"}
+VARIANTS = {
+    "uvicorn-h1-h11-asyncio",
+    "granian-h2-uvloop",
+    "hypercorn-h1-uvloop",
+    "hypercorn-h2-asyncio",
+    "hypercorn-h2-trio",
+    "daphne-h2",
+}
 """Kinds that differ from others in what they share with a third."""
-
-OTHER_LOOPS = ["uvicorn-h1-h11-asyncio", "granian-h2-uvloop"]
-"""Those whose server is tried by another loop too."""
 
 UVICORN_IN_THREAD = ServerKind("uvicorn_in_thread", "1.1", "")
 

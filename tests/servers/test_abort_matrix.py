@@ -18,7 +18,7 @@ from tests.bounds import WAIT
 from tests.servers.bodies import ENDLESS, EVENTS, FLOODS, MADE, SPECIES, Species
 from tests.servers.clients import Leave, fetch
 from tests.servers.http1 import Http1Stream
-from tests.servers.kinds import ServerKind, parameters
+from tests.servers.kinds import ServerKind, kinds, parameters
 from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.questions import MEASURES, ask, crowd, settled, until_stuck
 from tests.servers.report import Cell
@@ -326,7 +326,7 @@ def test_client_that_stays_but_stops_reading_is_given_up(server: RunningServer, 
 
 
 @safe_only
-@each_server("granian-h2-uvloop")
+@pytest.mark.parametrize("server", kinds("granian-h2-uvloop"), indirect=True, ids=lambda kind: kind.name)
 def test_stream_goes_on_after_goaway_where_the_server_says_nothing(
     server: RunningServer, before: dict[str, Any]
 ) -> None:

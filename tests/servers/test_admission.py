@@ -13,13 +13,13 @@ import pytest
 from tests.bounds import WAIT
 from tests.servers.clients import Crowd, Leave
 from tests.servers.http1 import Http1Stream
-from tests.servers.kinds import ServerKind, kinds
+from tests.servers.kinds import ServerKind, parameters
 from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.responses import Ending
 
 pytestmark = pytest.mark.skipif(FLAVOUR != "safe", reason="Litestar's own response admits whoever comes")
 
-ALL = ["uvicorn-h1-h11-asyncio", "granian-h1-asyncio", "hypercorn-h1-asyncio", "hypercorn-h1-trio", "daphne-h1"]
+ALL = ["uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "hypercorn-h1-trio", "daphne-h1"]
 
 PLACES = 10
 """Those that ``admitting.py`` has for each key."""
@@ -27,7 +27,7 @@ PLACES = 10
 GRACEFUL = ("--graceful-timeout", "60")
 """Hypercorn would cancel what is open after three seconds."""
 
-each_kind = pytest.mark.parametrize("kind", kinds(*ALL), ids=lambda kind: kind.name)
+each_kind = pytest.mark.parametrize("kind", parameters(*ALL, long=["hypercorn-h1-trio"]))
 
 
 def run(scenario: Callable[[RunningServer], Awaitable[None]], kind: ServerKind, directory: Path) -> None:

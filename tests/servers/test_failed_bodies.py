@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.bounds import WAIT
-from tests.servers.kinds import kinds
+from tests.servers.kinds import kinds, parameters
 from tests.servers.processes import RunningServer
 from tests.servers.questions import ask, crowd
 from tests.servers.responses import Ending
@@ -32,7 +32,7 @@ def test_a_failed_stream_is_cut_before_its_cleanups(server: RunningServer) -> No
     asyncio.run(visit())
 
 
-@pytest.mark.parametrize("server", kinds(), indirect=True, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("server", parameters(), indirect=True)
 def test_a_failed_stream_that_is_told_of_has_a_proper_end(server: RunningServer) -> None:
     """With ``on_error`` the client has the last event and the end while the cleanups are still under way."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.clients import Crowd, Leave, fetch
-from tests.servers.kinds import OTHER_LOOPS, ServerKind, kinds, long_if, parameters
+from tests.servers.kinds import VARIANTS, ServerKind, kinds, long_if, parameters
 from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.responses import Ending
 
@@ -25,7 +25,6 @@ ALL = [
     "hypercorn-h1-trio",
     "daphne-h1",
 ]
-LIKE_OTHERS = [*OTHER_LOOPS, "hypercorn-h2-asyncio"]
 
 EACH_BY_ITSELF = ("held", "silent", "speaking", "parked")
 """Those that wait for nobody: ended at once."""
@@ -34,7 +33,7 @@ WITH_A_GATE = ("dependency", "headers", "thread")
 
 
 def each_kind(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("kind", parameters(*names, long=LIKE_OTHERS))
+    return pytest.mark.parametrize("kind", parameters(*names))
 
 
 async def crowd(server: RunningServer, names: tuple[str, ...]) -> Crowd:
@@ -61,7 +60,7 @@ def run(scenario: Callable[[RunningServer], Awaitable[None]], kind: ServerKind, 
             kind,
             how,
             id=f"{kind.name}-{how.value}",
-            marks=long_if(kind.name in LIKE_OTHERS),
+            marks=long_if(kind.name in VARIANTS),
         )
         for kind in kinds(*ALL, "hypercorn-h2-asyncio", "hypercorn-h2-uvloop")
         for how in ([Leave.FIN, Leave.RST] if kind.protocol == "1.1" else [Leave.RST, Leave.RST_STREAM])

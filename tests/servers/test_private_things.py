@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers.http1 import Http1Stream
 from tests.servers.http2 import Http2Connection
-from tests.servers.kinds import ServerKind, kinds
+from tests.servers.kinds import ServerKind, parameters
 from tests.servers.processes import RunningServer, running
 from tests.servers.wire import Wire
 
@@ -42,7 +42,7 @@ async def probe(server: RunningServer) -> tuple[Any, Wire]:
     return json.loads(answer.parser.raw), connection.wire
 
 
-@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", parameters())
 def test_what_is_relied_on_is_found(kind: ServerKind, tmp_path: Path) -> None:
     """Behind a ``send`` that middleware has wrapped there are the server's transport, flow control and keep-alive."""
 

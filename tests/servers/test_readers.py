@@ -13,7 +13,7 @@ import pytest
 
 from tests.bounds import WAIT
 from tests.servers.http1 import Http1Stream
-from tests.servers.kinds import ServerKind, kinds
+from tests.servers.kinds import VARIANTS, ServerKind, kinds, long_if
 from tests.servers.processes import RunningServer
 from tests.servers.responses import Ending
 from tests.servers.wire import Wire
@@ -24,7 +24,8 @@ BEGIN_AT_ONCE = [kind for kind in HTTP1 if kind.server != "daphne"]
 
 
 def on(servers: list[ServerKind]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("server", servers, indirect=True, ids=lambda kind: kind.name)
+    each = [pytest.param(kind, id=kind.name, marks=long_if(kind.name in VARIANTS)) for kind in servers]
+    return pytest.mark.parametrize("server", each, indirect=True)
 
 
 LARGE = 2_000_000

@@ -18,13 +18,15 @@ from tests.bounds import START, WAIT
 from tests.example.processes import CHROMIUM
 from tests.ports import free_port
 from tests.servers.event_sources import CLOSED, Client, in_chromium, in_node
-from tests.servers.kinds import VARIANTS, ServerKind, kinds, long_if
+from tests.servers.kinds import ServerKind, kinds, long_if
 from tests.servers.processes import RunningServer
 
 DRAIN = 1.5
 """Seconds that the server drains."""
 
 HTTP1 = [kind for kind in kinds() if kind.protocol == "1.1"]
+IN_NODE = ("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "daphne-h1")
+"""One of each server, which are tried each time."""
 
 
 def wait_for_process(client: Client, other_than: str = "") -> str:
@@ -59,7 +61,7 @@ def shut_down(server: RunningServer) -> None:
             kind,
             open_client,
             id=f"{kind.name}-{open_client.__name__}",
-            marks=long_if(kind.name in VARIANTS or (open_client is in_chromium and kind.name != "granian-h1-asyncio")),
+            marks=long_if(kind.name not in IN_NODE or (open_client is in_chromium and kind.server != "granian")),
         )
         for kind in HTTP1
         for open_client in (in_chromium, in_node)

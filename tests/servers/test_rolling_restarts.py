@@ -169,7 +169,7 @@ def test_another_worker_is_asked_where_one_hangs_up(behind: Balancer, tmp_path: 
         assert 502 in [httpx.post(address, timeout=WAIT).status_code for _ in range(4)]
 
 
-@pytest.mark.parametrize("behind", [haproxy, nginx])
+@pytest.mark.parametrize("behind", [haproxy, pytest.param(nginx, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "kind", [pytest.param(each, id=each.name, marks=long_if(each.name != ALWAYS)) for each in EACH]
 )

@@ -17,7 +17,6 @@ from tests.servers.bodies import CLEANUP_SECONDS, CLEANUP_TIMEOUT, EVENTS, MADE,
 from tests.servers.clients import Crowd, fetch
 from tests.servers.http1 import Http1Stream
 from tests.servers.kinds import (
-    OTHER_LOOPS,
     UVICORN_IN_THREAD,
     UVICORN_WITH_SMALL_BUFFERS,
     VARIANTS,
@@ -154,8 +153,8 @@ def each_kind(*names: str, long: Collection[str] = ()) -> pytest.MarkDecorator:
             id=f"{number.name}-{kind.name}-{workers}-workers",
             marks=long_if(
                 kind.name in VARIANTS
-                or (number is signal.SIGINT and workers == 2)
-                or ("uvloop" in kind.name and (number is signal.SIGINT or workers == 2))
+                or (number is signal.SIGINT and (workers == 2 or kind.name == "hypercorn-h2-uvloop"))
+                or (workers == 2 and kind.name in ("hypercorn-h2-uvloop", "hypercorn-h1-trio"))
             ),
         )
         for kind in kinds(*ALL)
@@ -179,7 +178,7 @@ def test_server_told_to_stop_cleans_up_every_stream_first(
 
 
 @safe_only
-@each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "hypercorn-h1-trio")
+@each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", long=["hypercorn-h1-trio"])
 @pytest.mark.parametrize(
     "workers", [pytest.param(1, id="1-worker", marks=pytest.mark.long), pytest.param(2, id="2-workers")]
 )
@@ -191,7 +190,7 @@ def test_interrupt_from_the_terminal_reaches_the_whole_group(kind: ServerKind, w
 
 
 @safe_only
-@each_kind(*REPRESENTATIVES, long=OTHER_LOOPS)
+@each_kind(*REPRESENTATIVES, long=["hypercorn-h2-uvloop"])
 @pytest.mark.parametrize(
     "group", [pytest.param(False, id="parent", marks=pytest.mark.long), pytest.param(True, id="group")]
 )
@@ -218,7 +217,7 @@ def test_second_interrupt_does_not_cut_clean_ups_short(kind: ServerKind, group: 
 
 
 @safe_only
-@each_kind("uvicorn-h1-h11-asyncio", "granian-h1-asyncio")
+@each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio")
 def test_reloading_parent_told_to_stop_leaves_no_stream_and_no_child(kind: ServerKind, tmp_path: Path) -> None:
     """With ``--reload`` the signal reaches a supervisor, and its child still cleans up."""
     (tmp_path / "watched").mkdir()
@@ -246,7 +245,7 @@ async def respawned(server: RunningServer, workers: int, trigger: Callable[[], o
 
 
 @safe_only
-@each_kind("granian-h1-asyncio", "granian-h2-uvloop", "uvicorn-h1-httptools-uvloop", long=OTHER_LOOPS)
+@each_kind("granian-h1-asyncio", "granian-h2-uvloop", "uvicorn-h1-httptools-uvloop")
 def test_respawned_workers_clean_up_and_are_replaced(kind: ServerKind, tmp_path: Path) -> None:
     """SIGHUP replaces the workers: the old ones clean up all their streams, and new ones answer."""
     workers = 2 if kind.server == "uvicorn" else 1
@@ -256,7 +255,7 @@ def test_respawned_workers_clean_up_and_are_replaced(kind: ServerKind, tmp_path:
 
 
 @safe_only
-@each_kind("uvicorn-h1-h11-asyncio", "granian-h1-asyncio")
+@each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio")
 def test_change_of_a_file_replaces_the_worker_and_its_streams_are_cleaned_up(kind: ServerKind, tmp_path: Path) -> None:
     """With ``--reload`` a changed file ends the streams of the old worker."""
     watched = tmp_path / "watched"
@@ -267,7 +266,7 @@ def test_change_of_a_file_replaces_the_worker_and_its_streams_are_cleaned_up(kin
 
 
 @safe_only
-@each_kind(*ALL, long=OTHER_LOOPS)
+@each_kind(*ALL)
 def test_farewell_reaches_its_client(kind: ServerKind, tmp_path: Path) -> None:
     """A body that waits for the closing has the time to say goodbye, and its response ends whole."""
 
@@ -287,7 +286,7 @@ def test_farewell_reaches_its_client(kind: ServerKind, tmp_path: Path) -> None:
 
 
 @safe_only
-@each_kind(*ALL, long=OTHER_LOOPS)
+@each_kind(*ALL)
 def test_stream_asked_for_during_shutdown_is_refused(kind: ServerKind, tmp_path: Path) -> None:
     """Once the streams are being ended a new one is told to come back, in its client's terms, or not accepted."""
 
@@ -334,7 +333,7 @@ def test_stream_asked_for_during_shutdown_is_refused(kind: ServerKind, tmp_path:
 
 
 @safe_only
-@each_kind(*ALL, long=OTHER_LOOPS)
+@each_kind(*ALL)
 def test_clients_that_stopped_reading_do_not_hold_up_the_exit(
     kind: ServerKind, tmp_path: Path, cells: list[Cell]
 ) -> None:

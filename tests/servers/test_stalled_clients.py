@@ -89,7 +89,7 @@ LIKE_PLACES = [
     Place("hypercorn-h1-uvloop", "written-scope", "rewriting:writing"),
     Place(DAPHNE, "unix-socket", on_unix_socket=True),
 ]
-"""Those at which a client that is given up is tried each time, and the exit at length."""
+"""Those that share what may go wrong with one of the others."""
 
 MORE_PLACES = [
     GRANIAN_BEHIND_NGINX,
@@ -176,7 +176,7 @@ def test_both_workers_exit_though_clients_take_nothing(place: Place, tmp_path: P
         asyncio.run(stop_when_stuck(server))
 
 
-@places(*PLACES, *LIKE_PLACES)
+@places(*PLACES, long=LIKE_PLACES)
 def test_client_that_is_given_up_loses_its_connection(place: Place, tmp_path: Path) -> None:
     """After ``send_timeout`` the connection is closed, others go on, and the exit finds nothing to wait for."""
 
@@ -201,7 +201,9 @@ def test_client_that_is_given_up_loses_its_connection(place: Place, tmp_path: Pa
         asyncio.run(lose_one(server))
 
 
-@pytest.mark.parametrize("kind", ["granian-h2-uvloop", "hypercorn-h2-uvloop", "hypercorn-h2-trio"])
+@pytest.mark.parametrize(
+    "kind", ["granian-h2-uvloop", "hypercorn-h2-uvloop", pytest.param("hypercorn-h2-trio", marks=pytest.mark.long)]
+)
 def test_shared_connection_of_a_client_that_was_given_up_does_not_hold_up_the_exit(kind: str, tmp_path: Path) -> None:
     """Over HTTP/2, where a client that takes nothing keeps its connection at first, the exit drops it."""
 
