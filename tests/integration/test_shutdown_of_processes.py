@@ -94,10 +94,10 @@ def test_notified_before_daphne_cancels(launch: Launch, number: signal.Signals) 
     ("kind", "number", "to_group"),
     [
         (UVICORN, signal.SIGTERM, False),
-        (UVICORN, signal.SIGINT, True),
+        pytest.param(UVICORN, signal.SIGINT, True, marks=pytest.mark.long),
         (GRANIAN, signal.SIGTERM, False),
-        (GRANIAN, signal.SIGINT, True),
-        (HYPERCORN, signal.SIGTERM, False),
+        pytest.param(GRANIAN, signal.SIGINT, True, marks=pytest.mark.long),
+        pytest.param(HYPERCORN, signal.SIGTERM, False, marks=pytest.mark.long),
         pytest.param(HYPERCORN, signal.SIGINT, True, marks=pytest.mark.long),
         (HYPERCORN, signal.SIGTERM, True),
         pytest.param(HYPERCORN_TRIO, signal.SIGTERM, False, marks=pytest.mark.long),

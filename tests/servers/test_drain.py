@@ -43,7 +43,7 @@ GRACEFUL = ("--graceful-timeout", "60")
 
 
 def each_kind(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("kind", parameters(*names))
+    return pytest.mark.parametrize("kind", parameters(*names, long=["hypercorn-h1-trio"]))
 
 
 def run(

@@ -70,6 +70,7 @@ REPRESENTATIVES = [
     "hypercorn-h1-trio",
 ]
 """One of each server and protocol, each event loop among them."""
+OF_WORKERS = ["uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "hypercorn-h1-trio"]
 ALL = [*REPRESENTATIVES, "hypercorn-h2-trio", "daphne-h1", "daphne-h2"]
 
 
@@ -178,7 +179,7 @@ def test_server_told_to_stop_cleans_up_every_stream_first(
 
 
 @safe_only
-@each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", long=["hypercorn-h1-trio"])
+@each_kind(*OF_WORKERS, long=["hypercorn-h1-trio"])
 @pytest.mark.parametrize(
     "workers", [pytest.param(1, id="1-worker", marks=pytest.mark.long), pytest.param(2, id="2-workers")]
 )
@@ -190,7 +191,7 @@ def test_interrupt_from_the_terminal_reaches_the_whole_group(kind: ServerKind, w
 
 
 @safe_only
-@each_kind(*REPRESENTATIVES, long=["hypercorn-h2-uvloop"])
+@each_kind(*REPRESENTATIVES, long=["hypercorn-h2-uvloop", "hypercorn-h1-trio"])
 @pytest.mark.parametrize(
     "group", [pytest.param(False, id="parent", marks=pytest.mark.long), pytest.param(True, id="group")]
 )
@@ -385,13 +386,7 @@ def test_small_backlog_of_a_client_that_stopped_reading_does_not_hold_up_the_exi
 
 
 @safe_only
-@each_kind(
-    "uvicorn-h1-httptools-uvloop",
-    "granian-h1-asyncio",
-    "hypercorn-h1-asyncio",
-    "hypercorn-h1-trio",
-    "daphne-h1",
-)
+@each_kind(*OF_WORKERS, "daphne-h1", long=["hypercorn-h1-trio"])
 def test_thread_that_is_blocked_for_good_does_not_hold_up_the_exit(kind: ServerKind, tmp_path: Path) -> None:
     """A body that blocks its thread is abandoned after its time, its clean-ups run, and the process goes."""
     with running(kind, tmp_path) as server:

@@ -32,7 +32,15 @@ KINDS = [
     ServerKind("hypercorn", "1.1", "trio", ("--worker-class", "trio", "--graceful-timeout", "1")),
     ServerKind("daphne", "1.1", ""),
 ]
-EACH = [pytest.param(kind, id=kind.name, marks=long_if(kind.name == "granian-h1-uvloop")) for kind in KINDS]
+LIKE_OTHERS = {"granian-h1-uvloop"}
+EACH = [pytest.param(kind, id=kind.name, marks=long_if(kind.name in LIKE_OTHERS)) for kind in KINDS]
+STOPPED = [
+    pytest.param(
+        kind, id=kind.name, marks=long_if(kind.name in LIKE_OTHERS | {"uvicorn-h1-wsproto", "hypercorn-h1-trio"})
+    )
+    for kind in KINDS
+]
+"""Each that is told to stop, for which it is started anew."""
 
 
 @pytest.fixture(scope="module", params=EACH)
@@ -192,7 +200,7 @@ def test_shutdown_ends_every_stream_by_1001(kind: ServerKind, tmp_path: Path) ->
         assert_none(asyncio.run(stop(server)), server)
 
 
-@pytest.mark.parametrize("kind", EACH)
+@pytest.mark.parametrize("kind", STOPPED)
 def test_farewell_that_takes_its_time_arrives(kind: ServerKind, tmp_path: Path) -> None:
     """No server closes a WebSocket ahead of its stream, though Uvicorn would after 0.1 seconds."""
     keys = [f"farewell.{n}" for n in range(REPEATS)]
@@ -211,7 +219,7 @@ def test_farewell_that_takes_its_time_arrives(kind: ServerKind, tmp_path: Path) 
         asyncio.run(stop(server))
 
 
-@pytest.mark.parametrize("kind", EACH)
+@pytest.mark.parametrize("kind", STOPPED)
 def test_clients_that_stopped_reading_do_not_hold_up_the_exit(kind: ServerKind, tmp_path: Path) -> None:
     """Bytes that nobody takes are given up: the bodies are cleaned up, and the process goes."""
     keys = [f"flood.{n}" for n in range(REPEATS)]
