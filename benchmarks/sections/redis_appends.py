@@ -18,6 +18,7 @@ from benchmarks.sections.redis_fan_out import running_redis
 from benchmarks.sections.redis_scale import a_log
 from benchmarks.tables import Table, percentile
 from litestar_safe_sse.sources import RedisEventLog
+from litestar_safe_sse.sources.redis._appending import APPEND
 
 __all__ = ("redis_appends",)
 
@@ -25,12 +26,14 @@ T = TypeVar("T")
 
 APPENDS = 2000
 AT_ONCE = (1, 10, 50, 100)
-RATIO = "ratio"
+RATIO, RATIO_OF_SCRIPT = "ratio", "ratio of `EVALSHA`"
 
 MISSED = 100
 """Events that each client has missed."""
 LARGE = (65_536, 1_048_576)
 CLIENTS = (10, 30, 100)
+BESIDE = {65_536: 100, 1_048_576: 30}
+"""Clients that replay events of a size, beside which appends are timed."""
 IDLE = 2000
 """Appends to an idle log."""
 
@@ -45,14 +48,15 @@ def redis_appends(options: Options) -> list[Table]:
 
 def appends(options: Options) -> Table:
     """An append beside the command that it consists of."""
-    ours, bare = "`RedisEventLog.append`", "`XADD`"
+    ours, bare, script = "`RedisEventLog.append`", "`XADD`", "`EVALSHA`"
     table = Table(
         "redis-append",
         "An append beside a bare `XADD`",
         [f"{tasks} at once" for tasks in AT_ONCE],
-        f"Appends a second; of 50 bytes, {APPENDS:,} of each by turns. `XADD` is redis-py's, by a pool.",
+        f"Appends a second; of 50 bytes, {APPENDS:,} of each by turns. `XADD` is redis-py's, by a pool, and so is "
+        "`EVALSHA`, which is the log's own script.",
         drawn=True,
-        undrawn=(RATIO,),
+        undrawn=(RATIO, RATIO_OF_SCRIPT),
     )
     with running_redis() as url:
         for _ in range(options.rounds):
@@ -60,19 +64,23 @@ def appends(options: Options) -> Table:
                 options.progress(f"redis-append: {tasks} at once")
                 column = f"{tasks} at once"
                 rates = asyncio.run(_append(url, tasks))
-                for row, rate in zip((ours, bare), rates, strict=True):
+                for row, rate in zip((ours, bare, script), rates, strict=True):
                     table.add(row, column, rate, 0)
                 table.add(RATIO, column, rates[0] / rates[1])
+                table.add(RATIO_OF_SCRIPT, column, rates[2] / rates[1])
     return table
 
 
-async def _append(url: str, tasks: int) -> tuple[float, float]:
+async def _append(url: str, tasks: int) -> list[float]:
     async with a_log(url) as log, Redis.from_url(url) as redis:
+        await log.append("t", "x" * 50)
+        script = [APPEND.digest, *log._appending.append("t", "x" * 50, None)]
         works: list[Callable[[], Awaitable[object]]] = [
             lambda: log.append("t", "x" * 50),
             lambda: redis.xadd("bare", {"data": "x" * 50}, maxlen=10_000),
+            lambda: redis.execute_command("EVALSHA", *script),
         ]
-        spent = [0.0, 0.0]
+        spent = [0.0] * len(works)
         turns = max(1, APPENDS // max(200, tasks))
         for work in works:
             await work()
@@ -82,7 +90,7 @@ async def _append(url: str, tasks: int) -> tuple[float, float]:
                 await asyncio.gather(*(_repeat(work, APPENDS // turns // tasks) for _ in range(tasks)))
                 spent[number] += time.perf_counter() - began
         done = APPENDS // turns // tasks * tasks * turns
-        return done / spent[0], done / spent[1]
+        return [done / each for each in spent]
 
 
 async def _repeat(work: Callable[[], Awaitable[object]], times: int) -> None:
@@ -104,8 +112,8 @@ def replays(options: Options) -> list[Table]:
         "redis-replays-appends",
         "Appends while large events are replayed",
         ["p50, idle", "p50", "p99, idle", "p99", "a trip through the loop, p99"],
-        f"Milliseconds; {CLIENTS[-1]} clients that have missed {MISSED} events each. The trip is three turns of the "
-        "process's event loop, the least that an append takes.",
+        f"Milliseconds; clients that have missed {MISSED} events each. The trip is three turns of the process's event "
+        "loop, the least that an append takes.",
     )
     for _ in range(options.rounds):
         for size in LARGE:
@@ -117,8 +125,8 @@ def replays(options: Options) -> list[Table]:
             for where, measure in (("their process", _beside), ("another process", _elsewhere)):
                 options.progress(f"redis-replays: appends of {where}, {events}")
                 with running_redis() as url:
-                    for column, figure in in_a_process(measure, url, CLIENTS[-1], size).items():
-                        latency.add(f"by {where}, {events}", column, figure)
+                    for column, figure in in_a_process(measure, url, BESIDE[size], size).items():
+                        latency.add(f"by {where}, beside {BESIDE[size]} clients and {events}", column, figure)
     return [memory, latency]
 
 
