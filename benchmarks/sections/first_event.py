@@ -24,7 +24,7 @@ def _on(options: Options, server: str) -> Table:
         "From the request, on a connection that stands, to the first event: over a short response of the same "
         f"application, asked for in turns with it, and over {title_of(FLOOR)}.",
         title_of(OURS),
-        {plain50: -1.15, plain99: -1.15},
+        {plain50: -1.4, plain99: -1.4},
     )
     with all_running(options, server) as processes:
         for round_ in range(options.rounds):

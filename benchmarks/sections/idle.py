@@ -26,7 +26,7 @@ def _on(options: Options, server: str) -> Table:
         f"{options.idle:,} streams with a heartbeat a second. Tasks without the one of the server's own for each "
         "request. Raw ASGI and Litestar's built-in have no heartbeats: there the body sends them.",
         title_of(OURS),
-        {MEMORY: -22.0, TASKS: -2.0, CPU: -0.5 * options.idle / 2000, LATE: -5.0},
+        {MEMORY: -21.0, TASKS: -2.0, CPU: -0.5 * options.idle / 2000, LATE: -5.0},
     )
     for peer in options.peers:
         if peer.asgi or server == options.servers[0]:

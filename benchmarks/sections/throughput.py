@@ -32,7 +32,14 @@ KINDS = {
     "Struct in a message": ("carried", 1),
 }
 """What only the floor and what is measured send."""
-FAIR = ("ready", "strings", "dict", "carried", "kib", "queue")
+FAIR = {
+    "messages": "ready",
+    "strings": "strings",
+    "dict": "dict",
+    "Struct in a message": "carried",
+    "1 KiB": "kib",
+    "queue": "queue",
+}
 """Bodies of whose streams each is to come soon."""
 CROWDS = (50, 500)
 TARGETS = {
@@ -100,10 +107,10 @@ def _on(options: Options, server: str) -> list[Table]:
     fairness = Table(
         f"fairness-{server}",
         f"Fairness on {server.capitalize()}",
-        [f"{path} x{streams}" for path in FAIR for streams in CROWDS],
+        [f"{column} x{streams}" for column in FAIR for streams in CROWDS],
         "Streams whose bodies yield all they can: when the last of them sees its first event, in per cent of the run.",
         title_of(OURS),
-        {f"{path} x{streams}": -3.0 for path in FAIR for streams in CROWDS},
+        {f"{column} x{streams}": -3.0 for column in FAIR for streams in CROWDS},
     )
     speed = Speed(options.duration)
     with all_running(options, server) as processes:
@@ -133,8 +140,8 @@ def _compare(speed: Speed, processes: dict[str, Process], columns: dict[str, tup
 
 
 def _crowd(speed: Speed, process: Process, fairness: Table) -> None:
-    for path in FAIR:
+    for column, path in FAIR.items():
         for streams in CROWDS:
             result = speed.run(process, path, streams)
             share = 100 * max(result["first"]) / result["elapsed"]
-            fairness.add(title_of(process.peer), f"{path} x{streams}", share, 1)
+            fairness.add(title_of(process.peer), f"{column} x{streams}", share, 1)
