@@ -17,7 +17,7 @@ from tests.servers.questions import ask, until_stuck
 from tests.servers.test_abort_matrix import problems_of
 from tests.servers.test_shutdown_matrix import STILL_THERE, assert_none
 from tests.servers.test_shutdown_matrix import problems_of as problems_after_shutdown
-from tests.servers.websocket_bodies import ENDLESS, GRACE
+from tests.servers.websocket_bodies import ENDLESS
 from tests.servers.websocket_clients import Visitor, WayOut, visitors
 
 APP = "tests.servers.websocket_app:app"
@@ -214,7 +214,6 @@ def test_farewell_that_takes_its_time_arrives(kind: ServerKind, tmp_path: Path) 
             assert [end[0] for end in ends] == [1001] * REPEATS
             assert all(visitor.data[-1] == "farewell" for visitor in come)
 
-    assert GRACE > 0.5
     with running(kind, tmp_path, app=APP) as server:
         asyncio.run(stop(server))
 

@@ -24,7 +24,7 @@ from tests.servers.app import (
     visits,
 )
 from tests.servers.bodies import EVENTS, SPECIES, Visit, await_in_finally, flood
-from tests.servers.websocket_bodies import BODIES, GRACE, SEND_TIMEOUT
+from tests.servers.websocket_bodies import BODIES, FAREWELL, GRACE, SEND_TIMEOUT
 
 
 def arrive(stream: StreamContext, key: str, quiet: bool = False, limit: int = 1024) -> Visit:
@@ -76,7 +76,7 @@ async def patient(visit: Visit) -> AsyncGenerator[str, None]:
             yield str(n)
         await visit.stream.wait_closing()
         visit.note("told")
-        await anyio.sleep(GRACE / 2)
+        await anyio.sleep(FAREWELL)
         yield "farewell"
     finally:
         await visit.cleaning()

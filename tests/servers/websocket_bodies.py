@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 SEND_TIMEOUT = 0.3
-GRACE = 1.0
-"""Longer than Uvicorn leaves a WebSocket alone once it has been told to stop."""
+FAREWELL = 0.5
+"""Seconds that a farewell takes: longer than Uvicorn leaves a WebSocket alone once it has been told to stop."""
+GRACE = 20.0
+"""Seconds that it has, on a machine that is busy too."""
 
 ENDLESS = [
     "await_in_finally",
