@@ -30,6 +30,14 @@ PUBLISHING = 8.0
 BOUND = 420.0
 
 
+class Outage:
+    """The one of Redis: it lasts until an event could not be appended, and no topic is complete before it."""
+
+    def __init__(self) -> None:
+        self.begun = anyio.Event()
+        self.noticed = anyio.Event()
+
+
 class Client:
     """An ``EventSource`` that aborts whenever it likes, and asks any worker next."""
 
@@ -90,22 +98,24 @@ class Client:
             self.left -= 1
 
 
-async def publish(log: RedisEventLog, topic: str, refused: anyio.Event) -> None:
+async def publish(log: RedisEventLog, topic: str, outage: Outage) -> None:
     """Appends all events of a topic, evenly, and again what could not be."""
     began = time.monotonic()
     for number in range(EVENTS):
+        if number == EVENTS - 1:
+            await outage.begun.wait()
         while True:
             try:
                 await log.append(topic, f"{topic} {number}", idempotency_key=f"{number}")
             except SourceUnavailableError:
-                refused.set()
+                outage.noticed.set()
                 await asyncio.sleep(0.05)
             else:
                 break
         await asyncio.sleep(max(0.0, began + PUBLISHING * number / EVENTS - time.monotonic()))
 
 
-async def trouble(workers: list[Worker], redis: RedisServer, refused: anyio.Event) -> None:
+async def trouble(workers: list[Worker], redis: RedisServer, outage: Outage) -> None:
     """Kills a worker now and then, and Redis once."""
     for number in range(KILLS):
         await asyncio.sleep(PUBLISHING / (KILLS + 1))
@@ -114,7 +124,8 @@ async def trouble(workers: list[Worker], redis: RedisServer, refused: anyio.Even
         worker.start()
         if number == KILLS // 2:
             await asyncio.to_thread(redis.kill)
-            await refused.wait()
+            outage.begun.set()
+            await outage.noticed.wait()
             await asyncio.to_thread(redis.start_again)
         await worker.ready()
 
@@ -144,8 +155,7 @@ async def test_every_client_gets_every_event_exactly_once_and_in_order(own_redis
     """20,000 events, 100 clients, 4 workers; 4 are killed, and Redis is killed and started again."""
     plugin = RedisPlugin(own_redis.url)
     log = RedisEventLog(plugin)
-    refused = anyio.Event()
-    """Redis was away when an event was to be appended."""
+    outage = Outage()
     try:
         with anyio.fail_after(BOUND):
             async with running_workers(own_redis, tmp_path) as workers:
@@ -154,8 +164,8 @@ async def test_every_client_gets_every_event_exactly_once_and_in_order(own_redis
                     for client in clients:
                         tasks.start_soon(client.run)
                     for topic in TOPICS:
-                        tasks.start_soon(publish, log, topic, refused)
-                    tasks.start_soon(trouble, workers, own_redis, refused)
+                        tasks.start_soon(publish, log, topic, outage)
+                    tasks.start_soon(trouble, workers, own_redis, outage)
     finally:
         await plugin.aclose()
     expected = [f"{number}" for number in range(EVENTS)]
