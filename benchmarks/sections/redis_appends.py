@@ -30,10 +30,9 @@ RATIO, RATIO_OF_SCRIPT = "ratio", "ratio of `EVALSHA`"
 
 MISSED = 100
 """Events that each client has missed."""
-LARGE = (65_536, 1_048_576)
 CLIENTS = (10, 30, 100)
 BESIDE = {65_536: 100, 1_048_576: 30}
-"""Clients that replay events of a size, beside which appends are timed."""
+"""Sizes of large events, and the clients that replay them while appends are timed."""
 IDLE = 2000
 """Appends to an idle log."""
 
@@ -73,7 +72,6 @@ def appends(options: Options) -> Table:
 
 async def _append(url: str, tasks: int) -> list[float]:
     async with a_log(url) as log, Redis.from_url(url) as redis:
-        await log.append("t", "x" * 50)
         script = [APPEND.digest, *log._appending.append("t", "x" * 50, None)]
         works: list[Callable[[], Awaitable[object]]] = [
             lambda: log.append("t", "x" * 50),
@@ -116,7 +114,7 @@ def replays(options: Options) -> list[Table]:
         "loop, the least that an append takes.",
     )
     for _ in range(options.rounds):
-        for size in LARGE:
+        for size, beside in BESIDE.items():
             events = f"events of {size // 1024:,} KiB"
             for clients in CLIENTS:
                 options.progress(f"redis-replays: {clients} clients, {events}")
@@ -125,8 +123,8 @@ def replays(options: Options) -> list[Table]:
             for where, measure in (("their process", _beside), ("another process", _elsewhere)):
                 options.progress(f"redis-replays: appends of {where}, {events}")
                 with running_redis() as url:
-                    for column, figure in in_a_process(measure, url, BESIDE[size], size).items():
-                        latency.add(f"by {where}, beside {BESIDE[size]} clients and {events}", column, figure)
+                    for column, figure in in_a_process(measure, url, beside, size).items():
+                        latency.add(f"by {where}, beside {beside} clients and {events}", column, figure)
     return [memory, latency]
 
 

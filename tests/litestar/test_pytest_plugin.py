@@ -109,8 +109,8 @@ def test_loading_the_plugin_imports_nothing_of_litestar() -> None:
     ("mark", "options", "passed"),
     [
         ("@pytest.mark.anyio", ("-p", "anyio"), 6),  # on asyncio and on trio
-        ("@pytest.mark.asyncio", ("-p", "pytest_asyncio.plugin"), 4),
-        ("", ("-p", "pytest_asyncio.plugin", "--asyncio-mode=auto"), 4),
+        ("@pytest.mark.asyncio", ("-p", "anyio", "-p", "pytest_asyncio.plugin"), 4),
+        ("", ("-p", "anyio", "-p", "pytest_asyncio.plugin", "--asyncio-mode=auto"), 4),
     ],
 )
 def test_the_fixture_works_with_either_plugin(tmp_path: Path, mark: str, options: tuple[str, ...], passed: int) -> None:

@@ -9,7 +9,7 @@ import shutil
 import ssl
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,13 @@ def kinds(*names: str) -> list[ServerKind]:
 
 
 def parameters(*names: str, long: Collection[str] = ()) -> list[Any]:
-    """Return those kinds for ``parametrize``; variants, and those that are named, make a test a long one."""
-    return [pytest.param(kind, id=kind.name, marks=long_if(kind.name in {*VARIANTS, *long})) for kind in kinds(*names)]
+    """Return the kinds of those names, or all, as :func:`marked` does."""
+    return marked(kinds(*names), long)
+
+
+def marked(some: Iterable[ServerKind], long: Collection[str] = ()) -> list[Any]:
+    """Return kinds for ``parametrize``; variants, and those that are named, make a test a long one."""
+    return [pytest.param(kind, id=kind.name, marks=long_if(kind.name in {*VARIANTS, *long})) for kind in some]
 
 
 def long_if(differs_little: bool) -> list[pytest.MarkDecorator]:

@@ -19,7 +19,14 @@ from tests.servers.responses import Ending
 
 pytestmark = pytest.mark.skipif(FLAVOUR != "safe", reason="Litestar's own response admits whoever comes")
 
-ALL = ["uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "hypercorn-h1-trio", "daphne-h1"]
+ALL = [
+    "uvicorn-h1-h11-asyncio",
+    "uvicorn-h1-httptools-uvloop",
+    "granian-h1-asyncio",
+    "hypercorn-h1-asyncio",
+    "hypercorn-h1-trio",
+    "daphne-h1",
+]
 
 PLACES = 10
 """Those that ``admitting.py`` has for each key."""

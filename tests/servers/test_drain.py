@@ -21,6 +21,7 @@ from tests.servers.responses import Ending, ProtocolError
 pytestmark = pytest.mark.skipif(FLAVOUR != "safe", reason="Litestar's own response knows no drain")
 
 ALL = [
+    "uvicorn-h1-h11-asyncio",
     "uvicorn-h1-httptools-uvloop",
     "granian-h1-asyncio",
     "granian-h2-uvloop",
@@ -120,7 +121,7 @@ def test_background_task_that_does_not_end_does_not_hold_up_the_exit(kind: Serve
     run(stop, kind, tmp_path, SHUTDOWN_GRACE=str(SHORT), CLEANUP_TIMEOUT=str(SHORT))
 
 
-@each_kind("daphne-h1", "uvicorn-h1-httptools-uvloop")
+@each_kind("daphne-h1", "uvicorn-h1-httptools-uvloop", "uvicorn-h1-h11-asyncio")
 def test_job_is_ended_with_the_grace_of_all_streams_and_not_reported(kind: ServerKind, tmp_path: Path) -> None:
     """A response whose own grace is longer has no longer at a shutdown; it ends in time, so nothing is warned of."""
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.bounds import WAIT
 from tests.servers.http1 import Http1Stream
-from tests.servers.kinds import VARIANTS, ServerKind, kinds, long_if
+from tests.servers.kinds import ServerKind, kinds, marked
 from tests.servers.processes import RunningServer
 from tests.servers.responses import Ending
 from tests.servers.wire import Wire
@@ -24,8 +24,7 @@ BEGIN_AT_ONCE = [kind for kind in HTTP1 if kind.server != "daphne"]
 
 
 def on(servers: list[ServerKind]) -> pytest.MarkDecorator:
-    each = [pytest.param(kind, id=kind.name, marks=long_if(kind.name in VARIANTS)) for kind in servers]
-    return pytest.mark.parametrize("server", each, indirect=True)
+    return pytest.mark.parametrize("server", marked(servers), indirect=True)
 
 
 LARGE = 2_000_000

@@ -218,7 +218,7 @@ def test_second_interrupt_does_not_cut_clean_ups_short(kind: ServerKind, group: 
 
 
 @safe_only
-@each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio")
+@each_kind("uvicorn-h1-h11-asyncio", "uvicorn-h1-httptools-uvloop", "granian-h1-asyncio")
 def test_reloading_parent_told_to_stop_leaves_no_stream_and_no_child(kind: ServerKind, tmp_path: Path) -> None:
     """With ``--reload`` the signal reaches a supervisor, and its child still cleans up."""
     (tmp_path / "watched").mkdir()
@@ -256,7 +256,7 @@ def test_respawned_workers_clean_up_and_are_replaced(kind: ServerKind, tmp_path:
 
 
 @safe_only
-@each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio")
+@each_kind("uvicorn-h1-h11-asyncio", "uvicorn-h1-httptools-uvloop", "granian-h1-asyncio")
 def test_change_of_a_file_replaces_the_worker_and_its_streams_are_cleaned_up(kind: ServerKind, tmp_path: Path) -> None:
     """With ``--reload`` a changed file ends the streams of the old worker."""
     watched = tmp_path / "watched"

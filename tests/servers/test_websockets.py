@@ -11,7 +11,7 @@ import pytest
 
 from tests.bounds import WAIT
 from tests.servers.bodies import EVENTS, SPECIES
-from tests.servers.kinds import ServerKind, long_if
+from tests.servers.kinds import ServerKind, marked
 from tests.servers.processes import RunningServer, running
 from tests.servers.questions import ask, until_stuck
 from tests.servers.test_abort_matrix import problems_of
@@ -32,14 +32,8 @@ KINDS = [
     ServerKind("hypercorn", "1.1", "trio", ("--worker-class", "trio", "--graceful-timeout", "1")),
     ServerKind("daphne", "1.1", ""),
 ]
-LIKE_OTHERS = {"granian-h1-uvloop"}
-EACH = [pytest.param(kind, id=kind.name, marks=long_if(kind.name in LIKE_OTHERS)) for kind in KINDS]
-STOPPED = [
-    pytest.param(
-        kind, id=kind.name, marks=long_if(kind.name in LIKE_OTHERS | {"uvicorn-h1-wsproto", "hypercorn-h1-trio"})
-    )
-    for kind in KINDS
-]
+EACH = marked(KINDS, long=["granian-h1-uvloop"])
+STOPPED = marked(KINDS, long=["granian-h1-uvloop", "uvicorn-h1-wsproto", "hypercorn-h1-trio"])
 """Each that is told to stop, for which it is started anew."""
 
 
