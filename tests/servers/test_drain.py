@@ -30,15 +30,6 @@ ALL = [
     "daphne-h1",
 ]
 
-ON_HTTP_1 = [
-    "uvicorn-h1-h11-asyncio",
-    "uvicorn-h1-httptools-uvloop",
-    "granian-h1-asyncio",
-    "hypercorn-h1-asyncio",
-    "hypercorn-h1-trio",
-    "daphne-h1",
-]
-
 GRACEFUL = ("--graceful-timeout", "60")
 """Hypercorn would cancel what is open after three seconds."""
 
