@@ -95,7 +95,8 @@ def run(path: Path, source: str, *options: str) -> subprocess.CompletedProcess[s
     (path / "test_it.py").write_text(source)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_litestar_safe_sse"]
     command += [f"--rootdir={path}", "-c", os.devnull, "--strict-markers", *options, str(path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    alone = {"PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {**os.environ, **alone, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT, check=False)
 
 
