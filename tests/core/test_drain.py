@@ -219,6 +219,7 @@ async def test_a_drain_is_spread_evenly_within_the_grace() -> None:
 
     async def told(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         number = len(server.streams)
+        assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
         yield "one"
         await stream.wait_closing()
         probe.note(str(number))

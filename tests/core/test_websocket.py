@@ -200,6 +200,7 @@ async def test_a_farewell_is_sent_before_the_close() -> None:
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
         try:
             probe.note("began")
+            assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
             yield "one"
             await stream.wait_closing()
             yield "farewell"

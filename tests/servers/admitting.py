@@ -44,6 +44,7 @@ async def handler(stream: StreamContext, key: str, flood: bool = False) -> SafeS
     stream.callback(lambda: record("cleaned", key, reason=str(stream.close_reason)))
 
     async def body() -> AsyncIterator[str]:
+        assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
         yield "one"
         while flood:
             yield "x" * 10_000

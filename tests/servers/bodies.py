@@ -343,6 +343,7 @@ async def farewell(visit: Visit) -> AsyncGenerator[str, None]:
     """Asks to be told, and says goodbye."""
     try:
         await visit.opening()
+        assert not visit.stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
         for n in range(EVENTS):
             yield str(n)
         await visit.stream.wait_closing()

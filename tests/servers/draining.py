@@ -59,6 +59,7 @@ async def page(stream: StreamContext, key: str) -> SafeServerSentEvent:
     """A page that is told to come back."""
 
     async def body() -> AsyncIterator[str]:
+        assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
         yield "one"
         await stream.wait_closing()
         yield "farewell"
@@ -90,6 +91,7 @@ async def job(stream: StreamContext, key: str, seconds: float) -> SafeServerSent
     stream.callback(record, "cleaned", key)
 
     async def body() -> AsyncIterator[str]:
+        assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
         yield "one"
         await stream.wait_closing()
         await anyio.sleep(seconds)

@@ -32,6 +32,7 @@ def restarting(record: Callable[..., None]) -> list[Any]:
         record("asked")
 
         async def body() -> AsyncIterator[str]:
+            assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
             yield str(os.getpid())
             await stream.wait_closing()
 
@@ -42,6 +43,7 @@ def restarting(record: Callable[..., None]) -> list[Any]:
         """Has the server drain for some time, in which it refuses streams."""
 
         async def body() -> AsyncIterator[str]:
+            assert not stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
             yield "begun"
             await stream.wait_closing()
             await anyio.sleep(seconds)

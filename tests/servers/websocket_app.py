@@ -72,6 +72,7 @@ async def patient(visit: Visit) -> AsyncGenerator[str, None]:
     """Says farewell when it is told to, which is long after the signal."""
     try:
         await visit.opening()
+        assert not visit.stream.closing  # which asks for a grace, ahead of the event that the shutdown waits for
         for n in range(EVENTS):
             yield str(n)
         await visit.stream.wait_closing()
