@@ -19,7 +19,7 @@ from litestar.utils.sync import AsyncIteratorWrapper
 from litestar_safe_sse._core.encoding import Encoder, Preamble
 from litestar_safe_sse._core.frame import Frame
 from litestar_safe_sse._core.messages import SSEMessage
-from litestar_safe_sse._handler import HEADERS, make_encoder
+from litestar_safe_sse._handler import HEADERS, draw_retry, make_encoder
 from litestar_safe_sse._litestar import chosen_status
 from litestar_safe_sse._slot import Slot
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -145,8 +145,9 @@ def _taken_apart(response: ASGIStreamingResponse, config: SafeSSEConfig) -> tupl
     if encode is None or content is None:
         return _unwrapped(iterator), partial(_chunk, response.encoding), Preamble()
     lines: list[bytes] = list(iterator.iterator)
-    if config.retry is not None and iterator.retry_duration is None:
-        lines.append(f"retry: {config.retry}{_SEPARATOR}".encode())
+    retry = draw_retry(config) if iterator.retry_duration is None else None
+    if retry is not None:
+        lines.append(f"retry: {retry}{_SEPARATOR}".encode())
     comment = [line for line in lines if line.startswith(b":")]
     preamble = Preamble(b"".join(comment), b"".join(line for line in lines if line not in comment))
     return _unwrapped(content), lambda item: encode(item, _SEPARATOR), preamble

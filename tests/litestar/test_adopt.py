@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -457,6 +458,22 @@ async def test_settings_of_the_plugin_apply(trace: Trace) -> None:
             await connection.until_body(b"begun")
             assert (await request(app, "/endless")).status == 503
         assert trace == ["body begins", "body ends"]
+
+
+async def test_reconnection_time_is_drawn_for_each_stream() -> None:
+    """Where a range of it is configured; one of the response's own stays."""
+
+    @get("/")
+    async def drawn() -> ServerSentEvent:
+        return ServerSentEvent(["one"])
+
+    @get("/own")
+    async def own() -> ServerSentEvent:
+        return ServerSentEvent(["one"], retry_duration=7)
+
+    async with adopting(drawn, own, config=SafeSSEConfig(ping_interval=None, retry=(20, 21))) as (app, _):
+        assert (await request(app, "/")).body in (b"retry: 20\r\ndata: one\r\n\r\n", b"retry: 21\r\ndata: one\r\n\r\n")
+        assert set(re.findall(b"retry: .*", (await request(app, "/own")).body)) == {b"retry: 7\r"}
 
 
 async def test_context_can_send_to_it() -> None:
