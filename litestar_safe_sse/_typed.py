@@ -132,8 +132,11 @@ class TypedEncoder(Encoder):
     def _check_message(self, item: object) -> None:
         if not self._validate or self._declared.anything or isinstance(item, tuple(self._declared.messages)):
             return
-        if not (type(item) is SSEMessage and self._is_from_source(item)):
-            raise UndeclaredEventError(type(item), self._declared.where, [event.kind for event in self._declared.items])
+        if type(item) is SSEMessage:
+            is_event = item.data is not UNSET or item.event is not None  # or clients see nothing of it
+            if not is_event or self._is_from_source(item):
+                return
+        raise UndeclaredEventError(type(item), self._declared.where, [event.kind for event in self._declared.items])
 
     def _is_from_source(self, message: SSEMessage) -> bool:
         """Returns whether a message may be one of a source: its own, or JSON of what was declared by its name."""

@@ -153,6 +153,8 @@ async def body_of(handler: Any, **options: Any) -> str:
         (Annotated[Progress, Event("a")] | Annotated[Note, Event("b")], Note("x"), 'event: b|data: {"text":"x"}||'),
         (SSEMessage, SSEMessage("a", id=1), "id: 1|data: a||"),
         (SSEMessage, SSEMessage(comment="hi"), ": hi||"),
+        (Progress, SSEMessage(comment="no event"), ": no event||"),
+        (Progress, SSEMessage(id=5), "id: 5||"),
         (SSEMessage, SSEMessage(Progress(1)), 'event: progress|data: {"type":"progress","percent":1}||'),
         (
             SSEMessage[Progress],
@@ -229,6 +231,7 @@ async def failure_of(handler: Any, **options: Any) -> tuple[BaseException | None
         (Progress, Progress(1), "é"),
         (Progress, Progress(1), {"percent": 1}),
         (Progress, Progress(1), SSEMessage("x")),
+        (Progress, Progress(1), SSEMessage(event="progress")),
         (Progress, Progress(1), Frame("data: x\n\n")),
         (Progress, Progress(1), 5),
         (str, "a", b"b"),
