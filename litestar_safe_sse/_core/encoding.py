@@ -237,7 +237,7 @@ class Encoder:
     def _carries_json(self, kind: type) -> bool:
         if kind in self._json_data:
             return True
-        if kind is UnsetType or is_text(kind):
+        if kind in (UnsetType, Frame) or is_text(kind):
             return False
         if len(self._json_data) < _JSON_TYPES:
             self._json_data.add(kind)
@@ -346,6 +346,8 @@ def as_text(data: object, json: JSONEncoder) -> str:
             raise InvalidFieldError("data", f"must be UTF-8 ({error})") from error
     if isinstance(data, int) and not isinstance(data, bool):
         data = int(data)  # msgspec knows no subclass of int
+    if isinstance(data, Frame):
+        raise InvalidFieldError("data", "must not be a Frame, which holds whole events: yield it by itself")
     try:
         return json.encode(data).decode()
     except Exception as error:

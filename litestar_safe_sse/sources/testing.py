@@ -31,6 +31,7 @@ import pytest
 from msgspec import Struct
 
 from litestar_safe_sse._core.encoding import Encoder
+from litestar_safe_sse._core.frame import Frame
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._litestar import ServerSentEventMessage, TopicsDeniedError
 from litestar_safe_sse.exceptions import InvalidFieldError
@@ -313,6 +314,7 @@ class EventLogContract:
             ("a", SSEMessage("x", "dropped")),
             ("a", SSEMessage("x", "subscribed")),
             ("a", Resetting()),
+            ("a", Frame("data: x\n\n")),
             ("a", "é" * 600),
         ],
         ids=lambda value: repr(value).partition(" at 0x")[0],

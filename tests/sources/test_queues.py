@@ -11,10 +11,11 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from litestar_safe_sse import SafeSSEPlugin
+from litestar_safe_sse import Frame, SafeSSEPlugin
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.redis.group_queue import RedisGroupQueue
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
+from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
 from litestar_safe_sse.sources.redis.queue import RedisQueue
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer
@@ -42,6 +43,16 @@ async def test_items_come_in_order_and_are_gone_when_delivered(queue: Queue, plu
             await eventually(lambda: is_empty(queue, redis))
             await visit.leave_and_end()
     assert await waiting(queue, redis) == []
+
+
+@pytest.mark.parametrize("item", [Frame("data: x\n\n"), "\ud800", object()], ids=["frame", "surrogate", "object"])
+async def test_what_cannot_be_an_item_is_refused_with_all_others(queue: Queue, redis: Redis, item: Any) -> None:
+    """A Frame holds whole events, and would be JSON of its bytes. Pub/Sub refuses the same."""
+    with pytest.raises(InvalidFieldError, match="invalid item: must "):
+        await queue.push("fine", item)
+    assert await waiting(queue, redis) == []
+    with pytest.raises(InvalidFieldError, match="invalid message: must "):
+        await RedisPubSub("redis://localhost").publish("a", item)
 
 
 async def test_each_item_goes_to_one_of_those_who_wait(queue: Queue, plugin: RedisPlugin, redis: Redis) -> None:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw, Struct
 
 from litestar_safe_sse._core.encoding import Encoder, decode_last_event_id, encode_comment, has_data, make_preamble
+from litestar_safe_sse._core.frame import Frame
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
 from tests.node import install_node_packages
@@ -217,6 +218,13 @@ def test_lone_surrogate_in_data_is_refused(item: object) -> None:
     """Text that UTF-8 can't encode is refused before anything is written."""
     with pytest.raises(InvalidFieldError, match=r"invalid data: must be text .*lone surrogate U\+DC80"):
         encode(item)
+
+
+@pytest.mark.parametrize("fields", [{}, {"event": "patch"}, {"id": 1}])
+def test_a_frame_in_a_message_is_refused(fields: dict[str, Any]) -> None:
+    """It holds whole events, and would be JSON of its bytes."""
+    with pytest.raises(InvalidFieldError, match=r"invalid data: must not be a Frame, .* yield it by itself"):
+        encode(SSEMessage(Frame("data: a\n\n"), **fields))
 
 
 def test_none_is_refused_with_what_to_yield_instead() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from litestar_safe_sse._core.frame import Frame
 from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError
 
@@ -29,6 +30,10 @@ def encode_item(field: str, item: object) -> bytes | str:
         return item
     if isinstance(item, str):
         return check_text(field, item)
+    if isinstance(item, Frame):
+        raise InvalidFieldError(
+            field, "must not be a Frame, which would be JSON; give its block, to be framed by who yields"
+        )
     try:
         return msgspec.json.encode(item)
     except Exception as error:
