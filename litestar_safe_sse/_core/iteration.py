@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._runtime.base import Runtime
 
-__all__ = ("ThreadedIterator", "aclose", "aclose_iterator", "aiterate", "check_content")
+__all__ = ("ThreadedIterator", "aclose", "aclose_iterator", "aiterate", "check_content", "check_source")
 
 # One event each, although some of them can be iterated over.
 _SINGLE = (str, bytes, bytearray, memoryview, Mapping)
@@ -25,6 +25,8 @@ _IN_MEMORY = (list, tuple, set, frozenset, deque, range)
 
 _FIELDS = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__", "__pydantic_core_schema__", "__fields__")
 """What tells that a class is one of records: of msgspec, the standard library, attrs, and pydantic 2 and 1."""
+
+_ITERATING = ("__aiter__", "__anext__", "__iter__", "__next__")
 
 AHEAD = 64
 """Items that a sync body may be ahead of the stream."""
@@ -37,11 +39,26 @@ def check_content(content: object) -> None:
     """Raises ``InvalidFieldError`` for what can be no body."""
     if content is None:
         raise InvalidFieldError("content", "must be an iterable, a callable that returns one, or an item, not None")
-    if inspect.iscoroutine(content):
-        content.close()  # or Python would warn that it was never awaited
-        raise InvalidFieldError("content", "must be an async generator, or a coroutine's result, not a coroutine")
-    if inspect.isclass(content):
-        raise InvalidFieldError("content", f"must be an instance of {content.__qualname__}, not the class")
+    _check_object("content", content)
+
+
+def check_source(source: object) -> None:
+    """Raises ``InvalidFieldError`` for what cannot be iterated over, where a body may be a single item."""
+    _check_object("source", source)
+    if not callable(source) and not any(hasattr(source, name) for name in _ITERATING):
+        raise InvalidFieldError(
+            "source",
+            f"must be an iterable, or a callable that returns one, not {type(source).__qualname__}; make an async "
+            "generator of it, such as one that yields what it awaits of a queue",
+        )
+
+
+def _check_object(field: str, value: object) -> None:
+    if inspect.iscoroutine(value):
+        value.close()  # or Python would warn that it was never awaited
+        raise InvalidFieldError(field, "must be an async generator, or a coroutine's result, not a coroutine")
+    if inspect.isclass(value):
+        raise InvalidFieldError(field, f"must be an instance of {value.__qualname__}, not the class")
 
 
 async def aiterate(content: object, runtime: Runtime, name: str, *, ahead: int = AHEAD) -> AsyncIterator[object]:

@@ -9,7 +9,7 @@ import anyio
 
 from litestar_safe_sse._core import asyncgens
 from litestar_safe_sse._core.asyncgens import LeftGenerators
-from litestar_safe_sse._core.iteration import aclose_iterator, aiterate, check_content
+from litestar_safe_sse._core.iteration import aclose_iterator, aiterate, check_source
 from litestar_safe_sse._runtime.base import Interrupted
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class SlicedIterator(Generic[T]):
     __slots__ = ("_source",)
 
     def __init__(self, source: object, stream: Stream, slice_timeout: float) -> None:
-        check_content(source)
+        check_source(source)
         self._source: SlicedSource = SlicedSource(source, stream, slice_timeout)
 
     def __aiter__(self) -> SlicedIterator[T]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from litestar_safe_sse import StreamContext
+from litestar_safe_sse import InvalidFieldError, StreamContext
 from tests.core.apps import Probe, Server, leave
 from tests.core.clients import Connection
 
@@ -102,6 +104,20 @@ async def test_an_error_of_the_source_is_the_bodys() -> None:
     server, connection = Server(body), Connection()
     await server.run(connection)
     assert server.probe.events == ["raised", "cleanup"]
+
+
+@pytest.mark.parametrize("source", [asyncio.Queue(), 3, None, object(), list])
+async def test_what_cannot_be_iterated_over_is_refused(source: Any) -> None:
+    """A body may be a single item; a source that is one would be a mistake, and a queue most likely of all."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        with pytest.raises(InvalidFieldError, match="invalid source: must be an "):
+            stream.iterate(source)
+        yield "refused"
+
+    server, connection = Server(body), Connection()
+    await server.run(connection)
+    assert b"refused" in connection.body
 
 
 async def test_iterate_over_a_sync_source() -> None:
