@@ -72,7 +72,8 @@ class OpenTelemetryTracing(Observer):
         traced = self._traced.pop(stream.id, None)
         if traced is None:
             return
-        if traced.token is not None:
+        is_answered = traced.token is not None
+        if is_answered:
             self._context.detach(traced.token)
         reason = str(stream.close_reason)
         span = traced.span
@@ -85,7 +86,8 @@ class OpenTelemetryTracing(Observer):
                 "sse.cleanup_failures": stream.failures,
             }
         )
-        if stream.close_reason is CloseReason.ERROR or stream.failures:
+        # What is raised ahead of the headers is told by the request's status, which may be a 404.
+        if (is_answered and stream.close_reason is CloseReason.ERROR) or stream.failures:
             span.set_status(self._trace.StatusCode.ERROR)
         span.end()
 

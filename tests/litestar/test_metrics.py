@@ -17,6 +17,7 @@ import anyio.lowlevel
 import prometheus_client.metrics
 import pytest
 from litestar import Litestar, get
+from litestar.exceptions import NotFoundException
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -33,6 +34,7 @@ from litestar_safe_sse import (
     SafeSSEPlugin,
     StreamContext,
     _measuring,
+    sse,
 )
 from litestar_safe_sse._core import watch
 from litestar_safe_sse._instruments import INSTRUMENTS
@@ -461,6 +463,30 @@ async def test_a_stream_is_one_span_on_which_body_and_cleanups_hang() -> None:
         assert child.parent is not None
         assert ours.context is not None
         assert child.parent.span_id == ours.context.span_id
+
+
+@pytest.mark.parametrize("error", [NotFoundException("no such job"), None])
+async def test_what_is_raised_ahead_of_the_headers_is_no_error_of_the_span(error: Exception | None) -> None:
+    """The status of the request tells of it, which may be a 404. Once there are headers it is one, as is a cleanup."""
+
+    @sse("/failing")
+    async def failing() -> AsyncIterator[str]:
+        if error is not None:
+            raise error
+        yield "one"
+        raise LookupError
+
+    provider, exporter = tracing()
+    plugin = SafeSSEPlugin()
+    plugin.streams.observe(OpenTelemetryTracing(provider))
+    app = Litestar([failing], plugins=[plugin])
+    async with open_stream(app, "GET", "/failing", raise_app_exceptions=False) as stream:
+        await stream.wait_closed()
+        assert stream.status == (200 if error is None else 404)
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert span.attributes["sse.close_reason"] == "error"
+    assert span.status.is_ok is (error is not None)
 
 
 async def test_with_litestars_middleware_an_event_is_no_span() -> None:
