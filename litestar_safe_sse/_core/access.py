@@ -19,7 +19,7 @@ from litestar_safe_sse.config import MAX_DURATION, check_moment
 if TYPE_CHECKING:
     from litestar_safe_sse._core.stream import Stream
     from litestar_safe_sse._core.timers import TimerWheel
-    from litestar_safe_sse._runtime.base import OwnedTask
+    from litestar_safe_sse._runtime.base import Event, OwnedTask
     from litestar_safe_sse.config import SafeSSEConfig
 
 __all__ = ("Access", "seconds_left")
@@ -64,7 +64,8 @@ class Access:
         self._lost_before = 0.0
         """How long the loop had not answered when it was asked."""
         self._task: OwnedTask | None = None
-        self._done = stream.runtime.event()
+        self._done: Event
+        """Set when the last question has been answered, or given up."""
         self._is_refused = False
         self._has_ended = False
 
@@ -114,6 +115,7 @@ class Access:
         return 0.0 if self._task is None else self._alarm.wheel.lost - self._lost_before
 
     def _ask(self) -> None:
+        self._done = self._stream.runtime.event()
         self._lost_before = self._alarm.wheel.lost
         self._next = monotonic() + self._stream.config.reauthorize_interval
         name = f"SSE reauthorization of {self._stream.handler}"
