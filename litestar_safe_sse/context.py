@@ -11,7 +11,7 @@ from litestar_safe_sse._core.state import CloseReason, StreamState
 from litestar_safe_sse._core.statistics import StreamStatistics
 from litestar_safe_sse._core.stream import Stream
 from litestar_safe_sse.config import check_duration
-from litestar_safe_sse.exceptions import InvalidFieldError, MissingPluginError, OutsideRequestError
+from litestar_safe_sse.exceptions import MissingPluginError, OutsideRequestError
 
 if sys.version_info >= (3, 11):
     from typing import NotRequired
@@ -255,6 +255,4 @@ class StreamContext(Injected, metaclass=_AsAnnotated):
         Raises:
             InvalidFieldError: If the reason is not a ``CloseReason``.
         """
-        if not isinstance(reason, CloseReason):
-            raise InvalidFieldError("reason", f"must be a member of CloseReason, not {reason!r}")
         await self._stream.aclose(reason)

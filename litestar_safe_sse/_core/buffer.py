@@ -139,6 +139,7 @@ class Buffer:
         "_has_room",
         "_head",
         "_json_types",
+        "_latest_heartbeat",
         "_limit",
         "_linger_until",
         "_look_at",
@@ -162,6 +163,7 @@ class Buffer:
         "_turns",
         "_until",
         "_written",
+        "heartbeats",
     )
 
     _encoder: BlockEncoder
@@ -201,6 +203,10 @@ class Buffer:
         self._taken = 0
         self._written = 0
         self._dropped = 0
+        self.heartbeats = 0
+        """Heartbeats that have been put in."""
+        self._latest_heartbeat = 0
+        """The place of the latest among all that has been put in."""
         self._state = BufferState.OPEN
 
     def configure(self, encoder: BlockEncoder, limit: int) -> None:
@@ -273,6 +279,11 @@ class Buffer:
     def written(self) -> int:
         """Events and comments that have been written."""
         return self._written
+
+    @property
+    def heartbeats_written(self) -> int:
+        """Heartbeats that have been written."""
+        return self.heartbeats - (self._written < self._latest_heartbeat)  # one at a time
 
     def put(self, item: object) -> bool:
         """Appends one event, whole.
@@ -396,6 +407,8 @@ class Buffer:
         self._parts.append(block)
         self._size += len(block)
         self._ready += 1
+        self.heartbeats += 1
+        self._latest_heartbeat = self.events
         if not self._turns:
             self._filled.set()
 

@@ -14,7 +14,7 @@ from litestar_safe_sse._core import asyncgens
 from litestar_safe_sse._core.access import Access, seconds_left
 from litestar_safe_sse._core.admission import Admission, NoPlaceError
 from litestar_safe_sse._core.log import StreamLog
-from litestar_safe_sse._core.state import CloseReason
+from litestar_safe_sse._core.state import CloseReason, check_reason
 from litestar_safe_sse._core.statistics import RegistryStatistics
 from litestar_safe_sse._core.stream import Stream, StreamNames
 from litestar_safe_sse._core.timers import TimerWheel
@@ -38,7 +38,7 @@ from litestar_safe_sse._servers.shutdown import ShutdownWatch
 from litestar_safe_sse.exceptions import InvalidFieldError, SSEError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Hashable, Iterator, Sequence
 
     from litestar_safe_sse._core.statistics import Observer
     from litestar_safe_sse.config import PerKey, SafeSSEConfig
@@ -231,12 +231,11 @@ class StreamRegistry:
 
         Args:
             reason: The reason they end for.
+
+        Raises:
+            InvalidFieldError: If the reason is not a ``CloseReason``.
         """
-        loop = self._here()
-        for stream in tuple(loop.streams.values()):
-            stream.close(reason)
-        for stream in tuple(loop.streams.values()):
-            await stream.aclose(reason)
+        await self._aclose(tuple(self._here().streams.values()), reason)
 
     async def aclose_where(
         self, *, key: Hashable, by: PerKey | None = None, reason: CloseReason = CloseReason.REVOKED
@@ -254,18 +253,21 @@ class StreamRegistry:
         Raises:
             InvalidFieldError: If the reason is not a ``CloseReason``, or the configuration has no such ``PerKey``.
         """
-        if not isinstance(reason, CloseReason):
-            raise InvalidFieldError("reason", f"must be a member of CloseReason, not {reason!r}")
         rules = tuple(self.config.admission)  # type: ignore[arg-type]
         if self._admission is None or not rules or (by is not None and by not in rules):
             raise InvalidFieldError("admission", "must have the PerKey by which the streams are to be found")
         runtime = self._here().runtime
         found = [stream for stream in self._admission.find(key, by) if stream.runtime is runtime]
-        for stream in found:
-            stream.close(reason)
-        for stream in found:
-            await stream.aclose(reason)
+        await self._aclose(found, reason)
         return len(found)
+
+    async def _aclose(self, streams: Collection[Stream], reason: CloseReason) -> None:
+        """Ends all of them before it waits for any."""
+        check_reason(reason)  # where there are none, too
+        for stream in streams:
+            stream.close(reason)
+        for stream in streams:
+            await stream.aclose(reason)
 
     def keys_of(self, stream: Stream) -> list[tuple[int, Hashable]]:
         """Returns the keys of a live stream, each with the place of its ``PerKey`` in the configuration."""

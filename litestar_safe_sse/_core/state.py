@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from litestar_safe_sse.exceptions import SSEError
+from litestar_safe_sse.exceptions import InvalidFieldError, SSEError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ("ACTIONS", "Action", "Cause", "CloseReason", "Lifecycle", "StreamState")
+__all__ = ("ACTIONS", "Action", "Cause", "CloseReason", "Lifecycle", "StreamState", "check_reason")
 
 
 class CloseReason(str, Enum):
@@ -45,6 +45,13 @@ class CloseReason(str, Enum):
     def allows_farewell(self) -> bool:
         """Whether a body that asked for it is given a grace in which the client still listens."""
         return self in (CloseReason.SHUTDOWN, CloseReason.MAX_LIFETIME)
+
+
+def check_reason(reason: object) -> CloseReason:
+    """Returns a reason to end a stream for; raises ``InvalidFieldError`` for what is none, such as its value."""
+    if not isinstance(reason, CloseReason):
+        raise InvalidFieldError("reason", f"must be a member of CloseReason, not {reason!r}")
+    return reason
 
 
 class StreamState(str, Enum):

@@ -23,7 +23,7 @@ class StreamStatistics(Struct, frozen=True, kw_only=True):
         age: Seconds since it was made.
         events: Events and comments, heartbeats included, that were yielded or made.
         bytes_pending: Bytes that wait for the writer.
-        heartbeats: Heartbeats among them.
+        heartbeats: Heartbeats among the events.
         cleanups: Registered cleanups that have not run yet.
     """
 
@@ -44,7 +44,7 @@ class RegistryStatistics(Struct, frozen=True, kw_only=True):
     Attributes:
         open: Streams that have not cleaned up yet.
         opened: Streams ever admitted.
-        refused: Streams not admitted, because of a shutdown or of ``max_streams``.
+        refused: Streams not admitted, because of a shutdown, of ``max_streams`` or of a ``PerKey``.
         closed: How many ended for which reason.
         draining: Whether a shutdown is under way in any event loop.
     """

@@ -47,7 +47,7 @@ from litestar_safe_sse._core.cleanup import CleanupRegistry
 from litestar_safe_sse._core.deadline import Deadline
 from litestar_safe_sse._core.listener import Listener
 from litestar_safe_sse._core.portal import Portal
-from litestar_safe_sse._core.state import ACTIONS, Action, Cause, CloseReason, Lifecycle, StreamState
+from litestar_safe_sse._core.state import ACTIONS, Action, Cause, CloseReason, Lifecycle, StreamState, check_reason
 from litestar_safe_sse._core.statistics import StreamStatistics
 from litestar_safe_sse._core.timers import EARLY
 from litestar_safe_sse._core.timing import FINAL_SEND_TIMEOUT, SECOND_CANCELLATION, draw_shorter
@@ -209,7 +209,7 @@ class Stream:
     @property
     def heartbeats_sent(self) -> int:
         """Heartbeats that the server has taken."""
-        return 0 if self._writer is None else self._writer.heartbeats_written
+        return self._buffer.heartbeats_written
 
     @property
     def failures(self) -> int:
@@ -230,7 +230,7 @@ class Stream:
             age=monotonic() - self._made,
             events=self._buffer.events,
             bytes_pending=self._buffer.pending,
-            heartbeats=0 if self._writer is None else self._writer.heartbeats,
+            heartbeats=self._buffer.heartbeats,
             cleanups=len(self.cleanups),
         )
 
@@ -283,7 +283,7 @@ class Stream:
 
     def close(self, reason: CloseReason) -> None:
         """Asks the stream to end; the first reason stays. Returns at once, and may be called at any time."""
-        self._decide(reason)
+        self._decide(check_reason(reason))
         if reason.client_gone:
             self._hang_up()
         elif reason is CloseReason.REVOKED:
@@ -302,7 +302,11 @@ class Stream:
         self._hang_up()
 
     async def aclose(self, reason: CloseReason = CloseReason.CLOSED) -> None:
-        """Ends the stream and waits until it has cleaned up; called by the body or a cleanup, it does not wait."""
+        """Ends the stream and waits until it has cleaned up; called by the body or a cleanup, it does not wait.
+
+        Raises:
+            InvalidFieldError: If the reason is not a ``CloseReason``.
+        """
         self.close(reason)
         if self._life.state is not StreamState.NEW and not (self._owner is not None and self._owner.is_current()):
             await self._closed.wait()
@@ -492,9 +496,9 @@ class Stream:
         self._start_owner()
         try:
             await wait_shielded(self._closed)
-            if self._watch is not None:
-                self._watch.closed(self)
         finally:
+            if self._watch is not None and self._closed.is_set():  # or the loop is gone
+                self._watch.closed(self)
             self._writer = self.transport = None
             listener, self._listener = self._listener, None
             if listener is not None:

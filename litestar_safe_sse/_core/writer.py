@@ -48,7 +48,6 @@ class Writer:
         "_final_patience",
         "_final_until",
         "_has_begun",
-        "_latest_heartbeat",
         "_life",
         "_lost_before",
         "_sending",
@@ -57,7 +56,6 @@ class Writer:
         "_watch",
         "_wheel",
         "cancel_scope",
-        "heartbeats",
     )
 
     def __init__(
@@ -88,9 +86,6 @@ class Writer:
         self._final_patience = 0.0
         self.cancel_scope: anyio.CancelScope | None = None
         """The scope of the writing, while there is some."""
-        self.heartbeats = 0
-        self._latest_heartbeat = 0
-        """The place of the latest among all that has been put into the buffer."""
 
     @property
     def is_open(self) -> bool:
@@ -101,11 +96,6 @@ class Writer:
     def blocked_for(self) -> float:
         """Seconds since a ``send()`` began that is still under way; 0 if there is none."""
         return monotonic() - self._sent_at if self._sending else 0.0
-
-    @property
-    def heartbeats_written(self) -> int:
-        """Heartbeats that the server has taken."""
-        return self.heartbeats - (self._buffer.written < self._latest_heartbeat)  # one at a time
 
     async def start(self) -> None:
         """Sends the headers."""
@@ -133,7 +123,7 @@ class Writer:
             buffer.mark_written()
             if watch is not None:
                 watch.bytes += len(chunk)
-                if watch.on_begun is not None and buffer.written > self.heartbeats_written:
+                if watch.on_begun is not None and buffer.written > buffer.heartbeats_written:
                     watch.on_begun()
             del chunk  # it may be large, and the next one long in coming
             sends += 1
@@ -177,10 +167,8 @@ class Writer:
             # By the earlier of the two it may have ended, and a heartbeat be due.
             return min(blocked_until, now + interval) if now < blocked_until else None
         if now >= self._sent_at + interval:
-            self.heartbeats += 1
             self._sent_at = now
             self._buffer.put_heartbeat()
-            self._latest_heartbeat = self._buffer.events
         return min(self._sent_at + interval, now + send_timeout)
 
     def set_final_timeout(self, seconds: float) -> None:

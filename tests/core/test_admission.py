@@ -303,3 +303,19 @@ async def test_what_would_find_nothing_is_a_typed_error(config: SafeSSEConfig, o
     """Whoever revokes by a key that no stream can have is told so."""
     with pytest.raises(InvalidFieldError, match=message):
         await App(lambda _: [], config).streams.aclose_where(key="x", **options)
+
+
+async def test_what_is_no_reason_ends_nothing() -> None:
+    """It is refused before a stream is touched, also by its value, and where there is no stream."""
+    house = House(limited(PerKey(path)))
+    async with house.visited() as visit:
+        for _ in range(2):
+            with pytest.raises(InvalidFieldError, match="invalid reason: must be a member of CloseReason"):
+                await house.streams.aclose_all("shutdown")  # type: ignore[arg-type]
+            await visit("/a")
+        (stream, *_) = house.streams
+        with pytest.raises(InvalidFieldError, match="invalid reason: must be a member of CloseReason"):
+            await stream.aclose("shutdown")  # type: ignore[arg-type]
+        assert [stream.close_reason for stream in house.streams] == [None, None]
+        await house.streams.aclose_all(CloseReason.CLOSED)
+    assert house.streams.statistics().closed == {CloseReason.CLOSED: 2}

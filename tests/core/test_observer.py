@@ -12,6 +12,7 @@ import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
 from litestar_safe_sse._core.statistics import ObservedStream, Observer
+from tests.bounds import WAIT
 from tests.core.apps import NAMES, PATIENT, Probe, Server
 from tests.core.bodies import short, waiting
 from tests.core.clients import Connection
@@ -209,6 +210,32 @@ async def test_what_is_discarded_is_observed_too() -> None:
     stream = server.streams.admit(NAMES)
     await stream.discard(CloseReason.ERROR)
     assert [event[0] for event in recorder.events] == ["opened", "owned", "ended", "closed"]
+
+
+async def test_an_observer_learns_of_the_end_though_the_request_is_cancelled() -> None:
+    """As by a time limit that a middleware has, or by a server at its exit, while the stream cleans up."""
+    cleaning, may_end = anyio.Event(), anyio.Event()
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        async def cleanup() -> None:
+            cleaning.set()
+            await may_end.wait()
+
+        stream.push_async_callback(cleanup)
+        yield "one"
+        await anyio.sleep_forever()
+
+    server, connection, recorder = Server(body), Connection(leaves_after=b"one"), Recorder()
+    server.streams.observe(recorder)
+    with anyio.fail_after(WAIT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.app, connection.scope, connection.receive, connection.send)
+            await cleaning.wait()
+            tasks.cancel_scope.cancel()
+            may_end.set()
+    server.check_empty()
+    steps = [event[0] for event in recorder.events]
+    assert steps == ["opened", "answered", "owned", "begun", "ended", "closed"]
 
 
 async def test_observers_run_where_they_say() -> None:

@@ -63,6 +63,8 @@ async def test_statistics_of_a_stream() -> None:
         assert statistics.state is StreamState.CLOSED
         assert statistics.close_reason is CloseReason.COMPLETED
         assert statistics.cleanups == 0
+        assert statistics.heartbeats >= 1
+        assert statistics.events == 2 + statistics.heartbeats
         assert list(streams) == []
 
 
