@@ -1,4 +1,4 @@
-"""A documented application on a real Uvicorn, and what it prints."""
+"""A documented application on a real server, and what it prints."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from tests.bounds import WAIT
+from tests.bounds import START, WAIT
 from tests.ports import free_port
 from tests.signals import default_signals
 
 
-class UvicornProcess:
-    """Uvicorn with one application, and its output line by line."""
+class ServerProcess:
+    """A server with one application, and its output line by line.
 
-    def __init__(self, app: str, directory: Path, environment: Mapping[str, str]) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+    Args:
+        command: A module, and its arguments but for the port.
+        port_option: The option that names the port.
+        environment: What it has beside the environment of the tests.
+    """
+
+    def __init__(self, command: Sequence[str], port_option: str, environment: Mapping[str, str]) -> None:
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
         self.lines: list[str] = []
-        self._command = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(directory), "--port", str(port)]
+        self._command = [sys.executable, "-m", *command, port_option.format(port=self._port)]
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "always::ResourceWarning"}
         self._environment.update(environment)
         self._start()
@@ -78,8 +84,12 @@ class UvicornProcess:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        self.until(lambda: "Uvicorn running on" in self.output or self.process.poll() is not None, 30)
+        self.until(lambda: self._accepts() or self.process.poll() is not None, START)
         assert self.process.poll() is None, self.output
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -90,10 +100,20 @@ class UvicornProcess:
         self.process.stdout.close()
 
 
+def running(app: str, directory: Path, **environment: str) -> contextlib.AbstractContextManager[ServerProcess]:
+    """Runs the application on Uvicorn for the length of the block, and checks that nothing went wrong unseen."""
+    return running_by(*on_uvicorn(app, directory), **environment)
+
+
+def on_uvicorn(app: str, directory: Path) -> tuple[Sequence[str], str]:
+    """Returns the command and the option for the port."""
+    return ["uvicorn", app, "--app-dir", str(directory)], "--port={port}"
+
+
 @contextlib.contextmanager
-def running(app: str, directory: Path, **environment: str) -> Iterator[UvicornProcess]:
-    """Runs the application for the length of the block, and checks that nothing went wrong unseen."""
-    server = UvicornProcess(app, directory, environment)
+def running_by(command: Sequence[str], port_option: str, **environment: str) -> Iterator[ServerProcess]:
+    """Runs a server for the length of the block, and checks that nothing went wrong unseen."""
+    server = ServerProcess(command, port_option, environment)
     try:
         server.wait_ready()
         yield server
@@ -105,7 +125,7 @@ def running(app: str, directory: Path, **environment: str) -> Iterator[UvicornPr
 
 @contextlib.contextmanager
 def stream(
-    server: UvicornProcess, path: str, last_event_id: str | None = None
+    server: ServerProcess, path: str, last_event_id: str | None = None
 ) -> Iterator[tuple[httpx.Response, Iterator[ServerSentEvent]]]:
     """A client that is connected for the length of the block; yields the response and its events."""
     headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}

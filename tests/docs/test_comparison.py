@@ -16,7 +16,7 @@ import pytest
 from httpx_sse import EventSource, ServerSentEvent
 
 from tests.bounds import START, WAIT
-from tests.docs.processes import UvicornProcess
+from tests.docs.processes import ServerProcess, on_uvicorn
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples" / "comparison"
@@ -31,7 +31,7 @@ each_library = pytest.mark.parametrize("library", LIBRARIES)
 @contextmanager
 def serving(app: str) -> Iterator[httpx.Client]:
     """An application on a real Uvicorn; how the others end is not looked at here."""
-    server = UvicornProcess(f"{app}:app", EXAMPLES, {})
+    server = ServerProcess(*on_uvicorn(f"{app}:app", EXAMPLES), {})
     try:
         server.wait_ready()
         with httpx.Client(base_url=server.url, timeout=WAIT) as client:

@@ -17,7 +17,7 @@ from litestar_safe_sse.testing import OpenStream, open_stream, open_stream_sync
 from tests.asking import ask
 from tests.bounds import WAIT
 from tests.docs.conftest import Load
-from tests.docs.processes import UvicornProcess, leave, reset, running, stream
+from tests.docs.processes import ServerProcess, leave, reset, running, stream
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -30,7 +30,7 @@ in_process = pytest.mark.anyio
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest) -> Iterator[UvicornProcess]:
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     with running(f"{request.param}:app", EXAMPLES) as server:
         yield server
 
@@ -65,7 +65,7 @@ def test_no_example_needs_what_is_deprecated(name: str, load: Load, monkeypatch:
 
 @aborts
 @example("quickstart")
-def test_connection_is_closed_when_the_client_leaves(server: UvicornProcess, abort: Abort) -> None:
+def test_connection_is_closed_when_the_client_leaves(server: ServerProcess, abort: Abort) -> None:
     """What the handler opened for the stream is closed, its awaits included."""
     with stream(server, "/readings") as (response, events):
         assert next(events).event == "reading"
@@ -76,7 +76,7 @@ def test_connection_is_closed_when_the_client_leaves(server: UvicornProcess, abo
 
 
 @example("quickstart")
-def test_connections_are_closed_when_the_server_stops(server: UvicornProcess) -> None:
+def test_connections_are_closed_when_the_server_stops(server: ServerProcess) -> None:
     """At SIGTERM every stream is ended, and the server exits."""
     with stream(server, "/readings") as (_, first), stream(server, "/readings") as (_, second):
         assert next(first).event == next(second).event == "reading"
@@ -85,7 +85,7 @@ def test_connections_are_closed_when_the_server_stops(server: UvicornProcess) ->
 
 
 @contextlib.contextmanager
-def chat() -> Iterator[tuple[UvicornProcess, UvicornProcess]]:
+def chat() -> Iterator[tuple[ServerProcess, ServerProcess]]:
     with (
         running("fake_model:app", Path(__file__).parent) as model,
         running("llm_tokens:app", EXAMPLES, UPSTREAM=f"{model.url}/completions") as server,
@@ -94,14 +94,14 @@ def chat() -> Iterator[tuple[UvicornProcess, UvicornProcess]]:
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[UvicornProcess]:
+def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerProcess]:
     """A model for an application in the test's process."""
     with running("fake_model:app", HERE) as model:
         monkeypatch.setenv("UPSTREAM", f"{model.url}/completions")
         yield model
 
 
-def test_tokens_are_relayed_to_the_end(load: Load, model: UvicornProcess) -> None:
+def test_tokens_are_relayed_to_the_end(load: Load, model: ServerProcess) -> None:
     """All tokens come, then the event that says so."""
     app = load("llm_tokens").app
     with open_stream_sync(app, "GET", "/chat?prompt=short", timeout=WAIT) as stream:
@@ -113,7 +113,7 @@ def test_tokens_are_relayed_to_the_end(load: Load, model: UvicornProcess) -> Non
     model.wait_for_line("finished")
 
 
-def test_model_is_hung_up_on_when_the_client_leaves(load: Load, model: UvicornProcess) -> None:
+def test_model_is_hung_up_on_when_the_client_leaves(load: Load, model: ServerProcess) -> None:
     """Nobody pays for tokens that nobody reads."""
     with open_stream_sync(load("llm_tokens").app, "GET", "/chat?prompt=endless", timeout=WAIT) as stream:
         assert stream.next().data == "token 0"
@@ -138,7 +138,7 @@ def test_model_is_hung_up_on_when_the_server_stops() -> None:
         model.wait_for_line("hung up")
 
 
-def test_refusal_of_the_model_is_a_proper_response(load: Load, model: UvicornProcess) -> None:
+def test_refusal_of_the_model_is_a_proper_response(load: Load, model: ServerProcess) -> None:
     """What fails before the stream begins has a status."""
     with open_stream_sync(load("llm_tokens").app, "GET", "/chat?prompt=refused", timeout=WAIT) as response:
         assert response.status == 502
@@ -166,7 +166,7 @@ async def test_job_goes_on_without_its_client(load: Load) -> None:
 
 
 @example("job_progress")
-def test_job_goes_on_without_a_client_that_was_killed(server: UvicornProcess) -> None:
+def test_job_goes_on_without_a_client_that_was_killed(server: ServerProcess) -> None:
     """The same on a server, where a client that comes back does so over another connection."""
     path = f"/jobs/{httpx.post(f'{server.url}/jobs').json()['id']}"
     with stream(server, path) as (response, events):
@@ -190,7 +190,7 @@ def test_whole_answer_says_so(load: Load) -> None:
 
 
 @example("whole_answer")
-def test_broken_answer_says_so(server: UvicornProcess) -> None:
+def test_broken_answer_says_so(server: ServerProcess) -> None:
     """An answer that breaks off ends by the event that tells of it, and properly, and the server logs the error."""
     with stream(server, "/ingredients/soup") as (_, events):
         assert [(event.event, event.data) for event in events] == [
@@ -216,7 +216,7 @@ async def test_notification_reaches_every_page_that_is_open(load: Load) -> None:
 
 
 @example("notifications")
-def test_notification_reaches_no_page_that_was_killed(server: UvicornProcess) -> None:
+def test_notification_reaches_no_page_that_was_killed(server: ServerProcess) -> None:
     """The server learns of it, and the others get theirs."""
     path = "/notifications/ada"
 
@@ -249,7 +249,7 @@ async def test_logged_out_user_is_sent_nothing_more(load: Load) -> None:
 
 
 @example("notifications")
-def test_pages_are_told_when_the_server_restarts(server: UvicornProcess) -> None:
+def test_pages_are_told_when_the_server_restarts(server: ServerProcess) -> None:
     """A body that asks may say farewell at a shutdown."""
     with stream(server, "/notifications/ada") as (_, events):
         httpx.post(f"{server.url}/notifications/ada", json={"text": "hello"})
@@ -279,7 +279,7 @@ async def until_viewers(stream: OpenStream, count: int) -> list[dict[str, Any]]:
 
 
 @example("dashboard")
-def test_dashboard_counts_no_viewer_that_was_killed(server: UvicornProcess) -> None:
+def test_dashboard_counts_no_viewer_that_was_killed(server: ServerProcess) -> None:
     """The server learns of it within a reading or two."""
     with stream(server, "/dashboard") as (_, stays):
         with stream(server, "/dashboard") as (response, leaves):
@@ -324,7 +324,7 @@ def test_blocking_driver_is_closed_when_the_client_leaves(load: Load, capsys: py
 
 
 @example("blocking_rows")
-def test_blocking_driver_is_closed_when_the_client_is_killed(server: UvicornProcess) -> None:
+def test_blocking_driver_is_closed_when_the_client_is_killed(server: ServerProcess) -> None:
     """On a server, while rows are being sent."""
     with stream(server, "/rows") as (response, events):
         rows = [json.loads(next(events).data) for _ in range(1000)]

@@ -18,7 +18,7 @@ from playwright.sync_api import expect, sync_playwright
 from redis import Redis
 
 from tests.bounds import WAIT
-from tests.docs.processes import UvicornProcess, running, stream
+from tests.docs.processes import ServerProcess, running, stream
 from tests.node import install_node_packages
 from tests.redis_server import RedisServer
 
@@ -34,7 +34,7 @@ def redis(redis_server: RedisServer) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path) -> Iterator[UvicornProcess]:
+def server(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path) -> Iterator[ServerProcess]:
     environment = {"REDIS_URL": redis_server.url, "DATABASE": str(tmp_path / "database")}
     with running(f"{request.param}:app", EXAMPLES, **environment) as server:
         yield server
@@ -56,7 +56,7 @@ def seen_by_node(address: str) -> list[tuple[str, Any]]:
 
 
 @example("finished_job")
-def test_an_event_source_stops_when_the_job_is_done(server: UvicornProcess, redis: Redis) -> None:
+def test_an_event_source_stops_when_the_job_is_done(server: ServerProcess, redis: Redis) -> None:
     """Whether it was there from the beginning, comes later, or when nothing is stored of the job any more."""
     name = httpx.post(f"{server.url}/jobs").json()["id"]
     percents = [("progress", {"percent": percent}) for percent in range(0, 101, 10)]
@@ -75,7 +75,7 @@ def test_an_event_source_stops_when_the_job_is_done(server: UvicornProcess, redi
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
 @example("finished_job")
-def test_a_browser_stops_when_the_job_is_done(server: UvicornProcess) -> None:
+def test_a_browser_stops_when_the_job_is_done(server: ServerProcess) -> None:
     """It asks twice, and no more."""
     name = httpx.post(f"{server.url}/jobs").json()["id"]
     with (
@@ -97,12 +97,12 @@ def test_a_browser_stops_when_the_job_is_done(server: UvicornProcess) -> None:
 # A page and its stream
 
 
-def add(server: UvicornProcess, text: str) -> None:
+def add(server: ServerProcess, text: str) -> None:
     httpx.post(f"{server.url}/comments", json={"text": text}, timeout=WAIT).raise_for_status()
 
 
 @example("snapshot_feed")
-def test_a_page_and_its_stream_fit(server: UvicornProcess) -> None:
+def test_a_page_and_its_stream_fit(server: ServerProcess) -> None:
     """Pages that are loaded while comments are added: each has every comment, by one of both."""
     many, loaded = 60, 12
 
@@ -130,7 +130,7 @@ def test_a_page_and_its_stream_fit(server: UvicornProcess) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
 @example("snapshot_feed")
-def test_a_browser_shows_each_comment_once(server: UvicornProcess) -> None:
+def test_a_browser_shows_each_comment_once(server: ServerProcess) -> None:
     """While they are added, and after the worker was killed and started again."""
     many = 30
     with (

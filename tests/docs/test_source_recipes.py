@@ -23,7 +23,7 @@ from litestar_safe_sse.testing import Event, OpenStream, open_stream
 from tests.asking import ask, take
 from tests.bounds import WAIT
 from tests.docs.conftest import Load
-from tests.docs.processes import UvicornProcess, leave, reset, running, stream
+from tests.docs.processes import ServerProcess, leave, reset, running, stream
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 
@@ -53,15 +53,13 @@ def recipe(load: Load, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[UvicornProcess]:
+def server(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[ServerProcess]:
     with running(f"{request.param}:app", EXAMPLES, REDIS_URL=redis_server.url) as server:
         yield server
 
 
 @pytest.fixture
-def servers(
-    request: pytest.FixtureRequest, redis_server: RedisServer
-) -> Iterator[tuple[UvicornProcess, UvicornProcess]]:
+def servers(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[tuple[ServerProcess, ServerProcess]]:
     """Two workers."""
     environment = {"REDIS_URL": redis_server.url, "CLAIM_AFTER": "1"}
     with (
@@ -79,7 +77,7 @@ def on_two_workers(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("servers", [name], indirect=True)
 
 
-def post(server: UvicornProcess, path: str, data: object, **headers: str) -> httpx.Response:
+def post(server: ServerProcess, path: str, data: object, **headers: str) -> httpx.Response:
     return httpx.post(server.url + path, json=data, headers=headers, timeout=WAIT)
 
 
@@ -114,7 +112,7 @@ async def test_job_of_a_client_that_has_left_goes_to_the_next(recipe: Load, redi
 
 
 @example("blpop_feed")
-def test_job_of_a_client_that_was_killed_goes_to_the_next(server: UvicornProcess, redis: Redis) -> None:
+def test_job_of_a_client_that_was_killed_goes_to_the_next(server: ServerProcess, redis: Redis) -> None:
     """The same on a server."""
     with stream(server, "/jobs") as (response, first), stream(server, "/jobs") as (_, second):
         redis.rpush("jobs", '{"n":1}', '{"n":2}')
@@ -125,7 +123,7 @@ def test_job_of_a_client_that_was_killed_goes_to_the_next(server: UvicornProcess
 
 
 @example("blpop_feed")
-def test_list_outlives_redis_and_the_worker(server: UvicornProcess, redis: Redis, redis_server: RedisServer) -> None:
+def test_list_outlives_redis_and_the_worker(server: ServerProcess, redis: Redis, redis_server: RedisServer) -> None:
     """Streams go on when Redis is back; what nobody waits for after a shutdown is in the list."""
     with stream(server, "/jobs") as (_, events):
         post(server, "/jobs", {"n": 1})
@@ -172,7 +170,7 @@ async def test_price_is_shown_then_its_changes(recipe: Load, redis: Redis) -> No
 
 
 @example("pubsub_feed")
-def test_price_is_shown_until_the_last_client_was_killed(server: UvicornProcess, redis: Redis) -> None:
+def test_price_is_shown_until_the_last_client_was_killed(server: ServerProcess, redis: Redis) -> None:
     """The same on a server."""
 
     def set_price(price: float) -> None:
@@ -195,7 +193,7 @@ def test_price_is_shown_until_the_last_client_was_killed(server: UvicornProcess,
 
 
 @example("pubsub_feed")
-def test_gap_of_an_outage_is_told_and_filled(server: UvicornProcess, redis: Redis, redis_server: RedisServer) -> None:
+def test_gap_of_an_outage_is_told_and_filled(server: ServerProcess, redis: Redis, redis_server: RedisServer) -> None:
     """The feed of one price is shown what it is now; the others are told."""
     httpx.put(f"{server.url}/prices", json={"symbol": "X", "price": 1})
     with stream(server, "/prices/X") as (_, one), stream(server, "/prices") as (_, board):
@@ -214,7 +212,7 @@ def test_gap_of_an_outage_is_told_and_filled(server: UvicornProcess, redis: Redi
 # Resume
 
 
-def append(server: UvicornProcess, *posts: int, topic: str = "all") -> None:
+def append(server: ServerProcess, *posts: int, topic: str = "all") -> None:
     for number in posts:
         post(server, f"/posts/{topic}", {"text": str(number)}).raise_for_status()
 
@@ -231,7 +229,7 @@ def shown(events: list[ServerSentEvent]) -> list[int]:
 
 @aborts
 @on_two_workers("resumed_feed")
-def test_feed_is_resumed_at_another_worker(servers: tuple[UvicornProcess, UvicornProcess], abort: Abort) -> None:
+def test_feed_is_resumed_at_another_worker(servers: tuple[ServerProcess, ServerProcess], abort: Abort) -> None:
     """One ID resumes both topics, with nothing missing and nothing twice; other users' are not shown."""
     first, second = servers
     append(first, 1, 2)
@@ -255,7 +253,7 @@ def test_feed_is_resumed_at_another_worker(servers: tuple[UvicornProcess, Uvicor
 
 @on_two_workers("resumed_feed")
 def test_feed_survives_its_worker_and_redis(
-    servers: tuple[UvicornProcess, UvicornProcess], redis_server: RedisServer
+    servers: tuple[ServerProcess, ServerProcess], redis_server: RedisServer
 ) -> None:
     """One worker is killed and Redis restarted; a post that was refused is stored once by being sent again."""
     first, second = servers
@@ -328,7 +326,7 @@ async def test_feed_in_memory_is_resumed_at_its_worker(load: Load, monkeypatch: 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
 @example("resumed_feed")
-def test_browser_shows_the_feed_whatever_happens(server: UvicornProcess, redis: Redis) -> None:
+def test_browser_shows_the_feed_whatever_happens(server: ServerProcess, redis: Redis) -> None:
     """The page's own script: the worker is killed, then the log is lost."""
     append(server, 1)
     with (
@@ -371,7 +369,7 @@ async def test_job_that_was_not_acknowledged_comes_again(recipe: Load, redis: Re
 
 
 @on_two_workers("acknowledged_queue")
-def test_job_of_a_client_that_was_killed_comes_again(servers: tuple[UvicornProcess, UvicornProcess]) -> None:
+def test_job_of_a_client_that_was_killed_comes_again(servers: tuple[ServerProcess, ServerProcess]) -> None:
     """The same on two servers."""
     first, second = servers
     post(first, "/jobs", {"n": 1})
@@ -387,7 +385,7 @@ def test_job_of_a_client_that_was_killed_comes_again(servers: tuple[UvicornProce
 
 @on_two_workers("acknowledged_queue")
 def test_job_survives_its_worker_and_redis(
-    servers: tuple[UvicornProcess, UvicornProcess], redis: Redis, redis_server: RedisServer
+    servers: tuple[ServerProcess, ServerProcess], redis: Redis, redis_server: RedisServer
 ) -> None:
     """A worker is killed with a job, and another one delivers it; Redis is restarted, and the queue goes on."""
     first, second = servers
@@ -451,7 +449,7 @@ async def test_channel_is_left_with_its_last_listener(recipe: Load, redis: Redis
 
 
 @example("channels_feed")
-def test_channel_is_left_when_its_last_listener_was_killed(server: UvicornProcess, redis: Redis) -> None:
+def test_channel_is_left_when_its_last_listener_was_killed(server: ServerProcess, redis: Redis) -> None:
     """The same on a server."""
     with stream(server, "/channels/news") as (_, stays):
         with stream(server, "/channels/news") as (response, leaves):
@@ -468,7 +466,7 @@ def test_channel_is_left_when_its_last_listener_was_killed(server: UvicornProces
 
 
 @example("channels_feed")
-def test_channels_outlive_redis(server: UvicornProcess, redis: Redis, redis_server: RedisServer) -> None:
+def test_channels_outlive_redis(server: ServerProcess, redis: Redis, redis_server: RedisServer) -> None:
     """Streams stay open, and what is published when Redis is back is sent; the worker ends when it is told to."""
     with stream(server, "/channels/news") as (_, events):
         server.until(lambda: listeners(redis) == 1)
@@ -485,7 +483,7 @@ def test_channels_outlive_redis(server: UvicornProcess, redis: Redis, redis_serv
 
 
 @pytest.fixture
-def shops(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[list[UvicornProcess]]:
+def shops(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[list[ServerProcess]]:
     """Two workers."""
     with contextlib.ExitStack() as stack:
         yield [
@@ -499,7 +497,7 @@ def example_in_postgres(name: str) -> pytest.MarkDecorator:
 
 
 @example_in_postgres("orders_feed")
-def test_order_is_told_of_if_it_was_committed(shops: list[UvicornProcess], postgres_server: PostgresServer) -> None:
+def test_order_is_told_of_if_it_was_committed(shops: list[ServerProcess], postgres_server: PostgresServer) -> None:
     """By another worker, and after PostgreSQL was killed; what was rolled back is not."""
     first, second = shops
     with stream(second, "/orders") as (_, events):

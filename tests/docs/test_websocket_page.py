@@ -16,7 +16,7 @@ from litestar_safe_sse._core.websocket import CLOSE_CODES
 from litestar_safe_sse.testing import open_stream_sync, open_websocket_sync
 from tests.bounds import WAIT
 from tests.docs.conftest import Load
-from tests.docs.processes import UvicornProcess
+from tests.docs.processes import ServerProcess
 from tests.docs.test_examples import example, server  # noqa: F401
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -49,7 +49,7 @@ def test_page_of_another_site_is_refused(load: Load) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROMIUM to the path of one")
 @example("live_scores")
-def test_page_comes_back_to_a_server_that_was_restarted(server: UvicornProcess) -> None:  # noqa: F811
+def test_page_comes_back_to_a_server_that_was_restarted(server: ServerProcess) -> None:  # noqa: F811
     """Where it was told to stop, and where it was killed: each score comes once, in order."""
     with (
         sync_playwright() as playwright,
