@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
 
 import httpx
 
 from litestar_safe_sse._doctor.contract import PATH
+from litestar_safe_sse._runtime.base import origins
 from litestar_safe_sse.exceptions import SSEError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ("CannotTellError", "explain_failure", "explain_status")
 
@@ -27,7 +24,7 @@ def explain_failure(url: str, error: Exception) -> CannotTellError:
         url: What was asked.
         error: What has come instead.
     """
-    for cause in chain(error):
+    for cause in origins(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return CannotTellError(
                 f"{url}: the certificate is not trusted ({cause.verify_message}); use the name that it is made for, "
@@ -77,11 +74,3 @@ def explain_status(url: str, response: httpx.Response) -> CannotTellError:
         f"{url}: answers {status} and {kind} where the doctor's route should be; give the URL of the root "
         "of an application with SafeSSEConfig(doctor=...)"
     )
-
-
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """Yields an exception and all that it came of."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__

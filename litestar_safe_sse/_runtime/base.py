@@ -7,13 +7,13 @@ stands outside the request's cancel scopes and outside that list; the request ta
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import contextvars
 
-__all__ = ("LATE", "Event", "Interrupted", "OwnedTask", "Runtime", "Timer", "Wake", "Work")
+__all__ = ("LATE", "Event", "Interrupted", "OwnedTask", "Runtime", "Timer", "Wake", "Work", "origins")
 
 LATE = 0.01
 """Seconds by which a timer may be late though the loop answers: as long as a turn of a busy one."""
@@ -24,6 +24,18 @@ class Interrupted(BaseException):
 
     It is returned by :meth:`OwnedTask.capture` in the place of the ``CancelledError``, and never raised.
     """
+
+
+def origins(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an exception and what it came of, each once: ``raise error from error`` makes it its own cause."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        found = left.pop()
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            left += (found.__context__, found.__cause__)
 
 
 class Wake(Protocol):

@@ -18,7 +18,7 @@ import weakref
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from litestar_safe_sse._runtime.base import LATE
+from litestar_safe_sse._runtime.base import LATE, origins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -184,9 +184,7 @@ class Cancellation:
             self._is_bodys = _has_passed(self._held(), _frame_of(self._body))
 
     def _watch(self, outcome: BaseException | None) -> None:
-        error = outcome
-        while error is not None and not isinstance(error, asyncio.CancelledError):
-            error = error.__cause__ or error.__context__
+        error = next((origin for origin in origins(outcome) if isinstance(origin, asyncio.CancelledError)), None)
         if error is not None:
             self._held = weakref.ref(error, self._on_freed)
         else:

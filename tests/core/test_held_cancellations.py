@@ -54,6 +54,22 @@ async def turned_into_another_by_a_child(tidy: Tidying) -> None:
         await tidy()
 
 
+async def turned_into_its_own_cause_by_a_child(tidy: Tidying) -> None:
+    async def child() -> None:
+        try:
+            try:
+                await forever()
+            except asyncio.CancelledError as exc:
+                raise OSError from exc
+        except OSError as exc:
+            raise exc from exc
+
+    try:
+        await asyncio.ensure_future(child())
+    finally:
+        await tidy()
+
+
 async def raised_anew_by_a_child(tidy: Tidying) -> None:
     async def child() -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -120,6 +136,7 @@ async def twice(tidy: Tidying) -> None:
         in_an_except,
         turned_into_another,
         turned_into_another_by_a_child,
+        turned_into_its_own_cause_by_a_child,
         raised_anew_by_a_child,
         by_children_one_of_whom_swallows,
         in_a_generator_that_is_left,
