@@ -1,11 +1,12 @@
 """The cleanup registry of one stream: what was opened for it, given back last in first out.
 
-It keeps the ledger and the report. The shield and the deadlines are its caller's: each cleanup is run through an
+It keeps the ledger and the report. The shield and the deadlines are its caller's: each cleanup is run through
 ``capture``, in a task that nobody else can cancel (``stream.py``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import inspect
 import threading
@@ -69,7 +70,9 @@ class CleanupRegistry:
         async def leave(error: BaseException | None) -> object:
             return await manager.__aexit__(*_exc_info(error))
 
-        self._push(_name(manager), leave)
+        if not self._push(_name(manager), leave):
+            await leave(None)
+            raise _too_late()
         return value
 
     def enter_context(self, manager: AbstractContextManager[T]) -> T:
@@ -80,7 +83,9 @@ class CleanupRegistry:
         async def leave(error: BaseException | None) -> object:
             return manager.__exit__(*_exc_info(error))
 
-        self._push(_name(manager), leave)
+        if not self._push(_name(manager), leave):
+            manager.__exit__(None, None, None)
+            raise _too_late()
         return value
 
     def enter_context_apart(self, manager: AbstractContextManager[T]) -> T:
@@ -104,7 +109,9 @@ class CleanupRegistry:
             finally:
                 apply_context_changes(before, context)
 
-        self._push(_name(manager), leave)
+        if not self._push(_name(manager), leave):
+            context.run(manager.__exit__, None, None, None)
+            raise _too_late()
         return value
 
     def follow_threads(self) -> None:
@@ -125,7 +132,8 @@ class CleanupRegistry:
             with shielded_from_scopes():  # of a task group that was entered for the stream
                 await callback(*args, **kwargs)
 
-        self._push(_name(callback), call)
+        if not self._push(_name(callback), call):
+            raise _too_late()
 
     def callback(self, callback: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         """Registers a function to be called when the stream has ended."""
@@ -137,7 +145,8 @@ class CleanupRegistry:
                 with shielded_from_scopes():
                     await result
 
-        self._push(_name(callback), call)
+        if not self._push(_name(callback), call):
+            raise _too_late()
 
     async def unwind(self, error: BaseException | None, capture: Capture) -> None:
         """Runs what is left, last in first out; a failure doesn't stop the rest.
@@ -145,14 +154,13 @@ class CleanupRegistry:
         A cleanup is taken off before it runs, so none can run twice, and a second call goes on where one that got
         stuck was left behind.
         """
-        while self._stack:
-            name, run = self._stack.pop()
-            self.running = name
+        while (cleanup := self._pop()) is not None:
+            self.running, run = cleanup
             outcome = await capture(_leave(run, error))
             if isinstance(outcome, _Suppressed):
                 error = None
             elif outcome is not None and outcome is not error:
-                self.fail(name, outcome)
+                self.fail(cleanup.name, outcome)
         self.running = None
 
     def fail(self, name: str, failure: BaseException) -> None:
@@ -161,21 +169,39 @@ class CleanupRegistry:
             failure = TimeoutError("was not done in time and was cancelled")
         self._failures += ((name, failure),)
 
-    def close(self) -> CleanupError | None:
-        """Ends the registry.
-
-        Returns:
-            All failures together, or ``None``.
-        """
+    def close(self) -> bool:
+        """Ends the registry, if there is nothing left in it; returns whether it has."""
         self._closed = True
+        self._closed = not self._stack  # another thread may have registered something in the meantime
+        return self._closed
+
+    def report(self) -> CleanupError | None:
+        """Returns all failures together, or ``None``."""
         return CleanupError(self._failures) if self._failures else None
 
-    def _push(self, name: str, run: Exit) -> None:
-        self._stack.append(Cleanup(name, run))
+    def _push(self, name: str, run: Exit) -> bool:
+        """Registers a cleanup; returns whether it will run, which it won't if the registry was closed meanwhile."""
+        cleanup = Cleanup(name, run)
+        self._stack.append(cleanup)
+        if self._closed:
+            with contextlib.suppress(ValueError):  # or else it is run after all
+                self._stack.remove(cleanup)
+                return False
+        return True
+
+    def _pop(self) -> Cleanup | None:
+        try:
+            return self._stack.pop()
+        except IndexError:  # there is none; asked first, another thread might take it back in between
+            return None
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StreamClosedError("the stream has ended and cleaned up; register cleanups while it is open")
+            raise _too_late()
+
+
+def _too_late() -> StreamClosedError:
+    return StreamClosedError("the stream has ended and cleaned up; register cleanups while it is open")
 
 
 class _Suppressed(BaseException):

@@ -586,8 +586,11 @@ class Stream:
         error = self._life.error
         if error is None and self._life.reason is not CloseReason.COMPLETED:
             error = self.runtime.stray_cancellation()
-        await self.cleanups.unwind(error, partial(self._capture_in_time, task))
-        await self._close_body(task)
+        is_closed = False
+        while not is_closed:
+            await self.cleanups.unwind(error, partial(self._capture_in_time, task))
+            await self._close_body(task)
+            is_closed = self.cleanups.close()
         self._finish()
 
     async def _pass_turn(self) -> None:
@@ -645,7 +648,7 @@ class Stream:
         if self._writer is None or not self._writer.is_open:
             self._end_alarm()
         self._body.task = None
-        report = self.cleanups.close()
+        report = self.cleanups.report()
         try:
             if report is not None:
                 self._log.warn(self, report)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from litestar_safe_sse import CloseReason, StreamClosedError, StreamContext
 from litestar_safe_sse._runtime.current import current_runtime
 from tests.bounds import WAIT
 from tests.core.apps import Probe, Server
+from tests.core.bodies import waiting
 from tests.core.clients import Connection
 
 pytestmark = pytest.mark.anyio
@@ -151,6 +154,52 @@ async def test_anything_can_be_registered_anywhere(where: str) -> None:
     await server.run(Connection())
     assert done == ["function", "async function", "manager was left 0 times", "async manager"]
     assert server.probe.events == ["cleanup"]
+
+
+@pytest.mark.parametrize("how", ["by another task", "in a thread"])
+async def test_what_is_entered_when_the_stream_has_closed_is_left_at_once(how: str) -> None:
+    """Who was still entering it is told that it is too late, and nothing stays open."""
+    entering, go, log = anyio.Event(), anyio.Event(), list[str]()
+
+    @asynccontextmanager
+    async def manager() -> AsyncIterator[None]:
+        entering.set()
+        await go.wait()
+        log.append("entered")
+        yield
+        log.append("left")
+
+    @contextmanager
+    def sync_manager() -> Iterator[None]:
+        anyio.from_thread.run_sync(entering.set)
+        anyio.from_thread.run(go.wait)
+        log.append("entered")
+        yield
+        log.append("left")
+
+    async def enter(stream: StreamContext) -> None:
+        in_thread = how == "in a thread"
+        with pytest.raises(StreamClosedError):
+            await (
+                anyio.to_thread.run_sync(stream.enter_context, sync_manager())
+                if in_thread
+                else stream.enter_async_context(manager())
+            )
+        log.append("told")
+
+    server, connection = Server(waiting), Connection()
+    with anyio.fail_after(WAIT):
+        async with anyio.create_task_group() as outer:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.run, connection)
+                await connection.until(lambda got: b"one" in got.body)
+                assert server.probe.stream is not None
+                outer.start_soon(enter, server.probe.stream)
+                await entering.wait()
+                connection.leave()
+            assert log == []
+            go.set()
+    assert log == ["entered", "left", "told"]
 
 
 @pytest.mark.parametrize("end", ["completes", "is closed"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -95,7 +96,8 @@ def test_every_entry_is_left_once_in_reverse_order(entries: list[tuple[str, str]
                 expected.append(-number)
         assert log == expected
         failed = [number for number in log if number > 0 and entries[number - 1][1] in ("raises", "cancelled")]
-        report = registry.close()
+        assert registry.close()
+        report = registry.report()
         assert (report is None) is (not failed)
         if report is not None:
             assert len(report.exceptions) == len(failed)
@@ -161,7 +163,7 @@ def test_a_suppressed_exception_is_not_seen_further_out() -> None:
             registry.enter_context(Manager(suppresses))
         await registry.unwind(error, attempt)
         assert seen == [error, error, None]
-        assert registry.close() is None
+        assert registry.report() is None
 
     asyncio.run(scenario())
 
@@ -170,7 +172,36 @@ def test_a_cleanup_that_ran_out_of_time_says_so() -> None:
     """A cleanup that its owner had to cancel is reported as a timeout, by its name."""
     registry = CleanupRegistry()
     registry.fail("close_the_pool", Interrupted())
-    report = registry.close()
+    report = registry.report()
     assert report is not None
     assert isinstance(report.exceptions[0], TimeoutError)
     assert "close_the_pool" in str(report)
+
+
+def test_what_is_registered_while_another_thread_closes_it_is_run_or_refused() -> None:
+    """Once each, in whichever order they come to it."""
+    for _ in range(200):
+        registry, done, refused = CleanupRegistry(), list[int](), list[int]()
+        begin = threading.Barrier(2, timeout=WAIT)
+
+        def register(registry: CleanupRegistry, begin: threading.Barrier, done: list[int], refused: list[int]) -> None:
+            begin.wait()
+            for number in range(20):
+                try:
+                    registry.callback(done.append, number)
+                except StreamClosedError:
+                    refused.append(number)
+
+        thread = threading.Thread(target=register, args=(registry, begin, done, refused))
+        thread.start()
+        begin.wait()
+        asyncio.run(close(registry))
+        thread.join(WAIT)
+        assert sorted(done + refused) == list(range(20))
+
+
+async def close(registry: CleanupRegistry) -> None:
+    closed = False
+    while not closed:
+        await registry.unwind(None, attempt)
+        closed = registry.close()
