@@ -48,6 +48,8 @@ class _Hooks:
 
     def __init__(self, first_step: Hook, finalizer: Hook) -> None:
         self.previous = first_step, finalizer
+        self.users: set[object] = set()
+        """Who has installed them: several applications may run in one loop."""
 
     def begin(self, generator: Generator) -> None:
         if self.previous[0] is not None:
@@ -67,19 +69,23 @@ def keep_in_this_context(keeper: Keeper) -> None:
     _keeper.set(keeper)
 
 
-def install() -> None:
-    """Puts the hooks in front of the running loop's, in this thread."""
+def install(user: object) -> None:
+    """Puts the hooks in front of the running loop's, in this thread, until each user has uninstalled them."""
     current = sys.get_asyncgen_hooks()
-    if _hooks_of(current.finalizer) is None:
+    hooks = _hooks_of(current.finalizer)
+    if hooks is None:
         hooks = _Hooks(current.firstiter, current.finalizer)
         sys.set_asyncgen_hooks(hooks.begin, hooks.finalize)  # type: ignore[arg-type]
+    hooks.users.add(user)
 
 
-def uninstall() -> None:
-    """Gives the thread its event loop's own hooks back."""
+def uninstall(user: object) -> None:
+    """Gives the thread its event loop's own hooks back, unless another user needs ours."""
     hooks = _hooks_of(sys.get_asyncgen_hooks().finalizer)
     if hooks is not None:
-        sys.set_asyncgen_hooks(*hooks.previous)  # type: ignore[arg-type]
+        hooks.users.discard(user)
+        if not hooks.users:
+            sys.set_asyncgen_hooks(*hooks.previous)  # type: ignore[arg-type]
 
 
 def _hooks_of(finalizer: Hook) -> _Hooks | None:

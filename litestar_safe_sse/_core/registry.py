@@ -417,7 +417,7 @@ class StreamRegistry:
                 timer.cancel()
             loop.log.tell_all()
             loop.watch.uninstall()
-            asyncgens.uninstall()
+            asyncgens.uninstall(loop.wheel)
 
     def _here(self) -> LoopState:
         loop = self._loops.get(current_key())

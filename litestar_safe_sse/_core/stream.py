@@ -545,7 +545,7 @@ class Stream:
             self._spawn_owner(self._own)
 
     def _spawn_owner(self, work: Work, context: contextvars.Context | None = None) -> None:
-        asyncgens.install()
+        asyncgens.install(self._deadline.wheel)  # that of its application in this loop
         if self._owner is not None:
             context = self._owner.context  # a successor's is its predecessor's
         self._body.task = self.runtime.spawn(work, self.names.body_task, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from litestar_safe_sse import CloseReason, SafeSSEConfig, SSEError, StreamContext
 from tests.bounds import NEVER, SHORT
 from tests.core.apps import Probe, Server, leave
+from tests.core.bodies import short
 from tests.core.clients import Connection
 from tests.loops import ASYNCIO, UVLOOP
 
@@ -82,6 +84,27 @@ async def test_a_generator_in_a_cycle_is_closed_before_the_cleanups(others: int)
         await leave(server)
         assert server.probe.events == ["upstream closed", "cleanup"]
         group.cancel_scope.cancel()
+
+
+async def test_the_shutdown_of_another_application_leaves_generators_to_those_of_this_one() -> None:
+    """Of two in one loop each has its streams close what they leave half-way, and with the last the hooks go."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        await probe.until("other application has shut down")
+        async for row in rows(probe):
+            yield row
+            await anyio.sleep_forever()
+
+    before = sys.get_asyncgen_hooks()
+    server, other, connection = Server(body), Server(short), Connection(leaves_after=b"one")
+    async with server.app.lifespan(), anyio.create_task_group() as tasks:
+        async with other.app.lifespan():
+            await other.run(Connection())
+            tasks.start_soon(server.run, connection)
+            await connection.until(lambda got: got.status)
+        server.probe.note("other application has shut down")
+    assert server.probe.events[1:] == ["rows closed", "cleanup"]
+    assert sys.get_asyncgen_hooks() == before
 
 
 @pytest.mark.usefixtures("without_garbage_collection")

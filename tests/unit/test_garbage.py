@@ -35,7 +35,7 @@ class Client:
 
 async def test_what_leads_to_everything_is_not_followed() -> None:
     """Event loops, applications and streams lead to each other: to look at them all would take milliseconds."""
-    asyncgens.install()
+    asyncgens.install(None)
     try:
         client = Client()
         await client.generator.__anext__()
@@ -47,4 +47,4 @@ async def test_what_leads_to_everything_is_not_followed() -> None:
         del client
         assert is_garbage(reference)
     finally:
-        asyncgens.uninstall()
+        asyncgens.uninstall(None)
