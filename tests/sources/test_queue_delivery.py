@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 ITEMS = 5000
 CLIENTS = 60
 LONGEST_VISIT = 1.2
-DEADLINE = 40.0
+DEADLINE = 240.0
 
 
 @pytest.fixture(params=[("asyncio", {"use_uvloop": False})], ids=["asyncio"])
