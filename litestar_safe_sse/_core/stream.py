@@ -625,7 +625,7 @@ class Stream:
             if event is not None:
                 self._buffer.put(event)
                 self._life.is_told = True
-        except Exception as exc:
+        except BaseException as exc:  # the owner has still to clean up
             self.cleanups.fail("on_error", exc)
 
     async def _close_body(self, task: OwnedTask) -> None:

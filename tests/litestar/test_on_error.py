@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -129,7 +130,13 @@ def fail(_: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    ("on_error", "says"), [(fail, "in on_error"), (lambda _: {"id": "a\nb"}, "id"), (lambda _: object(), "object")]
+    ("on_error", "says"),
+    [
+        (fail, "in on_error"),
+        (lambda _: {"id": "a\nb"}, "id"),
+        (lambda _: object(), "object"),
+        (lambda _: sys.exit("in on_error"), "in on_error"),
+    ],
 )
 async def test_function_that_fails(on_error: Any, says: str, caplog: pytest.LogCaptureFixture) -> None:
     """One that fails, or returns what cannot be sent, is reported; the response is cut, and the error is the body's."""
