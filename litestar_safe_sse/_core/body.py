@@ -16,6 +16,8 @@ import anyio
 from litestar_safe_sse._core.asyncgens import LeftGenerators
 from litestar_safe_sse._core.buffer import BufferState
 from litestar_safe_sse._core.iteration import ThreadedIterator, aclose_iterator, aiterate
+from litestar_safe_sse._runtime.margins import TimerWithMargin
+from litestar_safe_sse._runtime.shielding import LEAVING_TIME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -59,6 +61,7 @@ class Body:
         "_cleanups",
         "_closers",
         "_closers_done",
+        "_closing_time",
         "_content",
         "_left",
         "_life",
@@ -83,19 +86,24 @@ class Body:
         self._closers: dict[OwnedTask, None] | None = None
         """Tasks that close generators which it left half-way and went on."""
         self._closers_done: Wake | None = None
+        self._closing_time = 0.0
 
     @property
     def content(self) -> object:
         """What is iterated over."""
         return self._content
 
-    def accept(self, content: object) -> object:
+    def accept(self, content: object, closing_time: float) -> object:
         """Takes over what is to be iterated over, which is closed from now on even if it is never started.
+
+        Args:
+            content: What is to be iterated over.
+            closing_time: Seconds that a generator has to close which it leaves half-way.
 
         Returns:
             What it replaces, or ``None``.
         """
-        replaced, self._content = self._content, content
+        replaced, self._content, self._closing_time = self._content, content, closing_time
         return replaced
 
     async def run(self, name: str) -> None:
@@ -189,6 +197,18 @@ class Body:
         return self._wait_for_closers() if self._closers else None
 
     async def _wait_for_closers(self) -> None:
+        try:
+            await self._until_closed()
+        except anyio.get_cancelled_exc_class():  # their time is up
+            for closer in self._closers or ():
+                closer.cancel()
+            with anyio.move_on_after(LEAVING_TIME / 2, shield=True):  # ahead of what cancels this task again
+                await self._until_closed()
+            if self._closers:
+                self._closers = None
+                raise
+
+    async def _until_closed(self) -> None:
         while self._closers:
             self._closers_done = self._runtime.wake()
             await self._closers_done.wait()
@@ -236,7 +256,9 @@ class Body:
 
     def _close_beside(self, generator: AsyncGeneratorType[Any, Any]) -> None:
         async def close(task: OwnedTask) -> None:
+            overdue = TimerWithMargin(self._runtime, self._closing_time, LEAVING_TIME, task.cancel)
             failure = await task.capture(aclose_iterator(generator, self._runtime))
+            overdue.cancel()
             self.report("a generator of the body", failure)
             if self._closers:
                 self._closers.pop(task, None)

@@ -264,7 +264,7 @@ class Stream:
         """
         self.config = config
         self._buffer.configure(encoder, config.buffer_size)
-        return self._body.accept(content)
+        return self._body.accept(content, config.cleanup_timeout)
 
     # What ends it
 

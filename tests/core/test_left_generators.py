@@ -186,6 +186,40 @@ async def test_one_that_fails_and_one_that_hangs_keep_none_from_being_closed(cap
     assert "was not done in time" in caplog.text
 
 
+@pytest.mark.parametrize("then", ["goes on", "is left", "completes"])
+async def test_a_generator_that_the_body_has_left_and_that_hangs_is_cancelled_in_time(
+    then: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is closed beside the body, which does not wait for it; once it has had its time nothing else does either."""
+
+    async def hanging(probe: Probe) -> AsyncIterator[str]:
+        try:
+            yield "one"
+        finally:
+            probe.note("hangs")
+            try:
+                await anyio.sleep(NEVER)
+            finally:
+                probe.note("cancelled")
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        async for _ in hanging(probe):
+            break
+        await probe.until("hangs")
+        yield "one"
+        if then == "goes on":
+            await probe.until("cancelled")
+            yield "two"
+        if then != "completes":
+            await anyio.sleep_forever()
+
+    server = Server(body, SafeSSEConfig(cleanup_timeout=SHORT))
+    connection = Connection(leaves_after={"goes on": b"two", "is left": b"one"}.get(then))
+    await server.run(connection)
+    assert server.probe.events == ["hangs", "cancelled", "cleanup"]
+    assert "a generator of the body: TimeoutError('was not done in time" in caplog.text
+
+
 async def test_a_generator_that_a_source_left_is_closed_with_the_source() -> None:
     """What dies inside of a source of ``iterate`` is closed before the cleanups."""
 
