@@ -11,6 +11,8 @@ from litestar_safe_sse._core import asyncgens
 from litestar_safe_sse._core.asyncgens import LeftGenerators
 from litestar_safe_sse._core.iteration import aclose_iterator, aiterate, check_source
 from litestar_safe_sse._runtime.base import Interrupted
+from litestar_safe_sse._runtime.margins import TimerWithMargin
+from litestar_safe_sse._runtime.shielding import LEAVING_TIME
 
 if TYPE_CHECKING:
     from types import AsyncGeneratorType, TracebackType
@@ -46,7 +48,7 @@ class SlicedIterator(Generic[T]):
 
     async def aclose(self) -> None:
         """Ends the source, and waits until it has."""
-        await self._source.aclose()
+        await self._source.end()
 
     async def __aenter__(self) -> SlicedIterator[T]:
         return self
@@ -77,6 +79,7 @@ class SlicedSource:
         "_failure",
         "_item",
         "_left",
+        "_overdue",
         "_ready",
         "_slice_timeout",
         "_source",
@@ -101,6 +104,8 @@ class SlicedSource:
         self._failure: BaseException | None = None
         self._ending = False
         self._ended = anyio.Event()
+        self._overdue: TimerWithMargin | None = None
+        """Cancels it again, where it was let go and the stream goes on."""
 
     async def next(self) -> object:
         """Waits for the next item.
@@ -113,7 +118,7 @@ class SlicedSource:
         self._want.set()
         while self._item is None and not self._ended.is_set():
             if self._stream.closing:
-                await self.aclose()
+                await self.end()
                 break
             try:
                 with anyio.move_on_after(self._slice_timeout):
@@ -129,17 +134,39 @@ class SlicedSource:
             raise failure
         raise StopAsyncIteration
 
-    async def aclose(self) -> None:
+    async def end(self) -> None:
         """Ends the source, and waits until it has."""
         self._start()
         self._stop()
         await self._ended.wait()
 
+    async def aclose(self) -> None:
+        """Ends the source with the stream; a cancellation, which comes when its time is up, is for it."""
+        try:
+            await self.end()
+        except anyio.get_cancelled_exc_class():
+            self._cancel_again()
+            with anyio.move_on_after(LEAVING_TIME / 2, shield=True):  # ahead of what cancels this task again
+                await self._ended.wait()
+            if not self._ended.is_set():
+                raise
+
     def let_go(self) -> None:
         """Ends the source soon, if there is something to end; may be called from any thread."""
         if self._task is not None and not self._ended.is_set():
             with contextlib.suppress(RuntimeError):  # the loop is gone
-                self._stream.runtime.call_threadsafe(self._stop)
+                self._stream.runtime.call_threadsafe(self._stop_in_time)
+
+    def _stop_in_time(self) -> None:
+        if not self._ending:
+            stream = self._stream
+            seconds = stream.config.cleanup_timeout
+            self._overdue = TimerWithMargin(stream.runtime, seconds, LEAVING_TIME, self._cancel_again)
+            self._stop()
+
+    def _cancel_again(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def _start(self) -> None:
         if self._task is None:
@@ -170,6 +197,8 @@ class SlicedSource:
             self._failure = failure
         else:
             self._stream.report("the source", failure)
+        if self._overdue is not None:
+            self._overdue.cancel()
         self._stream.detach(self)
         self._ended.set()
         self._ready.set()

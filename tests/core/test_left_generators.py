@@ -260,6 +260,36 @@ async def test_a_source_that_hangs_keeps_none_from_being_closed(caplog: pytest.L
     assert server.probe.events[-1] == "cleanup"
 
 
+@pytest.mark.parametrize("then", ["goes on", "is left", "is left at its loop"])
+async def test_a_source_that_hangs_is_cancelled_again(then: str) -> None:
+    """When it has had its time, be it that the stream ends, or that its loop was left and the body goes on."""
+
+    async def hanging(probe: Probe) -> AsyncIterator[str]:
+        try:
+            yield "one"
+            await anyio.sleep_forever()
+        finally:
+            probe.note("hangs")
+            try:
+                await anyio.sleep(NEVER)
+            finally:
+                probe.note("cancelled")
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        async for item in stream.iterate(hanging(probe)):
+            yield item
+            if then != "is left at its loop":
+                break
+        if then == "goes on":
+            await probe.until("cancelled")
+            yield "two"
+        await anyio.sleep_forever()
+
+    server = Server(body, SafeSSEConfig(cleanup_timeout=SHORT))
+    await server.run(Connection(leaves_after=b"two" if then == "goes on" else b"one"))
+    assert server.probe.events == ["hangs", "cancelled", "cleanup"]
+
+
 async def test_a_generator_may_yield_where_it_was_left() -> None:
     """It is closed at that ``yield`` again, so that what stands behind it runs."""
 
