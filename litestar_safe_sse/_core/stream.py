@@ -78,6 +78,9 @@ T = TypeVar("T")
 _UNBOUNDED = (StreamState.NEW, StreamState.OPEN)
 """The states which a shutdown does not bound: a handler's work is the server's to bound, and what is open is ended."""
 
+_BY_ITSELF = (CloseReason.COMPLETED, CloseReason.CLOSED, CloseReason.MAX_LIFETIME)
+"""Those for which neither the client nor the server ends a stream: what ``send()`` raises then is none of theirs."""
+
 
 class _LeftBehind(BaseException):
     """Ends an owner that comes back after a successor has taken over."""
@@ -418,7 +421,7 @@ class Stream:
         except OSError:
             self.close(CloseReason.CLIENT_DISCONNECTED)
         except Exception as exc:
-            self.fail(exc)
+            self._fail_to_send(exc, transport)
         except GeneratorExit:  # the loop is gone, and nothing can be awaited any more
             raise
         except BaseException:
@@ -434,6 +437,15 @@ class Stream:
                 raise error
             finally:
                 del error  # its traceback holds this frame
+
+    def _fail_to_send(self, failure: Exception, transport: Transport) -> None:
+        """Ends the stream by what ``send()`` raised, be it of a hook or middleware: nobody else would tell of it."""
+        if not transport.connection.is_open:  # uvloop raises a RuntimeError for what is written then
+            self.close(CloseReason.CLIENT_DISCONNECTED)
+            return
+        self.fail(failure)
+        if self._life.error is None and self._life.reason in _BY_ITSELF:
+            self._life.error = failure
 
     async def _begin(self, transport: Transport, writer: Writer, prefetch: float) -> bool:
         """Sends the headers and starts the body.
@@ -705,6 +717,8 @@ class Stream:
         """Sends the heartbeat that is due, and gives up a client that takes nothing; returns when to look again."""
         if self._writer is None:
             return math.inf
+        if self._writer.has_lost_client(now, self.config):
+            self.close(CloseReason.CLIENT_DISCONNECTED)
         again = self._writer.look(now, self.config)
         if again is None:
             self.close(CloseReason.SEND_TIMEOUT)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Writer",)
 
+LOOK_EVERY = 5.0
+"""Seconds after which it is looked at again, at the latest after a heartbeat, whether the connection is still there."""
+
 SENDS = 8
 """Every how many sends the writer looks whether it has been cancelled, which costs as much as a wait."""
 
@@ -145,6 +148,19 @@ class Writer:
                 with contextlib.suppress(asyncio.CancelledError):
                     await self.write()
                     return
+
+    def has_lost_client(self, now: float, config: SafeSSEConfig) -> bool:
+        """Looks now and then whether the connection is gone, of which a server may tell nobody.
+
+        Uvicorn's httptools tells the latest request of a connection, which is another one if the client has sent the
+        next; and asyncio takes what is written to a connection that has been closed.
+
+        Args:
+            now: The time of the monotonic clock.
+            config: The settings in force for this stream, by whose interval :meth:`look` is called.
+        """
+        is_due = now % LOOK_EVERY < (config.ping_interval or math.inf)
+        return is_due and self.is_open and not self._transport.connection.is_open
 
     def look(self, now: float, config: SafeSSEConfig) -> float | None:
         """Puts the heartbeat in that is due, and gives up a client that has not taken in time what was left at the end.

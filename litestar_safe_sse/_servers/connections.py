@@ -73,6 +73,11 @@ class Connection:
     is_certain: bool
     is_shared: bool
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still there, as far as can be told."""
+        return self.transport is None or self.transport.is_open()
+
     @classmethod
     def of(cls, send: Send, scope: Scope) -> Connection:
         """Finds the connection of a request by its ASGI ``send`` and scope."""

@@ -51,6 +51,40 @@ async def test_a_client_that_left_before_the_response_never_starts_the_body() ->
     assert server.probe.reason is CloseReason.CLIENT_DISCONNECTED
 
 
+async def empty(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+    nothing: str
+    for nothing in ():
+        yield nothing
+
+
+@pytest.mark.parametrize("last", ["http.response.start", "http.response.body"])
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [(empty, CloseReason.COMPLETED), (waiting, CloseReason.CLOSED), (waiting, CloseReason.MAX_LIFETIME)],
+)
+async def test_what_send_raises_reaches_the_server_though_the_stream_has_ended(
+    body: Any, reason: CloseReason, last: str
+) -> None:
+    """As what a hook raises that commits ahead of the headers, or a middleware at the end; the first reason stays."""
+
+    class Failing(Connection):
+        async def send(self, message: dict[str, Any]) -> None:
+            if message["type"] == last and not message.get("body"):
+                for stream in server.streams:
+                    stream.close(reason)
+                raise LookupError("of a hook")
+            await super().send(message)
+            for stream in server.streams:
+                if message.get("body") and body is waiting:
+                    stream.close(reason)
+
+    server = Server(body, prefetch=1 if body is empty else 0)
+    with pytest.raises(LookupError, match="of a hook"):
+        await server.run(Failing())
+    assert server.probe.reason is reason
+    server.check_empty()
+
+
 @pytest.mark.parametrize("reason", [CloseReason.CLOSED, CloseReason.REVOKED])
 async def test_the_application_closes_a_stream(reason: CloseReason) -> None:
     """``aclose()`` from outside ends the stream for its reason, and returns when it has cleaned up."""

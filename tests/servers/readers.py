@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import anyio
 import sniffio
 from litestar import Request, get, post
 from litestar.exceptions import HTTPException
@@ -114,4 +115,18 @@ def readers(record: Callable[..., None]) -> list[Any]:
 
         return SafeServerSentEvent(body(), shutdown_grace=0)
 
-    return [watched, abandoned, echo, upload, ignored]
+    @get("/pipelined")
+    async def pipelined(stream: StreamContext, key: str, ticks: bool) -> SafeServerSentEvent:
+        """A stream that sends heartbeats, or events, often."""
+        note_end(stream, key)
+
+        async def body() -> AsyncIterator[str]:
+            yield "begun"
+            while ticks:
+                yield "tick"
+                await anyio.sleep(0.1)
+            await anyio.sleep_forever()
+
+        return SafeServerSentEvent(body(), ping_interval=0.2)
+
+    return [watched, abandoned, echo, upload, ignored, pipelined]

@@ -22,6 +22,8 @@ HTTP1 = [kind for kind in kinds() if kind.protocol == "1.1"]
 # Daphne begins with a request when all of it has come.
 BEGIN_AT_ONCE = [kind for kind in HTTP1 if kind.server != "daphne"]
 
+HTTPTOOLS_ON_ASYNCIO = ServerKind("uvicorn", "1.1", "httptools-asyncio", ("--http", "httptools", "--loop", "asyncio"))
+
 
 def on(servers: list[ServerKind]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("server", marked(servers), indirect=True)
@@ -139,3 +141,20 @@ def test_a_large_request_that_nobody_reads(server: RunningServer) -> None:
         assert await ended(server, "ignored") == "CLIENT_DISCONNECTED"
 
     asyncio.run(visit())
+
+
+@pytest.mark.parametrize("ticks", [False, True], ids=["silent", "ticking"])
+@on([*HTTP1, HTTPTOOLS_ON_ASYNCIO])
+def test_a_client_that_leaves_behind_another_request_of_its_own_is_noticed(server: RunningServer, ticks: bool) -> None:
+    """It has sent the next request on the same connection, of which Uvicorn tells that its client has left."""
+
+    async def visit() -> None:
+        with closing(await Wire.open(server.address)) as wire:
+            stream = Http1Stream(wire, f"/pipelined?key={ticks}&ticks={ticks}", "GET")
+            await stream.ask(stream.path)
+            await stream.events(1)
+            await stream.ask("/of-nobody")
+        assert await ended(server, str(ticks)) == "CLIENT_DISCONNECTED"
+
+    asyncio.run(visit())
+    assert "Traceback" not in server.output()
