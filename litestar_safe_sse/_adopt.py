@@ -176,12 +176,16 @@ class AdoptedEncoder(Encoder):
         **options: Those of an ``Encoder``.
     """
 
-    __slots__ = ("_own_heartbeat", "_to_bytes")
+    __slots__ = ("_heartbeats", "_tail", "_to_bytes")
 
     def __init__(self, to_bytes: ToBytes, **options: Any) -> None:
         super().__init__(**options)
         self._to_bytes = to_bytes
-        self._own_heartbeat = self.heartbeat
+        comment = self.heartbeat.rstrip()
+        # Behind a carriage return, of the item or the heartbeat, a line feed may follow that is of the same line end.
+        self._heartbeats = {b"\n": self.heartbeat, b"\r": b"\n" + comment + b"\r"}
+        self._tail = b"\n\n"
+        """The last bytes: those of two line ends at most."""
 
     def encode(self, item: object) -> bytes:
         """Returns the bytes of an item. A heartbeat, which is a line, may follow them if they end one.
@@ -191,10 +195,15 @@ class AdoptedEncoder(Encoder):
         """
         if isinstance(item, (SSEMessage, Frame)):  # of stream.send(), or of on_error
             block = super().encode(item)
-            if not self.heartbeat:
+            if not _ends_block(self._tail):
                 block = b"\n\n" + block
         else:
             block = self._to_bytes(item)
         if block:
-            self.heartbeat = self._own_heartbeat if block.endswith((b"\n", b"\r")) else b""
+            self._tail = (self._tail + block[-4:])[-4:]
+            self.heartbeat = self._heartbeats.get(block[-1:], b"")
         return block
+
+
+def _ends_block(tail: bytes) -> bool:
+    return tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n").endswith(b"\n\n")

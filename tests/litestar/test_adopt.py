@@ -32,6 +32,7 @@ from litestar_safe_sse import (
     StreamProvide,
 )
 from litestar_safe_sse._core.registry import StreamRegistry
+from litestar_safe_sse.testing import open_stream
 from tests.litestar.apps import CONFIG, PLAIN, NamedDependency, cause, cleaned, closed
 from tests.litestar.bodies import Trace, brief, endless
 from tests.litestar.clients import Connection, connect, lifespan
@@ -406,9 +407,11 @@ def pieces(*parts: str) -> Callable[[], AsyncIterator[str]]:
     [
         (("data: a\n\n", "data: b\n\n"), {b"data: a\n\n: ping\r\n", b"data: b\n\n"}),
         (("data: a\n", "data: b\n\n"), {b"data: a\n: ping\r\n", b"data: b\n\n"}),
+        (("data: a\r", "\ndata: b\r\n\r\n"), {b"data: a\r\n: ping\r\n", b"data: b\r\n\r\n"}),
+        (("data: a\r", "data: b\r\r"), {b"data: a\r\n: ping\r", b"data: b\r\r"}),
         (("dat", "a: b\n\n"), {b"data: b\n\n"}),
     ],
-    ids=["between blocks", "between lines", "never within a line"],
+    ids=["between blocks", "between lines", "behind half a line end", "behind another", "never within a line"],
 )
 async def test_heartbeats_go_between_lines(parts: Sequence[str], expected: set[bytes]) -> None:
     """What a ``Stream`` sends may be any part of a block, which a heartbeat must not break."""
@@ -420,7 +423,7 @@ async def test_heartbeats_go_between_lines(parts: Sequence[str], expected: set[b
     config = SafeSSEConfig(ping_interval=0.05)
     async with adopting(handler, config=config) as (app, _):
         body = (await request(app)).body
-    assert body.replace(b": ping\r\n", b"") == "".join(parts).encode()
+    assert re.sub(rb"\n: ping\r|: ping\r\n", b"", body) == "".join(parts).encode()
     for part in expected:
         assert part in body
 
@@ -458,6 +461,22 @@ async def test_settings_of_the_plugin_apply(trace: Trace) -> None:
             await connection.until_body(b"begun")
             assert (await request(app, "/endless")).status == 503
         assert trace == ["body begins", "body ends"]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r", "\r\n", "\n\n", "\r\r", "\r\n\r\n"])
+async def test_what_is_sent_beside_it_is_an_event_of_its_own(end: str) -> None:
+    """Wherever in a block of the body's it comes; what the body has said of the block so far is an event, too."""
+
+    @get("/")
+    async def handler(stream: StreamContext) -> Stream:
+        async def body() -> AsyncIterator[str]:
+            yield f"event: half\ndata: one{end}"
+            await stream.send(SSEMessage("two"))
+
+        return Stream(body(), media_type="text/event-stream")
+
+    async with adopting(handler) as (app, _), open_stream(app, "GET", "/") as stream:
+        assert [(event.type, event.data) async for event in stream] == [("half", "one"), ("message", "two")]
 
 
 async def test_reconnection_time_is_drawn_for_each_stream() -> None:
