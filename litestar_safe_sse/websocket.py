@@ -243,7 +243,7 @@ class Endpoint:
         if config.expires_at is not None or config.reauthorize is not None:
             check_access(slot.registry, stream, socket)
         loop = slot.registry.loop_state()
-        loop.expect_websockets()
+        loop.expect_websocket()
         body.stream = stream
         body.transport = transport = WebSocketTransport(
             socket.scope, slot.channel, runtime=stream.runtime, limit=config.buffer_size, binary=self.binary

@@ -96,6 +96,8 @@ class LoopState:
         """Responses that are not over yet: after its stream each may have background tasks to do."""
         self.background: dict[Callable[[], None], str] = {}
         """What ends the background tasks that are under way, and what these are called."""
+        self.has_lifespan = False
+        """Whether the end of an application's lifespan waits for the streams."""
         self.draining = False
         self.empty: anyio.Event | None = None
         self.overdue: tuple[Timer, ...] = ()
@@ -113,9 +115,9 @@ class LoopState:
             self.drop_if_empty()
         self._finish_if_empty()
 
-    def expect_websockets(self) -> None:
-        """Prepares for a stream over a WebSocket."""
-        self.watch.expect_websockets()
+    def expect_websocket(self) -> None:
+        """Prepares for a stream over a WebSocket, for which not every server waits."""
+        self.watch.hold_server()
 
     def begin_response(self) -> None:
         """Has a drain wait until :meth:`end_response` is called, too."""
@@ -292,6 +294,8 @@ class StreamRegistry:
             raise self._refuse(names, StreamRefusedError("too many streams are open"))
         observers = (*self._observers, loop.log) if loop.log.is_wanted else self._observers
         watch = Watch(observers) if observers else None
+        if not loop.has_lifespan:
+            loop.watch.hold_server()
         stream = Stream(
             runtime=loop.runtime,
             wheel=loop.wheel,
@@ -371,7 +375,7 @@ class StreamRegistry:
         loop = self._loops.get(current_key())
         if loop is not None and loop.draining:  # of a lifespan whose shutdown failed
             self.stop()
-        self._here()
+        self._here().has_lifespan = True
 
     def begin_drain(self) -> None:
         """Tells every stream of this event loop that the server is shutting down. Returns at once."""
@@ -431,13 +435,16 @@ class StreamRegistry:
                 logger,
                 drain=self.drain,
                 termination_delay=delay,
-                has_websockets=self._has_websockets,
+                has_unawaited=self._has_unawaited,
             )
             loop = self._loops[runtime.key] = LoopState(runtime, watch, logger, self._on_closed)
             watch.install()
         return loop
 
-    def _has_websockets(self) -> bool:
+    def _has_unawaited(self) -> bool:
+        loops = tuple(self._loops.values())
+        if any((loop.streams or loop.responses) and not loop.has_lifespan for loop in loops):
+            return True
         return any(stream.transport is not None and stream.transport.is_websocket for stream in self)
 
     def _forget_gone_loops(self) -> None:

@@ -38,11 +38,12 @@ __all__ = (
     "WorkerHold",
     "delay_termination",
     "hold_reactor",
-    "hold_websockets",
+    "hold_worker",
     "hook_first_step",
     "hook_signals",
     "hook_trigger",
     "ignore_repeated_signals",
+    "never",
     "remember_addresses",
 )
 
@@ -134,7 +135,7 @@ class Site:
         has_first_step: Whether the server's first step has been hooked.
         drain: Ends everything and returns when that is done.
         termination_delay: Seconds for which a SIGTERM is put off that would have killed the process at once.
-        has_websockets: Tells whether streams are open over WebSockets.
+        has_unawaited: Tells whether something is open for whose end the server does not wait by itself.
     """
 
     notifier: Notifier
@@ -142,7 +143,7 @@ class Site:
     has_first_step: bool
     drain: Callable[[], Awaitable[None]] | None
     termination_delay: float
-    has_websockets: Callable[[], bool] = bool
+    has_unawaited: Callable[[], bool]
 
 
 # Places
@@ -337,12 +338,12 @@ class ReactorHold:
 
 
 class WorkerHold:
-    """Keeps a Granian worker from its shutdown until the drain is over, if there are WebSockets.
+    """Keeps a Granian worker from its shutdown until the drain is over, if something is open that it does not wait for.
 
-    Until it is armed, by the first of them, the worker is left alone.
+    Until it is armed, by the first of that, the worker is left alone.
 
     Args:
-        is_needed: Tells whether there are WebSockets.
+        is_needed: Tells whether there is something.
         drain: Ends everything and returns when that is done.
         stop: Tells the worker what its own handler of signals tells it.
     """
@@ -376,7 +377,7 @@ class WorkerHold:
 
     def remove(self) -> None:
         """Leaves its handler, which does what the worker's would have done."""
-        self._is_needed = bool
+        self._is_needed = never
 
 
 # What is hooked
@@ -471,11 +472,12 @@ def ignore_repeated_signals(site: Site) -> Iterator[Hook]:
     yield from ()
 
 
-def hold_websockets(site: Site) -> Iterator[Hook]:
-    """Keeps a Granian worker from its shutdown while streams are open over WebSockets.
+def hold_worker(site: Site) -> Iterator[Hook]:
+    """Keeps a Granian worker from its shutdown while something is open that it does not wait for.
 
     It waits for the responses to HTTP requests, but not for WebSockets: from the signal on it delivers nothing to them,
-    and its worker dies of it (a panic of the thread that frees the bytes) where a client has stopped reading.
+    and its worker dies of it (a panic of the thread that frees the bytes) where a client has stopped reading. What is
+    behind a response, cleanups and background tasks, it waits for by the end of the lifespan alone.
     """
     if "granian.server.mp" in site.modules and sys.platform != "win32" and site.drain is not None:
         events = [
@@ -483,7 +485,7 @@ def hold_websockets(site: Site) -> Iterator[Hook]:
         ]
         stop = next((event.set for event in events if event is not None and hasattr(event, "set")), None)
         if stop is not None:
-            yield WorkerHold(site.has_websockets, site.drain, stop)
+            yield WorkerHold(site.has_unawaited, site.drain, stop)
 
 
 def _ignore_signals_soon(turns: int = _TURNS_OF_A_SIGNAL) -> None:
@@ -506,6 +508,11 @@ def _handle_signals(call: Call) -> None:
 
 def _do_nothing() -> None:
     pass
+
+
+def never() -> bool:
+    """Tells that nothing is open for whose end a server would not wait."""
+    return False
 
 
 def _is_in_main_thread() -> bool:

@@ -31,11 +31,12 @@ from litestar_safe_sse._servers.hooks import (
     WorkerHold,
     delay_termination,
     hold_reactor,
-    hold_websockets,
+    hold_worker,
     hook_first_step,
     hook_signals,
     hook_trigger,
     ignore_repeated_signals,
+    never,
     remember_addresses,
 )
 
@@ -77,7 +78,7 @@ SERVERS = (
     Server(
         "granian",
         first_steps=(FirstStep("granian.server.embed", "self", ("shutdown",)),),
-        extra_hooks=(hold_websockets, ignore_repeated_signals, remember_addresses),
+        extra_hooks=(hold_worker, ignore_repeated_signals, remember_addresses),
         needs_first_step=False,
         remedy="set workers_kill_timeout, without which Granian waits for the streams for ever",
     ),
@@ -106,7 +107,7 @@ class ShutdownWatch:
         drain: Ends everything and returns when that is done; awaited where nothing else keeps the server waiting.
         termination_delay: Seconds that a Hypercorn worker may live on after a SIGTERM that would have killed it at
             once: long enough for the drain and for the application's own shutdown.
-        has_websockets: Tells whether streams are open over WebSockets, for which Granian does not wait by itself.
+        has_unawaited: Tells whether something is open for whose end not every server waits by itself.
     """
 
     def __init__(
@@ -116,13 +117,13 @@ class ShutdownWatch:
         *,
         drain: Callable[[], Awaitable[None]] | None = None,
         termination_delay: float = 30.0,
-        has_websockets: Callable[[], bool] = bool,
+        has_unawaited: Callable[[], bool] = never,
     ) -> None:
         self._on_shutdown = on_shutdown
         self._drain = drain
         self._logger = logger
         self._termination_delay = termination_delay
-        self._has_websockets = has_websockets
+        self._has_unawaited = has_unawaited
         self._notifier: Notifier | None = None
         self._hooks: list[Hook] = []
 
@@ -139,7 +140,7 @@ class ShutdownWatch:
         self._notifier = notifier = Notifier(current_runtime(), self._logger, self._on_shutdown)
         steps = _hook_steps(server, notifier)
         signals = list(hook_signals(notifier))
-        site = Site(notifier, modules, bool(steps), self._drain, self._termination_delay, self._has_websockets)
+        site = Site(notifier, modules, bool(steps), self._drain, self._termination_delay, self._has_unawaited)
         extra = [hook for make in server.extra_hooks for hook in make(site)]
         self._hooks = [*steps, *signals, *extra]
         self._report(server, has_first_step=bool(steps), has_signals=bool(signals))
@@ -153,8 +154,8 @@ class ShutdownWatch:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def expect_websockets(self) -> None:
-        """Prepares for streams over WebSockets, for which not every server waits; to be called at each."""
+    def hold_server(self) -> None:
+        """Has a server wait at its shutdown that would not by itself; to be called at each thing to wait for."""
         for hook in self._hooks:
             if isinstance(hook, WorkerHold):
                 hook.arm()

@@ -57,7 +57,7 @@ class ServerKind:
 
     @property
     def has_lifespan(self) -> bool:
-        return self.server != "daphne" and "asginl" not in self.arguments
+        return self.server != "daphne" and not {"asginl", "off"} & {*self.arguments}
 
     @property
     def pushes_back(self) -> bool:

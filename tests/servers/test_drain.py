@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -92,6 +93,27 @@ def test_background_task_of_a_stream_that_had_ended_is_done_too(kind: ServerKind
             await gone(server)
         assert order(server) == ends_of(kind), server.output()[-3000:]
 
+    run(stop, kind, tmp_path)
+
+
+WITHOUT_LIFESPAN = {"granian": ("--interface", "asginl"), "uvicorn": ("--lifespan", "off"), "daphne": ()}
+
+
+@pytest.mark.parametrize("kind", parameters("granian-h1-asyncio", "uvicorn-h1-httptools-uvloop", "daphne-h1"))
+@pytest.mark.parametrize("path", ["/slow?key=k&seconds=0.5", "/background?key=k&seconds=0.5"])
+def test_cleanups_are_done_where_no_lifespan_waits_for_them(kind: ServerKind, tmp_path: Path, path: str) -> None:
+    """A server that runs none, or an application that another one has mounted; nor are background tasks cut short."""
+
+    async def stop(server: RunningServer) -> None:
+        async with await crowd(server, path) as visitors:
+            await visitors.events(1)
+            server.signal(signal.SIGTERM)
+            await gone(server)
+        done = [what for what in order(server) if not what.startswith("after-response")]  # Daphne cancels the request
+        slow, background = ["cleaning", "cleaned"], ["cleaned", "background", "background-done"]
+        assert done == (slow if path.startswith("/slow") else background), server.output()[-3000:]
+
+    kind = replace(kind, arguments=(*kind.arguments, *WITHOUT_LIFESPAN[kind.server]))
     run(stop, kind, tmp_path)
 
 
