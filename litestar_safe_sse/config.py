@@ -135,7 +135,7 @@ def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
 
 def check_function(field: str, value: object) -> None:
     """Raises ``InvalidFieldError`` unless ``value`` is a function, or ``None``; a coroutine function is none."""
-    if value is not None and (not callable(value) or inspect.iscoroutinefunction(value)):
+    if value is not None and (not callable(value) or _is_coroutine_function(value)):
         raise _refusal(field, value, "a function, no coroutine function", optional=True)
 
 
@@ -157,10 +157,14 @@ def check_secret(field: str, value: object) -> None:
 
 def check_coroutine_function(field: str, value: object) -> None:
     """Raises ``InvalidFieldError`` unless ``value`` is a coroutine function, or ``None``."""
-    if value is None or inspect.iscoroutinefunction(value):
-        return
-    if not inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004  # what it is when called
+    if value is not None and not _is_coroutine_function(value):
         raise _refusal(field, value, "an async function", optional=True)
+
+
+def _is_coroutine_function(value: object) -> bool:
+    if inspect.iscoroutinefunction(value):
+        return True
+    return inspect.iscoroutinefunction(getattr(value, "__call__", None))  # noqa: B004  # what it is when called
 
 
 def check_part(field: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ class Admission:
             InvalidFieldError: If a function has failed, or returns what is no key.
         """
         keys = [(number, ask("admission", rule.key, connection)) for number, rule in enumerate(self._rules)]
-        return [each for each in keys if each[1] is not None and _is_hashable(each[1], self._rules[each[0]])]
+        return [each for each in keys if each[1] is not None and _is_key(each[1], self._rules[each[0]])]
 
     def take(self, stream: Stream, keys: list[tuple[int, Hashable]]) -> list[Stream]:
         """Gives a stream a place of each key.
@@ -184,23 +185,48 @@ def ask(field: str, function: Callable[[Any], Any], connection: object) -> Any:
         connection: The connection.
 
     Raises:
-        InvalidFieldError: If it raises an exception.
+        InvalidFieldError: If it raises an exception, or does not answer at once.
     """
     try:
-        return function(connection)
+        answer = function(connection)
     except Exception as error:
-        name = getattr(function, "__qualname__", function)
         raise InvalidFieldError(
-            field, f"must have a function that answers for each connection, be it by None, but {name} raised {error!r}"
+            field,
+            "must have a function that answers for each connection, be it by None, but "
+            f"{name_of(function)} raised {error!r}",
         ) from error
+    if inspect.isawaitable(answer):  # which would pass for a key, each for one of its own
+        if inspect.iscoroutine(answer):
+            answer.close()
+        raise InvalidFieldError(
+            field,
+            f"must have a function that answers without await, but {name_of(function)} returned a "
+            f"{type(answer).__name__}; find out before, as in a guard, and keep it in the connection's state",
+        )
+    return answer
 
 
-def _is_hashable(key: object, rule: PerKey) -> bool:
+def name_of(function: object) -> object:
+    """Returns what to call a function in an error."""
+    return getattr(function, "__qualname__", function)
+
+
+def _is_key(key: object, rule: PerKey) -> bool:
+    """Returns whether a key can be found again.
+
+    Raises:
+        InvalidFieldError: If it can not.
+    """
     try:
         hash(key)
     except TypeError as error:
-        name = getattr(rule.key, "__qualname__", rule.key)
         raise InvalidFieldError(
-            "admission", f"must have keys that are hashable, or None, but {name} returned a {type(key).__name__}"
+            "admission",
+            f"must have keys that are hashable, or None, but {name_of(rule.key)} returned a {type(key).__name__}",
         ) from error
+    if key != key:  # as nan is not
+        raise InvalidFieldError(
+            "admission",
+            f"must have keys that are equal to themselves, or None, but {name_of(rule.key)} returned {key!r:.40}",
+        )
     return True

@@ -247,11 +247,23 @@ def no_key(scope: Any) -> str:
     raise KeyError("user")
 
 
+async def look_up(scope: Any) -> int:
+    return 7
+
+
+class Future:
+    def __await__(self) -> Any:
+        yield
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
         (no_key, r"admission: must have a function that answers .*, but no_key raised KeyError\('user'\)"),
         (lambda _: [], "admission: must have keys that are hashable, or None, but .* returned a list"),
+        (lambda scope: look_up(scope), "admission: must have a function that answers without await, but .*<lambda>"),
+        (lambda _: Future(), "admission: must have a function that answers without await, .* returned a Future"),
+        (lambda _: float("nan"), "admission: must have keys that are equal to themselves, .* returned nan"),
     ],
 )
 async def test_a_key_that_cannot_be_told_is_a_typed_error(key: Any, message: str) -> None:

@@ -338,6 +338,7 @@ def test_admission_refuses_what_is_no_limit(value: Any) -> None:
         ({"key": None}, "invalid key: must be a function of the connection, not NoneType None"),
         ({"key": "user"}, "invalid key: must be a function, no coroutine function"),
         ({"key": confirm}, "invalid key: must be a function, no coroutine function"),
+        ({"key": Confirms()}, "invalid key: must be a function, no coroutine function"),
         ({"key": lambda: 1}, r"invalid key: must be a function that can be called with the connection alone, which "),
         ({"key": lambda one, two: 1}, r"invalid key: must be a function .*<lambda>\(one, two\) can not"),
         ({"n": 0}, "invalid n: must be an int from 1 "),
