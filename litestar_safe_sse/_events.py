@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, 
 
 from litestar.response.sse import ServerSentEventMessage
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from litestar_safe_sse._core.frame import Frame
 from litestar_safe_sse._core.messages import SSEMessage, check_event_type, tag_of
@@ -47,8 +48,10 @@ class Event(Struct, frozen=True):
     name: str
 
     def __post_init__(self) -> None:
-        if not check_event_type("name", self.name):
+        name = check_event_type("name", self.name)
+        if not name:
             raise InvalidFieldError("name", "must be the type of an event, not the empty string")
+        force_setattr(self, "name", name)  # a member of a str Enum prints as its name
 
 
 class EventType(NamedTuple):
@@ -159,7 +162,15 @@ class Declared:
         else:
             raise self._refusal(f"must name types, not {annotation!r}")
         for kind in kinds:
-            yield EventType(annotation, kind, name or tag_of(kind))
+            yield EventType(annotation, kind, name or self._tag_of(kind))
+
+    def _tag_of(self, kind: type) -> str | None:
+        try:
+            return tag_of(kind)
+        except InvalidFieldError as error:
+            raise self._refusal(
+                f"must name types whose tag can be that of an event; the tag of {kind.__qualname__} {error.reason}"
+            ) from error
 
     def _check(self) -> None:
         """Refuses events that a client, or this side, could not tell apart."""

@@ -98,10 +98,15 @@ def check_event_type(field: str, value: object) -> str:
 
 
 def tag_of(kind: type) -> str | None:
-    """Returns the tag of a ``Struct``, by which its events are named."""
+    """Returns the tag of a ``Struct``, by which its events are named.
+
+    Raises:
+        InvalidFieldError: It has more than one line, or cannot be encoded.
+    """
     if not issubclass(kind, Struct) or kind.__struct_config__.tag is None:
         return None
-    return str(kind.__struct_config__.tag)
+    tag = str(kind.__struct_config__.tag)
+    return tag if tag.isprintable() else _line("event", tag)  # as most are, see above
 
 
 def _line(field: str, value: object) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Literal, NewType, TypeVar
 
 import attrs
@@ -55,6 +56,18 @@ class Between(Struct, tag="between"):
 
 class Numbered(Struct, tag=7):
     pass
+
+
+class Forging(Struct, tag="a\ndata: forged\n\nevent: b"):
+    pass
+
+
+class Surrogate(Struct, tag="a\ud800"):
+    pass
+
+
+class Named(str, Enum):
+    TOKEN = "token"
 
 
 class Plain(Struct):
@@ -145,6 +158,7 @@ async def body_of(handler: Any, **options: Any) -> str:
         (str, "é", "data: é||"),
         (bytes, b"raw", "data: raw||"),
         (Annotated[str, Event("token")], "a", "event: token|data: a||"),
+        (Annotated[str, Event(Named.TOKEN)], "a", "event: token|data: a||"),
         (Annotated[str, Event("token")], "a\nb", "event: token|data: a|data: b||"),
         (Text, "a", "data: a||"),
         (Literal["a", 1], "a", "data: a||"),
@@ -330,6 +344,15 @@ async def test_validation_can_be_switched_off() -> None:
     assert body.endswith(b"data: text\r\n\r\n")
 
 
+@pytest.mark.parametrize("item", [Forging(), Surrogate(), SSEMessage(Forging()), SSEMessage(Surrogate())])
+async def test_tag_that_is_no_events_type_is_refused(item: object) -> None:
+    """Where the annotation does not name its type: with a line break in it, one item would make several events."""
+    failure, body = await failure_of(returning(Any, "text", item))
+    assert isinstance(failure, InvalidFieldError)
+    assert failure.field == "event"
+    assert body.endswith(b"data: text\r\n\r\n")
+
+
 async def test_first_item_that_is_refused_is_a_server_error() -> None:
     """It is ahead of the headers."""
     async with serving(returning(Progress, Done())) as (app, _):
@@ -380,6 +403,8 @@ async def test_more_types_than_are_remembered() -> None:
         (Annotated[Note, Event("message")] | Plain, "must not use the name 'message' beside events without a name"),
         (Annotated[Note, Event("a"), Event("b")], "must give a type one name, not 'a' and 'b'"),
         (Annotated[Annotated[Note, Event("a")] | Plain, Event("b")], "must give a type one name, not 'a' and 'b'"),
+        (Forging, "the tag of Forging must be one line"),
+        (Progress | SSEMessage[Surrogate], r"the tag of Surrogate must be text that UTF-8 can encode, .* U\+D800"),
     ],
 )
 def test_events_that_could_not_be_told_apart_are_refused(annotation: Any, message: str) -> None:
