@@ -32,6 +32,10 @@ ON_REFUSAL = ("unavailable", "reconnect", "oldest")
 MIN_SECRET = 16
 """Characters of the shortest secret."""
 
+MAX_RETRY = 2**31 - 1
+"""Milliseconds of the longest reconnection time, about 25 days: more of them overflow the timers of Node, which then
+wait for no time at all."""
+
 _MAX_INTEGER = 2**63 - 1
 _T = TypeVar("_T")
 
@@ -58,23 +62,26 @@ def check_duration(field: str, value: object, *, optional: bool = False, zero: b
     raise _refusal(field, value, f"a number of seconds, {least} up to {MAX_DURATION}", optional)
 
 
-def check_integer(field: str, value: object, *, minimum: int, optional: bool = False) -> None:
+def check_integer(
+    field: str, value: object, *, minimum: int, maximum: int = _MAX_INTEGER, optional: bool = False
+) -> None:
     """Checks a count.
 
     Args:
         field: The name to give in the error.
         value: What to check.
         minimum: The least that is allowed.
+        maximum: The most; what 64 bits hold unless given.
         optional: Whether ``None`` is allowed.
 
     Raises:
-        InvalidFieldError: It is something else, or has more than 64 bits.
+        InvalidFieldError: It is something else.
     """
     if value is None and optional:
         return
-    if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= _MAX_INTEGER:
+    if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum:
         return
-    raise _refusal(field, value, f"an int from {minimum} to {_MAX_INTEGER}", optional)
+    raise _refusal(field, value, f"an int from {minimum} to {maximum}", optional)
 
 
 def check_text(field: str, value: object) -> str:
@@ -230,9 +237,10 @@ def check_moment(field: str, value: object) -> None:
 def check_retry(field: str, value: object) -> None:
     """Raises ``InvalidFieldError`` unless ``value`` is a number of milliseconds, or the least and the most of them."""
     if not isinstance(value, tuple):
-        check_integer(field, value, minimum=0, optional=True)
-    elif len(value) != 2 or not all(type(each) is int and 0 <= each <= _MAX_INTEGER for each in value):
-        raise _refusal(field, value, "an int, or two of them, the least and the most, from 0", optional=True)
+        check_integer(field, value, minimum=0, maximum=MAX_RETRY, optional=True)
+    elif len(value) != 2 or not all(type(each) is int and 0 <= each <= MAX_RETRY for each in value):
+        allowed = f"an int, or two of them, the least and the most, from 0 to {MAX_RETRY}"
+        raise _refusal(field, value, allowed, optional=True)
     elif value[0] > value[1]:
         raise _refusal(field, value, "(least, most), in this order")
 
@@ -347,7 +355,7 @@ class SafeSSEConfig:
             one, so that their clients do not come back in the same moment; 0 for all at once.
         retry: Milliseconds that clients wait before they reconnect (the standard's reconnection time), sent
             with the first event of streams that set none; ``(least, most)`` to draw them for each stream; ``None``
-            leaves it to the client.
+            leaves it to the client. At most 2,147,483,647, about 25 days.
         buffer_size: Bytes that a body may run ahead of the socket. The default is the high-water mark of an
             asyncio transport.
         slice_timeout: Seconds of one slice of ``StreamContext.iterate``: how often a body that waits for its

@@ -48,7 +48,8 @@ class SSEMessage(Struct, Generic[DataT], frozen=True, repr_omit_defaults=True):
         event: The event type, on one line; ``""`` is the client's default, ``message``. Given without data, the
             event carries the empty string.
         id: The client's new last event ID, on one line and without NUL; ``""`` resets it.
-        retry: The client's new reconnection time, in milliseconds.
+        retry: The client's new reconnection time, in milliseconds. From 2**31 on, about 25 days, the timers of
+            some clients overflow, and they reconnect at once.
         comment: Text that clients ignore.
 
     Raises:
