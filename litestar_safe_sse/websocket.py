@@ -297,7 +297,8 @@ class Opening:
                 self.transport.refusal = refusal
                 self.stream.close(CloseReason.CLOSED)
                 return ()
-        return self.begin()
+        begun = self.begin()
+        return await begun if inspect.isawaitable(begun) else begun  # by a decorator that awaits something first
 
     async def _resume(self) -> tuple[int, str] | None:
         """Reads the first message; returns why to close if it is none to resume by, or does not come in time."""

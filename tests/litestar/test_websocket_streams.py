@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ from litestar_safe_sse.sources import MemoryEventLog
 from litestar_safe_sse.testing import open_stream, open_websocket
 from tests.bounds import NEVER, SHORT, WAIT
 from tests.core.websockets import Socket
-from tests.litestar.apps import PLAIN, FromPath, JSONBody, NamedDependency, closed, collect, serving
+from tests.litestar.apps import PLAIN, FromPath, FromQuery, JSONBody, NamedDependency, closed, collect, serving
 from tests.litestar.clients import get as request
 
 pytestmark = pytest.mark.anyio
@@ -348,6 +349,28 @@ async def test_socket_can_be_asked_for() -> None:
 
     async with serving(handler) as (app, _):
         assert messages(await visit(app, "/", "a=1")) == [{"data": "1"}, {"data": "1"}]
+
+
+async def test_function_may_be_wrapped_by_one_that_awaits() -> None:
+    """By whoever keeps it known as what it is; it streams the same by both."""
+    trace = []
+
+    def audited(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            await anyio.lowlevel.checkpoint()
+            trace.append("audited")
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    async def feed(word: FromQuery[str] = "x") -> AsyncIterator[str]:
+        yield word
+
+    async with serving(sse("/", websocket="/ws")(audited(feed))) as (app, _):
+        assert (await request(app, "/?word=y")).body == b"data: y\r\n\r\n"
+        assert messages(await visit(app, "/ws", "word=y")) == [{"data": "y"}]
+    assert trace == ["audited"] * 2
 
 
 async def test_sync_generator() -> None:
