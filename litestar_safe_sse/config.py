@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,6 +37,7 @@ MAX_RETRY = 2**31 - 1
 wait for no time at all."""
 
 _MAX_INTEGER = 2**63 - 1
+_MAX_FLOAT = sys.float_info.max
 _T = TypeVar("_T")
 
 
@@ -213,12 +214,6 @@ def check_expiry(field: str, value: object) -> None:
         check_function(field, value)
         return
     check_moment(field, value)
-    if isinstance(value, (int, float)) and value < MAX_DURATION:
-        raise InvalidFieldError(
-            field,
-            f"must be seconds of the epoch, which began in 1970, not {value:g}; for streams that last so many seconds "
-            "each, give max_lifetime",
-        )
 
 
 def check_moment(field: str, value: object) -> None:
@@ -228,10 +223,17 @@ def check_moment(field: str, value: object) -> None:
             raise InvalidFieldError(
                 field, "must be a datetime with a time zone; give it tzinfo=timezone.utc, or its own"
             )
-    elif value is not None and (
-        isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
-    ):
+        return
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _MAX_FLOAT:  # as nan is not
         raise _refusal(field, value, "a datetime with a time zone, or seconds of the epoch", optional=True)
+    if value < MAX_DURATION:
+        raise InvalidFieldError(
+            field,
+            f"must be seconds of the epoch, which began in 1970, not {value:g}; for streams that last so many seconds "
+            "each, give max_lifetime",
+        )
 
 
 def check_retry(field: str, value: object) -> None:

@@ -225,6 +225,10 @@ async def test_a_right_that_has_expired_opens_no_stream(expires_at: Any) -> None
     server.check_empty()
 
 
+async def tell(moment: float) -> float:
+    return moment
+
+
 def unknown(_: Any) -> float:
     raise LookupError("no token")
 
@@ -234,6 +238,9 @@ def unknown(_: Any) -> float:
     [
         (unknown, r"expires_at: must have a function that answers .*, but unknown raised LookupError\('no token'\)"),
         (lambda _: "tomorrow", "expires_at: must be a datetime with a time zone, or seconds of the epoch, or None"),
+        (lambda _: 3600, "expires_at: must be seconds of the epoch, .*, not 3600; .* give max_lifetime"),
+        (lambda _: 10**400, "expires_at: must be a datetime with a time zone, or seconds of the epoch, or None"),
+        (lambda _: tell(3600), "expires_at: must have a function that answers without await, .* returned a coroutine"),
     ],
 )
 async def test_an_expiry_that_cannot_be_told_is_a_typed_error(expires_at: Any, message: str) -> None:
