@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Message = dict[str, Any]
 
-__all__ = ("Exchange", "StreamEndedError", "plugin_of", "running", "scope_of", "url_of")
+__all__ = ("Exchange", "StreamEndedError", "headers_of", "plugin_of", "running", "scope_of", "url_of")
 
 
 class StreamEndedError(SSEError):
@@ -205,6 +205,18 @@ def registry_of(app: Litestar) -> StreamRegistry:
 def url_of(path: str) -> httpx.URL:
     """Returns the URL of a path."""
     return httpx.URL("http://testserver.local").join(path)
+
+
+def headers_of(headers: Any, last_event_id: str | int | None) -> httpx.Headers:
+    """Returns headers with the ID that a client resumes by, encoded as browsers encode it.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html#reestablish-the-connection
+    """
+    fields = httpx.Headers(headers)
+    if last_event_id is None:
+        return fields
+    others = [(name, value) for name, value in fields.raw if name.lower() != b"last-event-id"]
+    return httpx.Headers([*others, (b"Last-Event-ID", str(last_event_id).encode())])
 
 
 def scope_of(request: httpx.Request) -> Message:

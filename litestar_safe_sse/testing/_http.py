@@ -12,7 +12,15 @@ from anyio.from_thread import start_blocking_portal
 from litestar_safe_sse._core.decoding import Decoder, Event
 from litestar_safe_sse.config import check_duration
 from litestar_safe_sse.testing._client import AsyncClient, SyncClient, View
-from litestar_safe_sse.testing._exchange import Exchange, StreamEndedError, plugin_of, running, scope_of, url_of
+from litestar_safe_sse.testing._exchange import (
+    Exchange,
+    StreamEndedError,
+    headers_of,
+    plugin_of,
+    running,
+    scope_of,
+    url_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -26,6 +34,11 @@ __all__ = ("OpenStream", "SyncOpenStream", "open_stream", "open_stream_sync")
 
 _SHOWN = 200
 """Bytes of a response without a stream that an error shows."""
+
+_WHY = (
+    "what has failed is told by the log, with Litestar(debug=True), or with "
+    'logging_config=LoggingConfig(log_exceptions="always")'
+)
 
 
 class HTTPExchange(Exchange):
@@ -99,7 +112,8 @@ class Response(View):
         if self.status == 200 and kind.startswith("text/event-stream"):
             return f"the response was {ended}"
         start = bytes(self._exchange.body[:_SHOWN]).decode(errors="replace")
-        return f"the response has the status {self.status} and {kind}, and was {ended}: {start!r}"
+        told = f"the response has the status {self.status} and {kind}, and was {ended}: {start!r}"
+        return f"{told}; {_WHY}" if self.status == 500 and not self._exchange.app.debug else told
 
     @property
     def comments(self) -> list[str]:
@@ -213,7 +227,7 @@ async def open_stream(
     data: Any = None,
     content: Any = None,
     files: Any = None,
-    last_event_id: str | None = None,
+    last_event_id: str | int | None = None,
     timeout: float = 5.0,
     raise_app_exceptions: bool = True,
 ) -> AsyncIterator[OpenStream]:
@@ -245,10 +259,8 @@ async def open_stream(
     check_duration("timeout", timeout)
     plugin_of(app)
     jar = cookies if isinstance(cookies, httpx.Cookies) else httpx.Cookies(cookies)
-    fields = httpx.Headers(headers)
+    fields = headers_of(headers, last_event_id)
     fields.setdefault("Accept", "text/event-stream")
-    if last_event_id is not None:
-        fields["Last-Event-ID"] = last_event_id
     request = httpx.Request(
         method,
         url_of(path),

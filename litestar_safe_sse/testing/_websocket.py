@@ -14,7 +14,15 @@ from anyio.from_thread import start_blocking_portal
 from litestar_safe_sse._core.decoding import Event
 from litestar_safe_sse.config import check_choice, check_duration
 from litestar_safe_sse.testing._client import AsyncClient, SyncClient, View
-from litestar_safe_sse.testing._exchange import Exchange, StreamEndedError, plugin_of, running, scope_of, url_of
+from litestar_safe_sse.testing._exchange import (
+    Exchange,
+    StreamEndedError,
+    headers_of,
+    plugin_of,
+    running,
+    scope_of,
+    url_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -252,7 +260,7 @@ async def open_websocket(
     headers: Any = None,
     cookies: httpx.Cookies | dict[str, str] | None = None,
     subprotocols: Sequence[str] = (),
-    last_event_id: str | None = None,
+    last_event_id: str | int | None = None,
     resume_by: Literal["query", "header", "message"] = "query",
     timeout: float = 5.0,
     raise_app_exceptions: bool = True,
@@ -281,16 +289,15 @@ async def open_websocket(
     check_choice("resume_by", resume_by, ("query", "header", "message"))
     config = plugin_of(app).config
     jar = cookies if isinstance(cookies, httpx.Cookies) else httpx.Cookies(cookies)
-    url, fields = url_of(path).copy_merge_params(params or {}), httpx.Headers(headers)
+    url = url_of(path).copy_merge_params(params or {})
     if last_event_id is not None and resume_by == "query":
         url = url.copy_merge_params({config.last_event_id_query or "last_event_id": last_event_id})
-    elif last_event_id is not None and resume_by == "header":
-        fields["Last-Event-ID"] = last_event_id
+    fields = headers_of(headers, last_event_id if resume_by == "header" else None)
     request = httpx.Request("GET", url, headers=fields, cookies=jar)
     exchange = WebSocketExchange(app, request, subprotocols, timeout)
     stream = OpenWebSocket(exchange)
     if resume_by == "message":
-        stream.send({} if last_event_id is None else {"last_event_id": last_event_id})
+        stream.send({} if last_event_id is None else {"last_event_id": str(last_event_id)})
     async with running(exchange, "an answer to the handshake", raise_app_exceptions=raise_app_exceptions):
         jar.extract_cookies(httpx.Response(stream.status, headers=stream.headers, request=request))
         yield stream

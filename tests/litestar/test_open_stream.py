@@ -258,6 +258,29 @@ async def test_an_event_of_an_error_response_is_an_error_that_tells_the_status(w
     assert "Not Found" in told
 
 
+@pytest.mark.parametrize("debug", [False, True])
+async def test_an_event_of_a_failed_handler_is_an_error_that_tells_how_to_learn_why(debug: bool) -> None:
+    """Litestar answers 500, and keeps the reason for a log that may be switched off."""
+
+    @get("/", sync_to_thread=False)
+    def failing() -> SafeServerSentEvent:
+        raise KeyError("on purpose")
+
+    app = Litestar([failing], plugins=[SafeSSEPlugin()], debug=debug)
+    async with open_stream(app, "GET", "/") as response:
+        with pytest.raises(StreamEndedError, match="the response has the status 500") as raised:
+            await response.next()
+    assert ('LoggingConfig(log_exceptions="always")' in str(raised.value)) is not debug
+
+
+@pytest.mark.parametrize("last_event_id", ["plain", "é€", "", 5])
+async def test_a_client_resumes_as_browsers_do(last_event_id: str | int) -> None:
+    """The header is UTF-8; in Python an ID may be a number."""
+    headers = {"last-event-id": "another"}
+    async with open_stream(Story().app, "GET", "/endless", headers=headers, last_event_id=last_event_id) as stream:
+        assert (await stream.next()).id == str(last_event_id or "none")
+
+
 async def test_several_streams_share_the_lifespan() -> None:
     """A second one joins the lifespan that the first has entered."""
     story = Story()

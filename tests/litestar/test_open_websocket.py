@@ -150,12 +150,13 @@ async def test_events_are_those_of_the_twin_over_http() -> None:
 async def test_a_client_resumes(resume_by: Any, name: str | None) -> None:
     """By the query parameter that the configuration names, or by the header."""
     story = Story(last_event_id_query=name)
-    async with open_websocket(story.app, "/endless/ws", last_event_id="7 & 8", resume_by=resume_by) as stream:
-        assert (await stream.next()).id == "7 & 8"
+    for given in ("7 & 8", "é€", 5):
+        async with open_websocket(story.app, "/endless/ws", last_event_id=given, resume_by=resume_by) as stream:
+            assert (await stream.next()).id == str(given)
 
 
-@pytest.mark.parametrize(("last_event_id", "data"), [("7", "after 7"), (None, "after None")])
-async def test_a_client_resumes_by_its_first_message(last_event_id: str | None, data: str) -> None:
+@pytest.mark.parametrize(("last_event_id", "data"), [("7", "after 7"), (7, "after 7"), (None, "after None")])
+async def test_a_client_resumes_by_its_first_message(last_event_id: str | int | None, data: str) -> None:
     """One that has seen nothing sends ``{}``. Messages may be binary."""
     async with open_websocket(Story().app, "/asked", last_event_id=last_event_id, resume_by="message") as stream:
         assert (await stream.next()).data == data
