@@ -126,10 +126,10 @@ class Records(Observer):
         """Remembers whose it is."""
         scope = self.scope.get()
         if scope is not None:
-            self._callers[stream.id] = Caller(scope["path"], self._tell(scope))
+            self._callers[stream.id] = Caller(shown(scope["path"]), self._tell(scope))
         keys = self.registry.keys_of(stream)  # type: ignore[arg-type]
         if keys:
-            self._keys[stream.id] = tuple(RecordedKey(by, str(key)) for by, key in keys)
+            self._keys[stream.id] = tuple(RecordedKey(by, shown(key)) for by, key in keys)
 
     def stream_closed(self, stream: ObservedStream) -> None:
         """Remembers how it ended."""
@@ -153,9 +153,9 @@ class Records(Observer):
     def _tell(self, scope: Scope) -> str:
         connection: Any = Request(scope) if scope["type"] == ScopeType.HTTP else WebSocket(scope)
         try:
-            return str(self._who(connection))
+            return shown(self._who(connection))
         except Exception as error:  # an observer must not raise: the stream would not be opened
-            return f"unknown: {error!r}"
+            return shown(f"unknown: {error!r}")
 
     def _record(self, stream: ObservedStream, ended: float | None = None) -> RecordedStream:
         found = stream.statistics()
@@ -174,6 +174,11 @@ class Records(Observer):
             pending=found.bytes_pending,
             ended=ended,
         )
+
+
+def shown(value: object) -> str:
+    """Returns a value as text that JSON can hold, whatever a client has sent: a lone surrogate as it is escaped."""
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 class RememberRequest:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from litestar import Litestar
 
-from litestar_safe_sse import CloseReason, InvalidFieldError, SafeSSEPlugin
+from litestar_safe_sse import CloseReason, InvalidFieldError, PerKey, SafeSSEConfig, SafeSSEPlugin
 from litestar_safe_sse._view import records
 from litestar_safe_sse.testing import OpenStream, open_stream, open_websocket
 from litestar_safe_sse.view import StreamsView
@@ -123,6 +123,21 @@ async def test_who_that_fails_fails_no_stream() -> None:
         await stream.next()
         [found] = (await shown(app))["streams"]
     assert found["who"] == "unknown: KeyError('who')"
+
+
+async def test_text_that_is_not_unicode_is_shown_escaped() -> None:
+    """One stream of such a name hides no other, and is found by what is shown."""
+    plugin = SafeSSEPlugin(
+        SafeSSEConfig(admission=PerKey(lambda _: "key \ud800")),
+        view=StreamsView(guards=[is_admin], who=lambda _: "ann \ud800"),
+    )
+    app = Litestar([jobs], plugins=[plugin])
+    async with opened(app) as stream:
+        await stream.next()
+        [found] = (await shown(app))["streams"]
+        assert found["who"] == "ann \\ud800"
+        assert found["keys"][0]["key"] == "key \\ud800"
+        assert await close(app, key=found["keys"][0]["key"]) == 1
 
 
 async def test_one_stream_is_closed() -> None:
