@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ("sse_group",)
 
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:[ \t]*([\t -~]*)")
+"""https://www.rfc-editor.org/rfc/rfc9110#section-5.5, of which what is not ASCII has no encoding that all agree on."""
+
 HEALTHY, SICK, CANNOT_TELL = 0, 1, 2
 """Exit codes."""
 
@@ -37,15 +42,26 @@ def parse_headers(_: click.Context, __: click.Parameter, given: Sequence[str]) -
     """Returns headers by their names.
 
     Raises:
-        click.BadParameter: One of them has no name.
+        click.BadParameter: One of them cannot be sent.
     """
     headers = {}
     for line in given:
-        name, colon, value = line.partition(":")
-        if not name.strip() or not colon:
-            raise click.BadParameter(f"must be 'Name: value', not {line!r}")
-        headers[name.strip()] = value.strip()
+        found = _HEADER.fullmatch(line.strip())
+        if found is None:
+            raise click.BadParameter(f"must be 'Name: value', a name without spaces and all of it ASCII, not {line!r}")
+        headers[found[1]] = found[2]
     return headers
+
+
+def parse_secret(_: click.Context, __: click.Parameter, given: str) -> str:
+    """Returns a secret.
+
+    Raises:
+        click.BadParameter: It cannot be sent; which one it is isn't told.
+    """
+    if not re.fullmatch("[!-~]+", given):
+        raise click.BadParameter("must be printable ASCII without spaces, as SafeSSEConfig(doctor=...) is")
+    return given
 
 
 def parse_names(_: click.Context, __: click.Parameter, given: str | None) -> list[str]:
@@ -63,13 +79,26 @@ def parse_names(_: click.Context, __: click.Parameter, given: str | None) -> lis
     return names
 
 
+class Seconds(click.FloatRange):
+    """A number of seconds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Returns the number; nan, which is neither less nor more than another, is none."""
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"must be a number of seconds, not {value!r}", param, ctx)
+        return seconds
+
+
 @sse_group.command()
 @click.argument("url")
 @click.option("--direct", metavar="URL", help="The application past its proxy, to compare with.")
 @click.option(
     "--secret",
     envvar="LITESTAR_SSE_SECRET",
+    show_envvar=True,
     required=True,
+    callback=parse_secret,
     help="That of SafeSSEConfig(doctor=...). Better given by the variable LITESTAR_SSE_SECRET, which ps does not show.",
 )
 @click.option(
@@ -83,20 +112,20 @@ def parse_names(_: click.Context, __: click.Parameter, given: str | None) -> lis
 @click.option("--cacert", metavar="FILE", help="Certificates to trust in place of the system's.")
 @click.option(
     "--idle",
-    type=click.FloatRange(1, 3000),
+    type=Seconds(1, 3000),
     default=65,
     show_default=True,
     help="Seconds of silence that a stream has to survive.",
 )
 @click.option(
     "--patience",
-    type=click.FloatRange(1, 600),
+    type=Seconds(1, 600),
     default=20,
     show_default=True,
     help="Seconds after which an abort, say, counts as unnoticed.",
 )
 @click.option(
-    "--restart", type=click.FloatRange(1, 3000), help="Seconds to wait for you to restart the application, last of all."
+    "--restart", type=Seconds(1, 3000), help="Seconds to wait for you to restart the application, last of all."
 )
 @click.option("--only", callback=parse_names, metavar="PROBE,...", help="The probes to run, in place of all.")
 @click.option("--skip", callback=parse_names, metavar="PROBE,...", help="Probes to leave out.")
@@ -107,10 +136,11 @@ def doctor(url: str, direct: str | None, only: list[str], skip: list[str], as_js
     URL is the root of an application with SafeSSEConfig(doctor=...), as its clients reach it. Exits with 0 if it is
     healthy, 1 if it is sick, and 2 if that could not be told.
     """
+    chosen = choose(only, skip, options["restart"])
     need_library()
     quieten()
     try:
-        report = anyio.run(run_doctor, url, direct, only, skip, options)
+        report = anyio.run(run_doctor, url, direct, chosen, options)
     except BaseException as error:
         fail(error)
     if as_json:
@@ -155,14 +185,23 @@ def streams(url: str, headers: dict[str, str], cacert: str | None, as_json: bool
         render(snapshots, Console())
 
 
-async def run_doctor(
-    url: str, direct: str | None, only: list[str], skip: list[str], options: Mapping[str, Any]
-) -> Report:
+def choose(only: list[str], skip: list[str], restart: float | None) -> list[str]:
+    """Returns the probes to run.
+
+    Raises:
+        click.BadParameter: There are none.
+    """
+    restarts = restart is not None or "restart" in only
+    chosen = [name for name in only or PROBES if name not in skip and (name != "restart" or restarts)]
+    if not chosen:
+        raise click.BadParameter("must leave a probe to run, and skips all of them", param_hint="'--skip'")
+    return chosen
+
+
+async def run_doctor(url: str, direct: str | None, chosen: list[str], options: Mapping[str, Any]) -> Report:
     """Examines a deployment."""
     from litestar_safe_sse._doctor.examination import examine
 
-    restarts = options["restart"] is not None or "restart" in only
-    chosen = [name for name in only or PROBES if name not in skip and (name != "restart" or restarts)]
     patient = await make_patient(url, options)
     return await examine(patient, None if direct is None else await make_patient(direct, options), chosen)
 

@@ -20,10 +20,16 @@ from litestar_safe_sse._doctor.reading import Reading
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-__all__ = ("Deployment", "check_url", "root_of", "trust")
+__all__ = ("TIMEOUT", "Deployment", "ask", "check_url", "root_of", "trust")
 
 MAX_AT_ONCE = 16
 """Connections by which the process is looked for that knows a stream."""
+
+TIMEOUT = 10.0
+"""Seconds until an answer has to be there."""
+
+MAX_ANSWER = 32 * 1024 * 1024
+"""Bytes of an answer that are read."""
 
 POLL = 0.1
 """Seconds between two questions for what a body has seen."""
@@ -50,9 +56,35 @@ def check_url(url: str) -> httpx.URL:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError):
         parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host or "%" in parsed.host:
+    port = 80 if parsed.port is None else parsed.port
+    if parsed.scheme not in ("http", "https") or not parsed.host or "%" in parsed.host or not 0 < port < 65536:
         raise CannotTellError(f"{url!r} is no URL of a deployment; give one such as https://example.org/api")
     return parsed
+
+
+async def ask(client: httpx.AsyncClient, url: str, timeout: float, **options: Any) -> httpx.Response:
+    """Asks for something that has an end, and returns the answer, or the beginning of one that may have none.
+
+    Args:
+        client: Whose connections are used.
+        url: What to ask.
+        timeout: Seconds until all of it has to be there.
+        **options: Of httpx.
+
+    Raises:
+        HTTPError: There is no answer.
+        TimeoutError: It has not come in time.
+    """
+    content = bytearray()
+    with anyio.fail_after(timeout):  # that of httpx is for each part
+        async with client.stream("GET", url, timeout=timeout, **options) as response:
+            is_stream = response.headers.get("Content-Type", "").startswith("text/event-stream")
+            async for part in response.aiter_bytes():
+                content += part
+                if is_stream or len(content) > MAX_ANSWER:
+                    break
+    headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"content-encoding"]
+    return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
 
 
 class Deployment:
@@ -93,7 +125,7 @@ class Deployment:
         """
         try:
             async with self.client() as client:
-                response = await client.get(f"{self.url}{PATH}", timeout=10)
+                response = await ask(client, f"{self.url}{PATH}", TIMEOUT)
         except (httpx.HTTPError, OSError) as error:
             raise explain_failure(self.url, error) from error
         with suppress(msgspec.DecodeError):
@@ -185,9 +217,9 @@ class Deployment:
     async def _ask(self, client: httpx.AsyncClient, key: str, timeout: float) -> VisitReport:
         try:
             url = f"{self.url}{PATH}/visits/{key}"
-            response = await client.get(url, headers={"Connection": "close"}, timeout=timeout)
+            response = await ask(client, url, timeout, headers={"Connection": "close"})
             return msgspec.json.decode(response.content, type=VisitReport)
-        except (httpx.HTTPError, msgspec.DecodeError):
+        except (httpx.HTTPError, TimeoutError, msgspec.DecodeError):
             return VisitReport()
 
 

@@ -32,7 +32,7 @@ def explain_failure(url: str, error: Exception) -> CannotTellError:
             )
         if isinstance(cause, ssl.SSLError):
             return CannotTellError(f"{url}: TLS fails ({cause.reason}); does this port speak it? Else give http://")
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         return CannotTellError(
             f"{url}: no answer within 10 s; see whether the application runs, and what its proxy logs"
         )

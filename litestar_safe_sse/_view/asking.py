@@ -6,7 +6,7 @@ import anyio
 import httpx
 import msgspec
 
-from litestar_safe_sse._doctor.deployment import check_url, trust
+from litestar_safe_sse._doctor.deployment import TIMEOUT, ask, check_url, trust
 from litestar_safe_sse._doctor.errors import CannotTellError, explain_failure
 from litestar_safe_sse._view.records import Snapshot
 
@@ -33,7 +33,7 @@ async def ask_streams(url: str, headers: dict[str, str], authorities: str | None
     found: dict[int, Snapshot] = {}
     failures: list[CannotTellError] = []
 
-    async def ask() -> None:
+    async def meet() -> None:
         try:
             snapshot = await fetch(client, at)
             found[snapshot.process] = snapshot
@@ -42,11 +42,11 @@ async def ask_streams(url: str, headers: dict[str, str], authorities: str | None
 
     headers = {"Connection": "close", **headers}
     async with (
-        httpx.AsyncClient(verify=trust(authorities), headers=headers, timeout=10, trust_env=False) as client,
+        httpx.AsyncClient(verify=trust(authorities), headers=headers, timeout=TIMEOUT, trust_env=False) as client,
         anyio.create_task_group() as tasks,
     ):
         for _ in range(TIMES):
-            tasks.start_soon(ask)
+            tasks.start_soon(meet)
     if failures and not found:
         raise failures[0]
     return [found[process] for process in sorted(found)]
@@ -55,7 +55,7 @@ async def ask_streams(url: str, headers: dict[str, str], authorities: str | None
 async def fetch(client: httpx.AsyncClient, url: str) -> Snapshot:
     """Returns what the process that answers knows."""
     try:
-        response = await client.get(url)
+        response = await ask(client, url, TIMEOUT)
     except (httpx.HTTPError, OSError) as error:
         raise explain_failure(url, error) from error
     if response.status_code in (401, 403):

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-__all__ = ("impostor",)
+__all__ = ("endless", "impostor")
 
 
 @contextlib.contextmanager
@@ -29,7 +29,43 @@ def impostor(
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(Handler, tls) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def endless(kind: str, pause: float = 0) -> Iterator[int]:
+    """Runs a server whose answers go on until the client leaves, and yields its port.
+
+    Args:
+        kind: The content type.
+        pause: Seconds between two of their parts.
+    """
+    has_ended = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not has_ended.wait(pause):
+                    self.wfile.write(b"data: x\n\n")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    with serving(Handler) as port:
+        try:
+            yield port
+        finally:
+            has_ended.set()
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Runs a server, and yields its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
         server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from litestar_safe_sse._doctor import deployment
+from litestar_safe_sse._doctor.contract import PROBES
+from litestar_safe_sse._view import asking
+from tests.bounds import SHORT
 from tests.doctor.asking import Answer, ask_doctor, url
-from tests.doctor.impostors import impostor
+from tests.doctor.impostors import endless, impostor
 from tests.ports import free_port
 from tests.proxies import KINDS, proxy
 from tests.servers.kinds import certificate_files
@@ -55,7 +59,9 @@ def test_nobody_listens() -> None:
     assert_says(ask_doctor(url(free_port())), "cannot be reached", "correct the URL, or start the server")
 
 
-@pytest.mark.parametrize("given", ["example", "ftp://example.org", "http://", "http://[", ""])
+@pytest.mark.parametrize(
+    "given", ["example", "ftp://example.org", "http://", "http://[", "http://127.0.0.1:99999", "http://127.0.0.1:0", ""]
+)
 def test_no_url(given: str) -> None:
     """The line says what one looks like."""
     assert_says(ask_doctor(given), "no URL of a deployment", "https://example.org/api")
@@ -69,10 +75,20 @@ def test_wrong_secret(server: int) -> None:
 
 
 def test_no_secret_at_all(server: int) -> None:
-    """It is asked for by name."""
+    """It is asked for by name, and by that of the variable."""
     answer = ask_doctor(url(server), secret=None)
     assert answer.code == 2
     assert "--secret" in answer.errors
+    assert "LITESTAR_SSE_SECRET" in answer.errors
+
+
+@pytest.mark.parametrize("secret", ["", "é" * 16, "a\nb0123456789abcdef", "a b0123456789abcdef"])
+def test_secret_that_no_header_can_carry(secret: str) -> None:
+    """It isn't told which it was."""
+    answer = ask_doctor("http://127.0.0.1", "--secret", secret)
+    assert answer.code == 2
+    assert "must be printable ASCII without spaces" in answer.errors
+    assert not secret or secret not in answer.errors
 
 
 def test_tls_that_fails(tmp_path: Path) -> None:
@@ -90,10 +106,45 @@ def test_tls_that_fails(tmp_path: Path) -> None:
 
 def test_names_and_headers_that_are_none() -> None:
     """Options are checked before anything is asked."""
-    for option, wrong in (("--only", "ears"), ("--skip", "ears"), ("--header", "no colon"), ("--idle", "0")):
+    wrong_headers = ("no colon", "X Y: 1", ": 1", "X: é☃")
+    wrong_seconds = [
+        (option, wrong) for option in ("--idle", "--patience", "--restart") for wrong in ("0", "nan", "inf")
+    ]
+    for option, wrong in (
+        *(("--only", "ears"), ("--skip", "ears")),
+        *(("--header", wrong) for wrong in wrong_headers),
+        *wrong_seconds,
+    ):
         answer = ask_doctor("http://127.0.0.1", option, wrong)
         assert answer.code == 2
+        assert option in answer.errors
         assert wrong in answer.errors
+
+
+@pytest.mark.parametrize("options", [("--only", "idle", "--skip", "idle"), ("--skip", ",".join(PROBES))])
+def test_no_probe_at_all(options: tuple[str, ...]) -> None:
+    """What has not been examined is not healthy."""
+    answer = ask_doctor("http://127.0.0.1", *options)
+    assert answer.code == 2
+    assert "must leave a probe to run" in answer.errors
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+@pytest.mark.parametrize("command", ["doctor", "streams"])
+def test_answer_that_never_ends(kind: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read for so long, and so far, that it is seen to be none of ours."""
+    monkeypatch.setattr(deployment, "MAX_ANSWER", 1000)
+    with endless(kind) as port:
+        assert_says(ask_doctor(url(port), command=command), url(port), "answers 200")
+
+
+@pytest.mark.parametrize("command", ["doctor", "streams"])
+def test_answer_that_dribbles(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it has to be there in time, and not its next part."""
+    for module in (deployment, asking):
+        monkeypatch.setattr(module, "TIMEOUT", SHORT)
+    with endless("application/json", pause=SHORT / 5) as port:
+        assert_says(ask_doctor(url(port), command=command), url(port), "no answer within")
 
 
 def test_direct_url_that_is_wrong(server: int) -> None:

@@ -159,7 +159,11 @@ def test_every_worker_of_a_server_is_met(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "header", "says"),
-    [("", "X: y", "its guards refuse (401)"), ("/jobs?who=x", "X: y", "no answer within"), ("/none", "X: y", "404")],
+    [
+        ("", "X: y", "its guards refuse (401)"),
+        ("/jobs?who=x", "X: y", "is no view of streams"),
+        ("/none", "X: y", "404"),
+    ],
 )
 def test_what_is_no_view_is_told_in_a_line(url: str, path: str, header: str, says: str) -> None:
     """And what to do."""
