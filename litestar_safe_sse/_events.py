@@ -16,7 +16,7 @@ from litestar_safe_sse._frames import find_converter
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = ("Declared", "Event", "EventType")
 
@@ -98,6 +98,8 @@ class Declared:
         return InvalidFieldError(f"return annotation of {self.where}", reason)
 
     def _item(self, annotation: Any) -> Any:
+        if get_origin(annotation) is None:  # of an alias with arguments Litestar can make no response
+            annotation = opened(annotation)
         origin = get_origin(annotation) or annotation
         if origin not in _ITERABLES:
             raise self._refusal(f"must be AsyncIterator[...] or Iterator[...], not {annotation!r}")
@@ -105,6 +107,7 @@ class Declared:
 
     def _members(self, annotation: Any, name: str | None) -> Iterator[tuple[Any, str | None]]:
         """Takes an annotation apart: unions, aliases, and the names that members have been given."""
+        annotation = opened(annotation)
         origin = get_origin(annotation)
         if origin is Annotated:
             inner, *metadata = get_args(annotation)
@@ -114,8 +117,6 @@ class Declared:
                 yield from self._members(member, name)
         elif hasattr(annotation, "__supertype__"):  # a NewType
             yield from self._members(annotation.__supertype__, name)
-        elif hasattr(annotation, "__value__"):  # what a `type` statement makes
-            yield from self._members(annotation.__value__, name)
         elif isinstance(annotation, TypeVar):
             yield from self._members(annotation.__bound__ or Any, name)
         else:
@@ -162,7 +163,18 @@ class Declared:
         else:
             raise self._refusal(f"must name types, not {annotation!r}")
         for kind in kinds:
+            self._check_kind(kind)
             yield EventType(annotation, kind, name or self._tag_of(kind))
+
+    def _check_kind(self, kind: type) -> None:
+        """Refuses what no item can be looked at for; such are most protocols."""
+        try:
+            issubclass(object, kind)
+        except TypeError as error:
+            raise self._refusal(
+                f"must name types that issubclass() takes, not {kind.__qualname__} ({error}); name the classes of the "
+                "items, or Any"
+            ) from error
 
     def _tag_of(self, kind: type) -> str | None:
         try:
@@ -190,6 +202,23 @@ class Declared:
                 )
         if DEFAULT in names and None in kinds.values():
             raise self._refusal(f"must not use the name {DEFAULT!r} beside events without a name, whose type it is")
+
+
+def opened(annotation: Any) -> Any:
+    """Returns what an annotation stands for that a ``type`` statement has made, its parameters filled in."""
+    while hasattr(annotation, "__value__"):
+        alias = get_origin(annotation) or annotation
+        given = dict(zip(getattr(alias, "__type_params__", ()), get_args(annotation), strict=False))
+        annotation = filled(alias.__value__, given)
+    return annotation
+
+
+def filled(annotation: Any, given: Mapping[Any, Any]) -> Any:
+    """Returns an annotation with its type variables replaced."""
+    if isinstance(annotation, TypeVar):
+        return given.get(annotation, annotation)
+    parameters = getattr(annotation, "__parameters__", ()) if given and get_origin(annotation) is not None else ()
+    return annotation[tuple(given.get(each, each) for each in parameters)] if parameters else annotation
 
 
 def _is_message(kind: type) -> bool:

@@ -112,7 +112,8 @@ class TypedEncoder(Encoder):
         Raises:
             UndeclaredEventError: If it was not declared by a base of it either.
         """
-        found = next((event for event in declared if issubclass(kind, event.kind)), None)
+        kinds = (kind, float) if issubclass(kind, int) else (kind,)  # as type checkers have it: every int is a float
+        found = next((event for each in kinds for event in declared if issubclass(each, event.kind)), None)
         if found is None:
             if self._validate and not open_to_all:
                 raise UndeclaredEventError(kind, self._declared.where, [event.kind for event in declared])

@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any, Literal, NewType, TypeVar
+from typing import Annotated, Any, Literal, NewType, Protocol, TypeVar
 
 import attrs
 import pytest
@@ -56,6 +56,10 @@ class Between(Struct, tag="between"):
 
 class Numbered(Struct, tag=7):
     pass
+
+
+class HasPercent(Protocol):
+    percent: int
 
 
 class Forging(Struct, tag="a\ndata: forged\n\nevent: b"):
@@ -112,6 +116,9 @@ class OtherRow(TypedDict):
 Text = NewType("Text", str)
 Both = TypeAliasType("Both", Progress | Done)
 T = TypeVar("T")
+Or = TypeAliasType("Or", Progress | T, type_params=(T,))
+OrText = TypeAliasType("OrText", Or[T] | SSEMessage[T] | str, type_params=(T,))
+Items = TypeAliasType("Items", AsyncIterator[Progress])
 
 
 def returning(annotation: Any, *items: object, **options: Any) -> Any:
@@ -164,6 +171,14 @@ async def body_of(handler: Any, **options: Any) -> str:
         (Literal["a", 1], "a", "data: a||"),
         (Literal["a", 1], 1, "data: 1||"),
         (Both, Done(), 'event: done|data: {"type":"done"}||'),
+        (Or[Done], Done(), 'event: done|data: {"type":"done"}||'),
+        (OrText[Done], SSEMessage(Done()), 'event: done|data: {"type":"done"}||'),
+        (Or[list[Done]], [Done()], 'data: [{"type":"done"}]||'),
+        (Or, Note("x"), 'data: {"text":"x"}||'),
+        (float, 1, "data: 1||"),
+        (Annotated[float, Event("ratio")], 1, "event: ratio|data: 1||"),
+        (SSEMessage[Annotated[float, Event("ratio")]], SSEMessage(1), "event: ratio|data: 1||"),
+        (Annotated[float, Event("a")] | Annotated[int, Event("b")], 1, "event: b|data: 1||"),
         (Annotated[Progress, Event("a")] | Annotated[Note, Event("b")], Note("x"), 'event: b|data: {"text":"x"}||'),
         (SSEMessage, SSEMessage("a", id=1), "id: 1|data: a||"),
         (SSEMessage, SSEMessage(comment="hi"), ": hi||"),
@@ -196,7 +211,7 @@ async def test_item_becomes_what_the_annotation_says(annotation: Any, item: obje
     assert mixed == f'{wire}event: between|data: {{"type":"between"}}||{wire}'
 
 
-@pytest.mark.parametrize("annotation", [AsyncIterator, AsyncGenerator[Progress, None], Iterator[Progress]])
+@pytest.mark.parametrize("annotation", [AsyncIterator, AsyncGenerator[Progress, None], Iterator[Progress], Items])
 async def test_other_annotations_of_generators(annotation: Any) -> None:
     """Without a type of items, all may be yielded."""
 
@@ -248,6 +263,8 @@ async def failure_of(handler: Any, **options: Any) -> tuple[BaseException | None
         (Progress, Progress(1), SSEMessage(event="progress")),
         (Progress, Progress(1), Frame("data: x\n\n")),
         (Progress, Progress(1), 5),
+        (Or[Done], Progress(1), 5),
+        (int, 1, 0.5),
         (str, "a", b"b"),
         (Note, Note("a"), Point(1)),
         (SSEMessage[Progress], SSEMessage(Progress(1)), SSEMessage(Done())),
@@ -411,6 +428,14 @@ def test_events_that_could_not_be_told_apart_are_refused(annotation: Any, messag
     """When the application starts, naming the handler and the remedy."""
     with pytest.raises(InvalidFieldError, match=f"return annotation of .*feed: .*{message}"):
         make_app(returning(annotation))
+
+
+@pytest.mark.parametrize("annotation", [HasPercent, Progress | SSEMessage[HasPercent]])
+@pytest.mark.parametrize("validate", [True, False])
+def test_type_that_no_item_can_be_looked_at_for_is_refused(annotation: Any, validate: bool) -> None:
+    """As a protocol is: not only when the first item comes."""
+    with pytest.raises(InvalidFieldError, match=r"must name types that issubclass\(\) takes, not HasPercent"):
+        make_app(returning(annotation, validate=validate))
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\rb", 5, None, "\ud800"])
