@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.statistics import Observer
+from litestar_safe_sse.config import check_method
 from litestar_safe_sse.exceptions import MissingExtraError
 
 if TYPE_CHECKING:
@@ -36,9 +37,11 @@ class OpenTelemetryTracing(Observer):
 
     Raises:
         MissingExtraError: ``opentelemetry-api`` is not installed.
+        InvalidFieldError: The provider is none.
     """
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
+        check_method("tracer_provider", tracer_provider, "get_tracer", "a TracerProvider of OpenTelemetry's")
         try:
             from opentelemetry import context, trace
         except ImportError as error:

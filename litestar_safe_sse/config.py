@@ -175,6 +175,19 @@ def _is_coroutine_function(value: object) -> bool:
     return inspect.iscoroutinefunction(getattr(value, "__call__", None))  # noqa: B004  # what it is when called
 
 
+def check_method(field: str, value: object, method: str, what: str) -> None:
+    """Raises ``InvalidFieldError`` unless ``value`` has a method, or is ``None``.
+
+    Args:
+        field: The name to give in the error.
+        value: What to check.
+        method: The name of the method.
+        what: What has such a method.
+    """
+    if value is not None and (isinstance(value, type) or not callable(getattr(value, method, None))):
+        raise _refusal(field, value, what, optional=True)
+
+
 def check_part(field: str, value: object) -> None:
     """Raises ``InvalidFieldError`` unless ``value`` is a part of 1, and less than all of it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:

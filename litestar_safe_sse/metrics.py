@@ -5,16 +5,18 @@ Each is an observer: ``plugin.streams.observe(PrometheusMetrics())``. Nothing is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse._instruments import INSTRUMENTS, SOURCE_INSTRUMENTS
 from litestar_safe_sse._measuring import StreamMetrics
 from litestar_safe_sse._tracing import OpenTelemetryTracing
+from litestar_safe_sse.config import check_method
 from litestar_safe_sse.exceptions import InvalidFieldError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from opentelemetry.metrics import Meter, MeterProvider
     from prometheus_client import CollectorRegistry
@@ -39,12 +41,13 @@ class PrometheusMetrics(StreamMetrics):
 
     Raises:
         MissingExtraError: ``prometheus-client`` is not installed.
-        InvalidFieldError: The registry has such metrics already, or a source tells nothing.
+        InvalidFieldError: The registry is none, or has such metrics already, or a source tells nothing.
     """
 
     def __init__(
         self, registry: CollectorRegistry | None = None, *, sources: Mapping[str, Source] | None = None
     ) -> None:
+        check_method("registry", registry, "register", "a CollectorRegistry of prometheus-client")
         check_sources(sources)
         super().__init__(PrometheusInstruments(registry, wanted(sources), self.hand_on), sources)
 
@@ -58,12 +61,13 @@ class OpenTelemetryMetrics(StreamMetrics):
 
     Raises:
         MissingExtraError: ``opentelemetry-api`` is not installed.
-        InvalidFieldError: A source tells nothing.
+        InvalidFieldError: The provider is none, or a source tells nothing.
     """
 
     def __init__(
         self, meter_provider: MeterProvider | None = None, *, sources: Mapping[str, Source] | None = None
     ) -> None:
+        check_method("meter_provider", meter_provider, "get_meter", "a MeterProvider of OpenTelemetry's")
         check_sources(sources)
         try:
             from opentelemetry.metrics import get_meter
@@ -80,6 +84,10 @@ def wanted(sources: Mapping[str, Source] | None) -> tuple[Instrument, ...]:
 
 def check_sources(sources: Mapping[str, Source] | None) -> None:
     """Raises ``InvalidFieldError`` unless each source tells its figures."""
+    if sources is not None and not isinstance(sources, Mapping):
+        raise InvalidFieldError(
+            "sources", f"must be a dict of sources by their names, or None, not a {type(sources).__name__}"
+        )
     for name, source in (sources or {}).items():
         if not callable(getattr(source, "statistics", None)):
             raise InvalidFieldError("sources", f"must have a method statistics(), which {name!r} has not; leave it out")

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from litestar_safe_sse._core.encoding import Encoder, encode_comment, make_preamble
 from litestar_safe_sse._core.iteration import check_content
+from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.state import CloseReason
 from litestar_safe_sse._core.transport import HTTPTransport
 from litestar_safe_sse._frames import is_made_of_frames
@@ -21,7 +22,7 @@ from litestar_safe_sse._handler import draw_retry, make_encoder, make_headers
 from litestar_safe_sse._litestar import as_called, chosen_status, to_asgi
 from litestar_safe_sse._refusal import answer_refusal, check_access
 from litestar_safe_sse._slot import Slot
-from litestar_safe_sse.config import SafeSSEConfig
+from litestar_safe_sse.config import SafeSSEConfig, check_integer
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
@@ -127,12 +128,14 @@ class SafeServerSentEvent(Response[Any]):
     ) -> None:
         check_content(content)
         if comment_message is not None:
-            encode_comment(comment_message, "\n")
+            check_parameter("comment_message", encode_comment, comment_message, "\n")
         self.has_defaults = (event_type, event_id, retry_duration) != (None, None, None)
         if self.has_defaults:
-            Encoder(event=event_type, id=event_id, retry=retry_duration)
-        if status_code is not None and (status_code < 200 or status_code in (204, 304)):
-            raise InvalidFieldError("status_code", f"{status_code} allows no body (RFC 9110, section 6.4.1); give 200")
+            check_parameter("event_type", SSEMessage, "", event_type)
+            check_parameter("event_id", SSEMessage, "", None, event_id)
+            check_parameter("retry_duration", SSEMessage, "", None, None, retry_duration)
+        if status_code is not None:
+            check_status(status_code)
         self.overrides: dict[str, Any] = {}
         given = (
             *(ping_interval, send_timeout, max_lifetime, on_error, expires_at, reauthorize),
@@ -222,6 +225,25 @@ class SafeServerSentEvent(Response[Any]):
     def _preamble(self, config: SafeSSEConfig) -> Preamble:
         retry = draw_retry(config) if self.retry_duration is None else None
         return make_preamble(config.separator, self.comment_message, retry)
+
+
+def check_parameter(name: str, check: Callable[..., object], *arguments: object) -> None:
+    """Checks a parameter by what makes a field of it.
+
+    Raises:
+        InvalidFieldError: It can be none; the error has the name of the parameter.
+    """
+    try:
+        check(*arguments)
+    except InvalidFieldError as error:
+        raise InvalidFieldError(name, error.reason) from error
+
+
+def check_status(status: int) -> None:
+    """Raises ``InvalidFieldError`` unless a response with a status code has a body."""
+    check_integer("status_code", status, minimum=200, maximum=599)
+    if status in (204, 304):
+        raise InvalidFieldError("status_code", f"{status} allows no body (RFC 9110, section 6.4.1); give 200")
 
 
 _SENT = MutableScopeHeaders({"headers": ()})

@@ -15,7 +15,7 @@ from litestar_safe_sse._core.access import Access, seconds_left
 from litestar_safe_sse._core.admission import Admission, NoPlaceError
 from litestar_safe_sse._core.log import StreamLog
 from litestar_safe_sse._core.state import CloseReason, check_reason
-from litestar_safe_sse._core.statistics import RegistryStatistics
+from litestar_safe_sse._core.statistics import Observer, RegistryStatistics
 from litestar_safe_sse._core.stream import Stream, StreamNames
 from litestar_safe_sse._core.timers import TimerWheel
 from litestar_safe_sse._core.timing import (
@@ -253,11 +253,18 @@ class StreamRegistry:
             The number of streams.
 
         Raises:
-            InvalidFieldError: If the reason is not a ``CloseReason``, or the configuration has no such ``PerKey``.
+            InvalidFieldError: If the reason is not a ``CloseReason``, the configuration has no such ``PerKey``, or the
+                key can be none.
         """
         rules = tuple(self.config.admission)  # type: ignore[arg-type]
-        if self._admission is None or not rules or (by is not None and by not in rules):
+        if self._admission is None or not rules:
             raise InvalidFieldError("admission", "must have the PerKey by which the streams are to be found")
+        if by is not None and by not in rules:
+            raise InvalidFieldError("by", f"must be a PerKey of the configuration's admission, or None, not {by!r:.60}")
+        try:
+            hash(key)
+        except TypeError as error:
+            raise InvalidFieldError("key", f"must be hashable, as keys are ({error})") from error
         runtime = self._here().runtime
         found = [stream for stream in self._admission.find(key, by) if stream.runtime is runtime]
         await self._aclose(found, reason)
@@ -320,7 +327,16 @@ class StreamRegistry:
         return self._here()
 
     def observe(self, observer: Observer) -> None:
-        """Has an observer notified of the streams that are opened from now on."""
+        """Has an observer notified of the streams that are opened from now on.
+
+        Raises:
+            InvalidFieldError: It is none.
+        """
+        methods = [name for name in vars(Observer) if not name.startswith("_")]
+        if isinstance(observer, type) or not all(callable(getattr(observer, name, None)) for name in methods):
+            raise InvalidFieldError(
+                "observer", f"must be an instance of a class that is derived from Observer, not {observer!r:.60}"
+            )
         self._observers += (observer,)
 
     def watch_access(self, stream: Stream, connection: object) -> bool:

@@ -307,14 +307,16 @@ async def test_a_key_may_be_that_of_one_limit() -> None:
     [
         (PATIENT, {}, "invalid admission: must have the PerKey"),
         (limited(max_streams=1, on_refusal="oldest"), {}, "invalid admission: must have the PerKey"),
-        (limited(PerKey(path)), {"by": PerKey(first_letter)}, "invalid admission: must have the PerKey"),
+        (limited(PerKey(path)), {"by": PerKey(first_letter)}, "invalid by: must be a PerKey of the conf"),
+        (limited(PerKey(path)), {"by": "user"}, "invalid by: must be a PerKey of the conf.*, not 'user'"),
+        (limited(PerKey(path)), {"key": ([],)}, r"invalid key: must be hashable, as keys are \(unhashable"),
         (limited(PerKey(path)), {"reason": "revoked"}, "invalid reason: must be a member of CloseReason"),
     ],
 )
 async def test_what_would_find_nothing_is_a_typed_error(config: SafeSSEConfig, options: Any, message: str) -> None:
     """Whoever revokes by a key that no stream can have is told so."""
     with pytest.raises(InvalidFieldError, match=message):
-        await App(lambda _: [], config).streams.aclose_where(key="x", **options)
+        await App(lambda _: [], config).streams.aclose_where(**{"key": "x", **options})
 
 
 async def test_what_is_no_reason_ends_nothing() -> None:

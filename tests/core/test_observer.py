@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 
-from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
+from litestar_safe_sse import CloseReason, InvalidFieldError, SafeSSEConfig, StreamContext
 from litestar_safe_sse._core.statistics import ObservedStream, Observer
 from tests.bounds import WAIT
 from tests.core.apps import NAMES, PATIENT, Probe, Server
@@ -236,6 +236,15 @@ async def test_an_observer_learns_of_the_end_though_the_request_is_cancelled() -
     server.check_empty()
     steps = [event[0] for event in recorder.events]
     assert steps == ["opened", "answered", "owned", "begun", "ended", "closed"]
+
+
+@pytest.mark.parametrize("observer", [None, object(), Observer, print])
+async def test_what_is_no_observer_is_refused(observer: Any) -> None:
+    """When it is given, and not with each stream."""
+    with pytest.raises(
+        InvalidFieldError, match="invalid observer: must be an instance of a class that is derived from"
+    ):
+        Server(short).streams.observe(observer)
 
 
 async def test_observers_run_where_they_say() -> None:

@@ -403,6 +403,23 @@ def test_a_source_that_tells_nothing_is_refused() -> None:
         PrometheusMetrics(CollectorRegistry(), sources={"news": object()})  # type: ignore[dict-item]
 
 
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (PrometheusMetrics, "registry", "x"),
+        (PrometheusMetrics, "registry", CollectorRegistry),
+        (PrometheusMetrics, "sources", ["news"]),
+        (OpenTelemetryMetrics, "meter_provider", "x"),
+        (OpenTelemetryMetrics, "sources", "news"),
+        (OpenTelemetryTracing, "tracer_provider", "x"),
+    ],
+)
+def test_what_measures_nothing_is_refused(kind: Any, field: str, value: Any) -> None:
+    """By an error that names the parameter."""
+    with pytest.raises(InvalidFieldError, match=f"invalid {field}: must be .*, or None, not "):
+        kind(**{field: value})
+
+
 async def test_a_registry_has_the_metrics_once() -> None:
     """A second set is refused, and says what to do; nothing of it stays."""
     registry = CollectorRegistry()

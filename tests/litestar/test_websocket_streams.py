@@ -538,7 +538,7 @@ async def test_shutdown_does_not_wait_for_a_first_message() -> None:
         ({"ping_interval": 0}, "ping_interval"),
         ({"expires_at": 5}, "expires_at"),
         ({"on_error": lambda: None}, "on_error"),
-        ({"event_type": "a\nb"}, "event"),
+        ({"event_type": "a\nb"}, "event_type"),
     ],
 )
 def test_wrong_options_are_refused_at_once(options: dict[str, Any], field: str) -> None:
