@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from litestar_safe_sse.config import check_arguments, unknown_name
+from litestar_safe_sse.config import SafeSSEConfig, check_arguments, unknown_name
 from litestar_safe_sse.exceptions import InvalidFieldError
 
 if TYPE_CHECKING:
@@ -45,6 +45,17 @@ __all__ = (
     "check_names",
     "check_path",
 )
+
+
+_MEANT = {"heartbeat": "ping_interval", "heartbeat_interval": "ping_interval", "retry": "retry_duration"}
+"""What is called otherwise, and resembles something else more."""
+
+_MEANINGLESS = (
+    *("cache", "cache_key_builder", "content_encoding", "content_media_type", "media_type"),
+    *("response_class", "sync_to_thread"),
+)
+
+_OF_WEBSOCKETS = ("mode", "resume_timeout")
 
 
 class StreamOptions(TypedDict, total=False):
@@ -150,9 +161,24 @@ def check_names(options: Iterable[str], known: Collection[str], decorator: str, 
     """
     for name in options:
         if name not in known:
-            handler = getattr(fn, "__qualname__", fn)
-            what = f"an option of {decorator} above {handler} (for guards and middleware, use opt={{...}})"
-            raise unknown_name(name, sorted(known), what)
+            what = f"an option of {decorator} above {getattr(fn, '__qualname__', fn)}"
+            hint = _hint(name, decorator)
+            if hint is not None:
+                raise InvalidFieldError(name, f"must be {what}; {hint}")
+            raise unknown_name(name, sorted(known), f"{what} (for guards and middleware, use opt={{...}})")
+
+
+def _hint(name: str, decorator: str) -> str | None:
+    """Returns what to do about an option that there is elsewhere, or by another name."""
+    if name in _MEANT:
+        return f"did you mean {_MEANT[name]}?"
+    if name in _MEANINGLESS:
+        return "that of Litestar's handlers means nothing to a stream, so leave it out"
+    if name in SafeSSEConfig.__dataclass_fields__ and name not in ResponseOptions.__annotations__:
+        return f"it is the same for all streams, so give it to SafeSSEConfig({name}=...)"
+    if name in _OF_WEBSOCKETS and decorator != "@sse_websocket":
+        return "it is one of @sse_websocket"
+    return None
 
 
 def check_functions(settings: Mapping[str, Any], given: str) -> None:

@@ -502,11 +502,17 @@ def test_option_with_a_wrong_value_is_refused(options: dict[str, Any], message: 
         ),
         ({"prefech": 1}, r"invalid prefech: must be .*; did you mean prefetch\?$"),
         ({"http_method": "POST"}, r"invalid http_method: must be .*; did you mean method\?$"),
-        ({"cache": True}, r"invalid cache: must be .* use opt=\{\.\.\.\}\): after_request, .*, websocket$"),
+        ({"zzz": True}, r"invalid zzz: must be .* use opt=\{\.\.\.\}\): after_request, .*, websocket$"),
+        ({"cache": True}, r"invalid cache: must be an option of @sse above greet; .* means nothing to a stream"),
+        ({"media_type": "text/plain"}, "invalid media_type: must be .*; .* means nothing to a stream, so leave it out"),
+        ({"resume_timeout": 1}, "invalid resume_timeout: must be .*; it is one of @sse_websocket"),
+        ({"heartbeat": 1}, r"invalid heartbeat: must be .*; did you mean ping_interval\?"),
+        ({"retry": 1}, r"invalid retry: must be .*; did you mean retry_duration\?"),
+        ({"max_streams": 1}, r"invalid max_streams: must be .*; .* give it to SafeSSEConfig\(max_streams=\.\.\.\)"),
     ],
 )
 def test_option_that_does_not_exist_is_refused(options: dict[str, Any], message: str) -> None:
-    """Naming the handler, and the option that was meant, or else all of them."""
+    """Naming the handler, and the option that was meant or where it belongs, or else all of them."""
     with pytest.raises(InvalidFieldError, match=message):
         sse("/", **options)(greet)
 

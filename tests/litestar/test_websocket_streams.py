@@ -562,6 +562,8 @@ def test_wrong_functions_are_refused_at_once() -> None:
         decorate("/", resume_timeot=1)(streams)
     with pytest.raises(InvalidFieldError, match=r"prefetch: must be an option of @sse_websocket"):
         decorate("/", prefetch=1)(streams)
+    with pytest.raises(InvalidFieldError, match=r"max_streams: must be .*; .* give it to SafeSSEConfig"):
+        decorate("/", max_streams=1)(streams)
     with pytest.raises(InvalidFieldError, match=r'must be a str.*; write @sse_websocket\("/'):
         decorate(streams)
     with pytest.raises(InvalidFieldError, match="generator function"):
