@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources import RedisGroupQueue, RedisPlugin, RedisQueue
 from tests.bounds import WAIT
+from tests.redis_server import RedisServer
 from tests.sources.clients import Visit, eventually
 from tests.sources.queues import Queue, waiting
 
@@ -68,6 +70,17 @@ async def _is_over(visit: Visit, received: list[str], condition: Callable[[list[
     return visit.task.done() or await condition(received + visit.data)
 
 
+@contextmanager
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Has what is logged while an application runs captured."""
+    logger = logging.getLogger("litestar_safe_sse")
+    logger.addHandler(caplog.handler)  # Litestar has put handlers of its own in the place of the root's
+    try:
+        yield
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
 @KINDS
 @pytest.mark.parametrize("path", ["/", "/body"])
 async def test_an_item_that_no_stream_survives_is_put_aside(
@@ -81,17 +94,51 @@ async def test_an_item_that_no_stream_survives_is_put_aside(
         return len(received) >= 2 and bool(await redis.xlen("{sse}:poison"))
 
     app = application(queue, plugin)
-    logger = logging.getLogger("litestar_safe_sse")
     async with app.lifespan():
-        logger.addHandler(caplog.handler)  # Litestar has put handlers of its own in the place of the root's
-        received = await visit_until(app, path, is_put_aside)
-    logger.removeHandler(caplog.handler)
+        with logged(caplog):
+            received = await visit_until(app, path, is_put_aside)
     assert received == ["good 1", "good 2"]
     ((_, letter),) = await redis.xrange("{sse}:poison")  # type: ignore[misc]
     assert letter[b"data"] == b"caf\xe9"  # type: ignore[index]
     assert letter[b"deliveries"] == b"3"  # type: ignore[index]
     assert await waiting(queue, redis) == []
     assert caplog.text.count("delivered 3 times in vain, and is kept in '{sse}:poison'") == 1
+
+
+@KINDS
+@pytest.mark.parametrize("why", ["another type", "no permission"])
+async def test_an_item_that_can_t_be_put_aside_is_not_lost(
+    kind: Any, why: str, redis_server: RedisServer, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis refuses its dead letter: it stays in the queue, which goes on, and is put aside once it is let."""
+    await redis.acl_setuser("limited", enabled=True, passwords=["+secret"], commands=["+@all"], keys=["{sse}:*"])
+    plugin = RedisPlugin(redis_server.url, username="limited", password="secret")
+    queue = kind(plugin, "jobs", settle=0, max_deliveries=1, dead_key="{sse}:dead", **QUICK[kind])
+    if why == "another type":
+        await redis.rpush("{sse}:dead", "somebody else's")
+    else:
+        await redis.acl_setuser("limited", enabled=True, keys=["{sse}:queue:*", "{sse}:group:*"], reset_keys=True)
+    await queue.push(b"caf\xe9", b"good")
+
+    async def is_refused(received: list[str]) -> bool:
+        return received == ["good"] and caplog.text.count("can't be kept in '{sse}:dead'") > 1
+
+    async def is_put_aside(received: list[str]) -> bool:
+        return await redis.type("{sse}:dead") == b"stream" and await _is_left(queue, redis, 0)
+
+    app = application(queue, plugin)
+    async with app.lifespan():
+        with logged(caplog):
+            await visit_until(app, "/", is_refused)
+            assert "is kept in" not in caplog.text
+            await eventually(lambda: _is_left(queue, redis, 1))
+            await redis.delete("{sse}:dead")
+            await redis.acl_setuser("limited", enabled=True, keys=["{sse}:*"])
+            assert await visit_until(app, "/", is_put_aside) == []
+    ((_, letter),) = await redis.xrange("{sse}:dead")  # type: ignore[misc]
+    assert letter[b"data"] == b"caf\xe9"  # type: ignore[index]
+    assert caplog.text.count("is kept in '{sse}:dead'") == 1
+    await redis.acl_deluser("limited")
 
 
 @KINDS

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from litestar_safe_sse.config import check_integer, check_text
-from litestar_safe_sse.exceptions import InvalidFieldError
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError
 
 if TYPE_CHECKING:
-    from litestar_safe_sse.sources.redis.connection import Command
+    from collections.abc import Awaitable, Callable
 
 __all__ = ("DeadLetters",)
 
@@ -41,14 +41,30 @@ class DeadLetters(msgspec.Struct, frozen=True):
         """Returns whether an item that was delivered so often, in vain, is not delivered again."""
         return self.max_deliveries is not None and deliveries >= self.max_deliveries
 
-    def add(self, data: bytes, deliveries: int, entry: str | None = None) -> Command:
-        """Returns the command that adds an item, and says so in the log.
+    async def add(
+        self, send: Callable[..., Awaitable[Any]], data: bytes, deliveries: int, entry: str | None = None
+    ) -> bool:
+        """Adds an item, and then says so in the log.
 
         Args:
+            send: Sends a command.
             data: The item.
             deliveries: How often it was delivered.
             entry: The ID of its entry.
+
+        Returns:
+            Whether it is kept. If Redis refuses it, which the log says too, it must stay in its queue.
+
+        Raises:
+            SourceUnavailableError: Redis can't be reached; it may be kept all the same.
         """
-        _logger.warning("an item was delivered %d times in vain, and is kept in %r", deliveries, self.key)
         fields = () if entry is None else ("entry", entry)
-        return ("XADD", self.key, "MAXLEN", "~", self.limit, "*", *fields, "deliveries", deliveries, "data", data)
+        command = ("XADD", self.key, "MAXLEN", "~", self.limit, "*", *fields, "deliveries", deliveries, "data", data)
+        try:
+            await send(*command)
+        except SourceRefusedError as error:
+            told = "an item was delivered %d times in vain, and comes again, since it can't be kept in %r: %s"
+            _logger.warning(told, deliveries, self.key, error)
+            return False
+        _logger.warning("an item was delivered %d times in vain, and is kept in %r", deliveries, self.key)
+        return True

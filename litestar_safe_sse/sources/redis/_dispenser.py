@@ -6,6 +6,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import anyio
@@ -128,6 +129,10 @@ class RedisDispenser(ABC, Generic[T]):
                 if self._closing.is_set():
                     raise
                 await backoff.wait(self._closing)
+
+    async def _send(self, *command: str | bytes | float) -> Any:
+        """Sends a command until Redis takes it, or the application is about to end."""
+        return await self._insist(partial(self._redis.execute, *command))
 
     def _is_busy(self) -> bool:
         return bool(self._wanted())

@@ -215,21 +215,25 @@ class _GroupReader(RedisDispenser[QueueItem]):
         return bool(self._wanted() or (self._held and not self._closing.is_set()))
 
     async def _acknowledge(self) -> None:
-        key, group = self._options.key, self._options.group
         try:
             while self._done:
                 entries = list(self._done)[:AT_ONCE]
-                # No transaction: a Redis that is full queues none, and would never have room again.
-                delete, acknowledge = ("XDEL", key, *entries), ("XACK", key, group, *entries)
-                for reply in await self._insist(partial(self._redis.execute_each, delete, acknowledge)):
-                    if isinstance(reply, SourceRefusedError):
-                        raise reply
+                await self._remove(entries)
                 for entry in entries:
                     self._done.popleft()
                     self._held.pop(entry, None)
         finally:
             self._acknowledging = False
             self._wake.set()
+
+    async def _remove(self, entries: Sequence[str]) -> None:
+        """Acknowledges and deletes entries."""
+        key, group = self._options.key, self._options.group
+        # No transaction: a Redis that is full queues none, and would never have room again.
+        delete, acknowledge = ("XDEL", key, *entries), ("XACK", key, group, *entries)
+        for reply in await self._insist(partial(self._redis.execute_each, delete, acknowledge)):
+            if isinstance(reply, SourceRefusedError):
+                raise reply
 
     async def _give_back(self, items: Sequence[QueueItem]) -> None:
         """Makes the items look abandoned, for whoever wants one to claim."""
@@ -259,13 +263,9 @@ class _GroupReader(RedisDispenser[QueueItem]):
         return [item.entry for item in items]
 
     async def _bury(self, item: QueueItem, deliveries: int) -> None:
-        options = self._options
-        commands = (
-            options.dead.add(item.data, deliveries, item.entry),
-            ("XACK", options.key, options.group, item.entry),
-            ("XDEL", options.key, item.entry),
-        )
-        await self._insist(lambda: self._redis.transact(*commands))
+        """Moves an item to the dead letters, or leaves it to be claimed if it can't be kept there."""
+        if await self._options.dead.add(self._send, item.data, deliveries, item.entry):
+            await self._remove([item.entry])  # only now: a transaction that fails in part is carried out for the rest
 
     async def _fetch(self) -> None:
         if not self._has_group:

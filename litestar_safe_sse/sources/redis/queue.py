@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -163,15 +162,13 @@ class _Popper(RedisDispenser[bytes]):
             self._hand_out(await self._link.submit("LPOP", self._key, wanted) or [])
 
     async def _give_back(self, items: Sequence[bytes]) -> None:
-        await self._insist(lambda: self._redis.execute("LPUSH", self._key, *reversed(items)))
+        await self._send("LPUSH", self._key, *reversed(items))
 
     async def _give_back_failed(self, items: Sequence[bytes]) -> None:
         for item in items:
             failures = await self._count_failure(item)
-            # At the tail, if it comes again: it must not keep those behind it from anybody.
-            dead = self._dead.takes(failures)
-            command = self._dead.add(item, failures) if dead else ("RPUSH", self._key, item)
-            await self._insist(partial(self._redis.execute, *command))
+            if not self._dead.takes(failures) or not await self._dead.add(self._send, item, failures):
+                await self._send("RPUSH", self._key, item)  # the tail: it must not keep those behind it from anybody
 
     async def _count_failure(self, item: bytes) -> int:
         """Returns how many streams have failed that had an item in hand."""
