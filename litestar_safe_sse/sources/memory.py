@@ -247,7 +247,8 @@ class MemoryTopics(FanOut):
     """What is stored, and who is subscribed to it.
 
     A topic that nothing was appended to is not kept. A place in it is a count of the topics that had been made by then,
-    under a seal: it is accepted unless a topic has been dropped that was made later, which may have been this one.
+    under a seal: it is accepted unless this topic has been made later, and dropped. Of as many topics as are kept that
+    is known, those that were dropped last; any other that was dropped may have been this one.
 
     Args:
         kept: What is kept of each topic.
@@ -263,7 +264,11 @@ class MemoryTopics(FanOut):
         self._sizes = Sizes()
         self._secret = secrets.token_bytes(16)
         self._since = time() - monotonic()
-        self._made = self._dropped = secrets.randbits(47)  # of the past, a restart or another process, it is no part
+        self._made = secrets.randbits(47)  # of the past, a restart or another process, it is no part
+        self._dropped: OrderedDict[str, int] = OrderedDict()
+        """The last epochs of topics that were dropped, the one that was dropped last at the end."""
+        self._forgotten = self._made
+        """The latest of those that are not known any more."""
         self._stored: OrderedDict[str, Topic] = OrderedDict()  # the one that was used last is the last
         self._ended: OrderedDict[str, tuple[float, Position]] = OrderedDict()
         """Where finished topics ended that are no longer stored, and until when that is known."""
@@ -348,7 +353,7 @@ class MemoryTopics(FanOut):
         stored = self._stored.pop(topic, None)
         if stored is None:
             return
-        self._dropped = max(self._dropped, stored.epoch)
+        self._note_dropped(topic, stored.epoch)
         self.distrust(topic)
         if topic in self.topics:
             self.lose(self.topics[topic])
@@ -402,7 +407,7 @@ class MemoryTopics(FanOut):
     def _accepts(self, name: str, place: Position, epoch: int) -> bool:
         if place != self._beginning(name, place.epoch):
             return False
-        return place.epoch == epoch or self._dropped <= place.epoch < epoch
+        return place.epoch == epoch or self._dropped.get(name, self._forgotten) <= place.epoch < epoch
 
     def on_use(self, topic: LiveTopic) -> None:
         """Does nothing, as nothing reads here: what is appended is passed on at once."""
@@ -438,8 +443,14 @@ class MemoryTopics(FanOut):
 
     def _drop(self, name: str, now: float) -> None:
         stored = self._stored.pop(name)
-        self._dropped = max(self._dropped, stored.epoch)
+        self._note_dropped(name, stored.epoch)
         if stored.finished:
             self._ended[name] = now + REMEMBERED, stored.last
             if len(self._ended) > self._max_topics:
                 self._ended.popitem(last=False)
+
+    def _note_dropped(self, name: str, epoch: int) -> None:
+        self._dropped[name] = epoch
+        self._dropped.move_to_end(name)
+        if len(self._dropped) > self._max_topics:
+            self._forgotten = max(self._forgotten, self._dropped.popitem(last=False)[1])

@@ -415,6 +415,16 @@ class EventLogContract:
                 await log.append("a", f"a{12 + last}")
                 assert data(await take(subscription, 1)) == [f"a{12 + last}"]
 
+    async def test_what_becomes_of_other_topics_resets_nobody(self, log: EventLog) -> None:
+        """Who has come for topics without events is sent their first one, though others were deleted meanwhile."""
+        async with log.subscribe("a", "b") as subscription:
+            start = await begin(subscription)
+        await log.append("other", "x")
+        await log.delete("other")
+        await log.append("a", "first")
+        async with log.subscribe("a", "b", after=str(start.id)) as subscription:
+            assert data(await take(subscription, 1)) == ["first"]
+
     async def test_one_id_resumes_several_topics(self, log: EventLog) -> None:
         """Wherever the client was in each of them; live events and stored ones alike."""
         async with log.subscribe("a", "b", "c") as live:

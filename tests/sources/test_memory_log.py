@@ -170,6 +170,26 @@ async def test_the_number_of_topics_is_bounded() -> None:
 
 
 @pytest.mark.anyio
+async def test_who_waits_for_a_first_event_outlasts_topics_that_are_dropped() -> None:
+    """Those that are too many reset him only if they are more than are known, and one of them may have been his."""
+    log = MemoryEventLog(max_topics=10)
+    start = await log.position("mine")
+    for number in range(15):
+        await log.append(f"{number}", "x")
+    await log.append("mine", "first")
+    assert data(await log.read("mine", after=start)) == ["first"]
+    await log.delete("mine")
+    await log.append("mine", "second")
+    assert data(await log.read("mine", after=start)) == [Reset({"mine": "unknown"}, "oldest"), "second"]
+    later = await log.position("other")
+    for number in range(1000):
+        await log.append(f"{number}", "x")
+    assert len(log._memory._dropped) == 10
+    await log.append("other", "first")
+    assert data(await log.read("other", after=later)) == [Reset({"other": "unknown"}, "oldest"), "first"]
+
+
+@pytest.mark.anyio
 async def test_idempotency_keys_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """In time, and in number: the last ones are known, of whichever topics."""
     monkeypatch.setattr(memory, "_KEYS", 5)
