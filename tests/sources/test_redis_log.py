@@ -293,6 +293,39 @@ async def test_a_missing_permission_is_a_typed_error(redis_server: RedisServer, 
         await redis.execute_command("ACL", "DELUSER", "limited")
 
 
+@pytest.mark.parametrize("denied", ["pexpire", "set", "get", "time", "del", "xrevrange", "xadd"])
+async def test_what_is_refused_is_not_stored(
+    redis_server: RedisServer, redis: Redis, log: RedisEventLog, denied: str
+) -> None:
+    """Whichever command the account lacks: an append, an end or a deletion that raises has changed nothing."""
+    await redis.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "+@all", f"-{denied}")
+    plugin = RedisPlugin(redis_server.url, username="limited", password="secret")
+    limited, refused = RedisEventLog(plugin), 0
+    await log.append("a", "first")
+    for call in (
+        lambda: limited.append("a", "x"),
+        lambda: limited.append("a", "x", idempotency_key="k"),
+        lambda: limited.append("new", "x"),
+        lambda: limited.append("newer", "x", idempotency_key="k"),
+        lambda: limited.append_many("newest", ["x", "y"]),
+        lambda: limited.append_many("a", ["x", "y"]),
+        lambda: limited.finish("other"),
+        lambda: limited.finish("a"),
+        lambda: limited.delete("a"),
+    ):
+        keys = sorted(key for key in await redis.keys("*") if key != b"{sse}:log.secret")
+        many = await redis.xlen("{sse}:log:a")
+        try:
+            await call()
+        except SourceRefusedError:
+            refused += 1
+            assert sorted(key for key in await redis.keys("*") if key != b"{sse}:log.secret") == keys
+            assert await redis.xlen("{sse}:log:a") == many
+    assert refused
+    await plugin.aclose()
+    await redis.execute_command("ACL", "DELUSER", "limited")
+
+
 def named(needs: str) -> list[str]:
     """The commands that the documentation names."""
     required = (RedisEventLog.__doc__ or "").partition(needs)[2].partition(".")[0]

@@ -24,11 +24,14 @@ else
 end
 local finishes = ARGV[9] == 'finished' and ARGV[8] == 'event'
 if ended then return finishes and ended or redis.error_reply('FINISHED the topic is finished') end
+-- What may be refused comes ahead of what is stored, by an account without SET or PEXPIRE too. SET is the first that
+-- writes: Redis tells only that one that it is full.
+redis.call('SET', KEYS[2], ARGV[5], 'NX')
 if not last then
-  redis.call('SET', KEYS[2], ARGV[5], 'NX')
   redis.call('DEL', topic)
   epoch = at
 end
+local expires = redis.call('PEXPIRE', topic, ARGV[2])
 local answers, first, count = {}, 6, #ARGV
 while first < count do
   number = number + 1
@@ -48,7 +51,7 @@ while first < count do
   answers[#answers + 1] = id .. '-' .. nonce
   before, first = nonce, beyond
 end
-redis.call('PEXPIRE', topic, ARGV[2])
+if expires == 0 then redis.call('PEXPIRE', topic, ARGV[2]) end
 local answer = table.concat(answers, ' ')
 if finishes then redis.call('SET', KEYS[3], answer, 'PX', ARGV[4]) end
 if KEYS[4] then redis.call('SET', KEYS[4], answer, 'PX', ARGV[3]) end
