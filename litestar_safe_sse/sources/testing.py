@@ -425,6 +425,19 @@ class EventLogContract:
         async with log.subscribe("a", "b", after=str(start.id)) as subscription:
             assert data(await take(subscription, 1)) == ["first"]
 
+    async def test_to_delete_what_is_not_there_resets_nobody(self, log: EventLog) -> None:
+        """Who has come since a topic was deleted is sent its next event, though it was deleted once more."""
+        await log.append("a", "deleted")
+        await log.delete("a")
+        async with log.subscribe("a") as live:
+            start = await begin(live)
+            await anyio.sleep(0.01)
+            await log.delete("a")
+            await log.append("a", "next")
+            assert data(await take(live, 1)) == ["next"]
+        async with log.subscribe("a", after=str(start.id)) as subscription:
+            assert data(await take(subscription, 1)) == ["next"]
+
     async def test_one_id_resumes_several_topics(self, log: EventLog) -> None:
         """Wherever the client was in each of them; live events and stored ones alike."""
         async with log.subscribe("a", "b", "c") as live:

@@ -606,6 +606,19 @@ async def test_a_topic_begins_anew_where_one_has_expired(
 
 
 @heavy
+async def test_to_delete_what_has_expired_resets_nobody(log: PostgresEventLog, client: Any) -> None:
+    """What was left of it goes; who has come since is sent the next event."""
+    await log.append("a", "gone")
+    await client.execute("UPDATE sse_log_topics SET expires_at = clock_timestamp()")
+    start = await log.position("a")
+    await anyio.sleep(0.01)
+    await log.delete("a")
+    assert await client.fetchval("SELECT count(*) FROM sse_log_events") == 0
+    await log.append("a", "next")
+    assert data(await log.read("a", after=start)) == ["next"]
+
+
+@heavy
 async def test_to_subscribe_writes_nothing(log: PostgresEventLog, client: Any) -> None:
     """Names that clients made up fill nothing."""
     for number in range(100):

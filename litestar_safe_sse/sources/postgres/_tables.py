@@ -137,14 +137,20 @@ END $append$;
 CREATE OR REPLACE FUNCTION {name}_delete(p_topic text, p_expire bigint DEFAULT {expire}) RETURNS void
 LANGUAGE plpgsql AS $delete$
 DECLARE
+    known {name}_topics%ROWTYPE;
+    moment timestamptz;
     now bigint;
 BEGIN
-    PERFORM 1 FROM {name}_topics WHERE topic = p_topic FOR UPDATE;
+    SELECT * INTO known FROM {name}_topics WHERE topic = p_topic AND seq > 0 FOR UPDATE;
     IF NOT FOUND THEN RETURN; END IF;
-    now := floor(extract(epoch FROM clock_timestamp()) * 1000);
+    moment := clock_timestamp();
+    now := floor(extract(epoch FROM moment) * 1000);
+    IF known.expires_at > moment OR known.finished AND {remembered} THEN
+        known.since := now;
+    END IF;
     DELETE FROM {name}_events WHERE topic = p_topic;
-    UPDATE {name}_topics SET epoch = greatest(epoch, now), seq = 0, nonce = 0, since = now, finished = false,
-        emptied = false, expires_at = clock_timestamp() + p_expire * interval '1 millisecond' WHERE topic = p_topic;
+    UPDATE {name}_topics SET epoch = greatest(epoch, now), seq = 0, nonce = 0, since = known.since, finished = false,
+        emptied = false, expires_at = moment + p_expire * interval '1 millisecond' WHERE topic = p_topic;
     PERFORM pg_notify('{name}', '0 0 0 ' || p_topic);
 END $delete$;
 
@@ -159,7 +165,7 @@ $append$;
 
 
 def tables(name: str, max_events: int, expire: int, remember: int) -> str:
-    """Returns the commands that make a log's tables and functions; what is there already stays.
+    """Returns the commands that make a log's tables, unless they are there, and its functions anew.
 
     Args:
         name: What their names begin with.

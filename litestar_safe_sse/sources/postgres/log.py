@@ -117,11 +117,11 @@ class PostgresEventLog(FanOutLog):
 
     @property
     def create_tables_sql(self) -> str:
-        """The commands that make the tables and the functions, for a migration; what is there already stays."""
+        """The commands that make the tables, unless they are there, and the functions anew; for a migration."""
         return self._tables
 
     async def create_tables(self) -> None:
-        """Makes the tables and the functions, unless they are there; any number of processes may do so at once.
+        """Makes the tables, unless they are there, and the functions anew; any number of processes may do so at once.
 
         Raises:
             SourceUnavailableError: PostgreSQL can't be reached.
