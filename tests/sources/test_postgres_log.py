@@ -839,6 +839,40 @@ async def test_closing_while_the_server_hangs_takes_its_time_and_ends(
     own_postgres.resume()
 
 
+async def test_closing_gives_up_connections_that_are_being_opened(
+    own_postgres: PostgresServer, own_log: PostgresEventLog
+) -> None:
+    """To a server that hangs: when it goes on nothing is stored, and no connection is left."""
+    own_postgres.pause()
+    appends = [asyncio.ensure_future(own_log.append(f"{number}", "late")) for number in range(20)]
+    await eventually(lambda: _is(_tasks("SSE command to PostgreSQL"), 20))
+    with anyio.fail_after(WAIT):
+        await own_log.aclose()
+        own_postgres.resume()
+        for append in appends:
+            with pytest.raises(SourceUnavailableError):
+                await append
+    assert own_log._states == {}
+    client = await asyncpg.connect(own_postgres.url)
+    await eventually(lambda: _is(connections(client), 0))
+    assert await client.fetchval("SELECT count(*) FROM sse_log_events") == 0
+    await client.close()
+
+
+async def _tasks(name: str) -> int:
+    return sum(task.get_name() == name for task in asyncio.all_tasks())
+
+
+async def test_an_append_at_the_closing_is_answered(log: PostgresEventLog) -> None:
+    """It is stored, and nothing is opened anew for its sake."""
+    append = asyncio.ensure_future(log.append("a", "x"))
+    await asyncio.sleep(0)
+    await log.aclose()
+    last = await append
+    assert log._states == {}
+    assert [message.id for message in await log.read("a")] == [last]
+
+
 async def test_one_event_loop_after_another(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """A log may be made before there is a loop, and outlive one, whatever is open at its end."""
     log = PostgresEventLog(postgres_url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +34,8 @@ _IDLE_LIMIT = 5.0
 
 _CHECK_TIMEOUT = 1.0
 """Seconds that PostgreSQL has to give that sign of life."""
+
+_CLOSED = "the connection to PostgreSQL has been closed"
 
 _OWN_LIMIT = 0.9
 """The part of the time for an answer after which PostgreSQL gives up itself, so that it is known what became of it."""
@@ -118,12 +121,12 @@ class PostgresConnections:
         answer: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_look_at)
         if self._closed:
-            answer.set_exception(SourceUnavailableError("the connection to PostgreSQL has been closed"))
+            answer.set_exception(SourceUnavailableError(_CLOSED))
             return answer
         until = self.deadline() if until is None else until
         task = spawn(self._answer(answer, until, query, arguments), "SSE command to PostgreSQL")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._ended, answer))
         return answer
 
     async def aclose(self) -> None:
@@ -137,11 +140,19 @@ class PostgresConnections:
         self._idle.clear()
 
     def abort(self) -> None:
-        """Closes the connections without waiting for answers."""
+        """Closes the connections without waiting for answers, those too that are being opened."""
         self._closed = True
         for connection in (*self._busy, *(connection for _, connection in self._idle)):
             connection.terminate()
         self._idle.clear()
+        for task in self._tasks:  # after that, or asyncpg would ask the server to cancel what it is at
+            task.cancel()
+
+    def _ended(self, answer: asyncio.Future[list[Record]], task: asyncio.Future[None]) -> None:
+        """Notes that a task has come to its end, maybe before it had begun."""
+        self._tasks.discard(task)
+        if not answer.done():
+            answer.set_exception(SourceUnavailableError(_CLOSED))
 
     async def _answer(
         self, answer: asyncio.Future[list[Record]], until: float, query: str, arguments: Sequence[object]
@@ -251,6 +262,9 @@ async def _is_alive(connection: Connection[Any]) -> bool:
     except (*_asyncpg.ERRORS, SourceUnavailableError):
         connection.terminate()
         return False
+    except BaseException:
+        connection.terminate()
+        raise
     return True
 
 

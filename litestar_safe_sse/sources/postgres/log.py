@@ -175,8 +175,9 @@ class PostgresEventLog(FanOutLog):
     async def delete(self, topic: str) -> None:
         """See :meth:`EventLog.delete`."""
         self._check_topics(check_topic(topic))
-        await self._state().appends.delete(topic)
-        self._fan_out().distrust(topic)
+        state = self._state()
+        await state.appends.delete(topic)
+        state.reader.distrust(topic)
 
     async def _store(
         self, topic: str, messages: Sequence[SSEMessage], key: str | None, connection: Transaction | None
@@ -186,15 +187,16 @@ class PostgresEventLog(FanOutLog):
         for message in messages:
             _check_message(message)
         _check_storable("idempotency_key", key := check_key(key))
+        state = self._state()  # as it is now: if it is closed meanwhile, it is not to be made anew
         try:
             if connection is None:
-                places = await self._state().appends.submit(topic, messages, key)
+                places = await state.appends.submit(topic, messages, key)
             else:
                 arguments = arguments_of(topic, messages, key, self._lives)
                 places = positions_of(await connection.fetch(self._append, *arguments))
         except _asyncpg.ERRORS as error:
             raise translate(error) from error
-        self._fan_out().tally.appended += len(places)
+        state.reader.tally.appended += len(places)
         return [cursor([record(tag(topic), place)]) for place in places]
 
     async def aclose(self) -> None:
