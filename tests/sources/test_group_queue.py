@@ -68,6 +68,28 @@ async def test_an_item_that_is_never_handed_over_becomes_a_dead_letter(plugin: R
     assert letter[b"deliveries"] == b"2"
 
 
+async def test_an_entry_without_data_becomes_a_dead_letter(plugin: RedisPlugin, redis: Redis) -> None:
+    """Read or claimed, with all that it has; it is no event, and no work is lost that somebody has named otherwise."""
+    queue = RedisGroupQueue(plugin, "jobs", slice=0.1, settle=0, claim_after=0.3)
+    await redis.xadd(queue.key, {"payload": "claimed"})
+    await redis.xgroup_create(queue.key, queue.group, "0")
+    await redis.xreadgroup(queue.group, "killed", {queue.key: ">"})
+    await redis.xadd(queue.key, {"payload": "read", "more": "of it"})
+    await queue.push("", "good")
+    async with serving(queue, plugin) as app:
+        visit = Visit(app).start()
+        await visit.until_data("", "good")
+        await eventually(lambda: _is_deleted(queue, redis))
+        await visit.leave_and_end()
+    letters: Any = await redis.xrange(queue.dead_key)
+    found = {letter[b"payload"]: (letter[b"deliveries"], letter.get(b"more")) for _, letter in letters}
+    assert found == {b"claimed": (b"2", None), b"read": (b"1", b"of it")}
+
+
+async def _is_deleted(queue: RedisGroupQueue, redis: Redis) -> bool:
+    return await redis.xlen(queue.key) == 0
+
+
 async def test_what_a_dead_process_held_is_claimed(redis_url: str, redis: Redis) -> None:
     """Another process takes over after ``claim_after`` seconds, and the dead consumer is removed."""
     plugin = RedisPlugin(redis_url)

@@ -13,7 +13,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ("DeadLetters",)
+__all__ = ("DeadLetters", "in_vain")
 
 _logger = logging.getLogger("litestar_safe_sse")
 
@@ -41,16 +41,13 @@ class DeadLetters(msgspec.Struct, frozen=True):
         """Returns whether an item that was delivered so often, in vain, is not delivered again."""
         return self.max_deliveries is not None and deliveries >= self.max_deliveries
 
-    async def add(
-        self, send: Callable[..., Awaitable[Any]], data: bytes, deliveries: int, entry: str | None = None
-    ) -> bool:
+    async def add(self, send: Callable[..., Awaitable[Any]], why: str, *fields: str | bytes | int) -> bool:
         """Adds an item, and then says so in the log.
 
         Args:
             send: Sends a command.
-            data: The item.
-            deliveries: How often it was delivered.
-            entry: The ID of its entry.
+            why: What there is to be said of the item.
+            *fields: Names and values of what is kept.
 
         Returns:
             Whether it is kept. If Redis refuses it, which the log says too, it must stay in its queue.
@@ -58,13 +55,15 @@ class DeadLetters(msgspec.Struct, frozen=True):
         Raises:
             SourceUnavailableError: Redis can't be reached; it may be kept all the same.
         """
-        fields = () if entry is None else ("entry", entry)
-        command = ("XADD", self.key, "MAXLEN", "~", self.limit, "*", *fields, "deliveries", deliveries, "data", data)
         try:
-            await send(*command)
+            await send("XADD", self.key, "MAXLEN", "~", self.limit, "*", *fields)
         except SourceRefusedError as error:
-            told = "an item was delivered %d times in vain, and comes again, since it can't be kept in %r: %s"
-            _logger.warning(told, deliveries, self.key, error)
+            _logger.warning("%s, and comes again, since it can't be kept in %r: %s", why, self.key, error)
             return False
-        _logger.warning("an item was delivered %d times in vain, and is kept in %r", deliveries, self.key)
+        _logger.warning("%s, and is kept in %r", why, self.key)
         return True
+
+
+def in_vain(deliveries: int) -> str:
+    """Returns what there is to be said of an item that was delivered so often."""
+    return f"an item was delivered {deliveries} times in vain"

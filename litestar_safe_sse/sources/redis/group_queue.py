@@ -22,7 +22,7 @@ from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse.config import check_duration, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._handover import HandOver
-from litestar_safe_sse.sources.redis._dead_letters import DeadLetters
+from litestar_safe_sse.sources.redis._dead_letters import DeadLetters, in_vain
 from litestar_safe_sse.sources.redis._dispenser import AT_ONCE, RedisDispenser
 from litestar_safe_sse.sources.redis._errors import code_of
 from litestar_safe_sse.sources.redis._items import dead_key_of, encode_item, key_of
@@ -263,9 +263,13 @@ class _GroupReader(RedisDispenser[QueueItem]):
         return [item.entry for item in items]
 
     async def _bury(self, item: QueueItem, deliveries: int) -> None:
-        """Moves an item to the dead letters, or leaves it to be claimed if it can't be kept there."""
-        if await self._options.dead.add(self._send, item.data, deliveries, item.entry):
-            await self._remove([item.entry])  # only now: a transaction that fails in part is carried out for the rest
+        await self._put_aside(item.entry, deliveries, in_vain(deliveries), "data", item.data)
+
+    async def _put_aside(self, entry: str, deliveries: int, why: str, *fields: str | bytes) -> None:
+        """Moves an entry to the dead letters, or leaves it to be claimed if it can't be kept there."""
+        known = ("entry", entry, "deliveries", deliveries)
+        if await self._options.dead.add(self._send, why, *known, *fields):
+            await self._remove([entry])  # only now: a transaction that fails in part is carried out for the rest
 
     async def _fetch(self) -> None:
         if not self._has_group:
@@ -293,7 +297,16 @@ class _GroupReader(RedisDispenser[QueueItem]):
         command = ("XREADGROUP", "GROUP", options.group, self._consumer, "COUNT", wanted, "BLOCK", block)
         reply = await self._link.submit(*command, "STREAMS", options.key, ">", wait=options.slice)
         for _, entries in reply or ():
-            self._receive([_item(entry, fields, 1) for entry, fields in entries])
+            items = [self._item(entry, fields, 1) for entry, fields in entries]
+            self._receive([item for item in items if item is not None])
+
+    def _item(self, entry: bytes, fields: Sequence[bytes], deliveries: int) -> QueueItem | None:
+        """Returns the item of an entry; one without goes to the dead letters, with all that it has."""
+        values, name = dict(zip(fields[::2], fields[1::2], strict=True)), entry.decode()
+        if b"data" in values:
+            return QueueItem(data=values[b"data"], entry=name, deliveries=deliveries)
+        self._do(self._put_aside(name, deliveries, f"the entry {name} of {self._key!r} has no field 'data'", *fields))
+        return None
 
     def _receive(self, items: Sequence[QueueItem]) -> None:
         self._held.update((item.entry, item) for item in items)
@@ -347,7 +360,8 @@ class _GroupReader(RedisDispenser[QueueItem]):
             claimed = dict(entry for entry in reply if entry is not None)  # Redis 6.2 answers nil for deleted ones
             for entry, fields in claimed.items():
                 self._next_look = 0.0
-                await self._deliver_again(_item(entry, fields, entries[entry]))
+                if (item := self._item(entry, fields, entries[entry])) is not None:
+                    await self._deliver_again(item)
             await self._forget_deleted([entry for entry in asked if entry not in claimed])
 
     async def _forget_deleted(self, entries: Sequence[bytes]) -> None:
@@ -391,8 +405,3 @@ class _GroupReader(RedisDispenser[QueueItem]):
                 await self._prune(self._consumer)
         except (SourceUnavailableError, SourceRefusedError):
             return  # another process removes it
-
-
-def _item(entry: bytes, fields: Sequence[bytes], deliveries: int) -> QueueItem:
-    values = dict(zip(fields[::2], fields[1::2], strict=True))
-    return QueueItem(data=values.get(b"data", b""), entry=entry.decode(), deliveries=deliveries)

@@ -15,7 +15,7 @@ import msgspec
 from litestar_safe_sse.config import check_duration
 from litestar_safe_sse.exceptions import SourceRefusedError
 from litestar_safe_sse.sources._handover import HandOver
-from litestar_safe_sse.sources.redis._dead_letters import DeadLetters
+from litestar_safe_sse.sources.redis._dead_letters import DeadLetters, in_vain
 from litestar_safe_sse.sources.redis._dispenser import AT_ONCE, RedisDispenser
 from litestar_safe_sse.sources.redis._items import dead_key_of, encode_item, key_of
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
@@ -167,7 +167,8 @@ class _Popper(RedisDispenser[bytes]):
     async def _give_back_failed(self, items: Sequence[bytes]) -> None:
         for item in items:
             failures = await self._count_failure(item)
-            if not self._dead.takes(failures) or not await self._dead.add(self._send, item, failures):
+            fields = ("deliveries", failures, "data", item)
+            if not self._dead.takes(failures) or not await self._dead.add(self._send, in_vain(failures), *fields):
                 await self._send("RPUSH", self._key, item)  # the tail: it must not keep those behind it from anybody
 
     async def _count_failure(self, item: bytes) -> int:
