@@ -275,6 +275,22 @@ async def test_a_stranger_s_entry_in_a_topic_is_an_error(log: RedisEventLog, red
             await take(subscription, 1)
 
 
+@pytest.mark.parametrize(
+    "end", ["garbage", "", "-", "1-1-", "1-1-xyz", "9" * 30 + "-1-1", "-1-1-1", "1-1-1ffffffff", b"\xff-1-1"]
+)
+async def test_an_end_that_is_none_is_a_typed_error(log: RedisEventLog, redis: Redis, end: Any) -> None:
+    """Whatever stands in the key of a topic's end: each call says so, other topics go on, and to delete it helps."""
+    await log.append("fine", "x")
+    await redis.set("{sse}:log.finished:a", end)
+    for call in (log.position("a"), log.read("a"), log.finish("a"), begin(log.subscribe("fine", "a"))):
+        with anyio.fail_after(WAIT), pytest.raises(SourceRefusedError, match="no place in an event log"):
+            await call
+    async with log.subscribe("fine", start="oldest") as subscription:
+        assert data(await take(subscription, 1)) == ["x"]
+    await log.delete("a")
+    await log.append("a", "new")
+
+
 @pytest.mark.parametrize("denied", ["-eval", "-xrange", "-xadd"])
 async def test_a_missing_permission_is_a_typed_error(redis_server: RedisServer, redis: Redis, denied: str) -> None:
     """For the one who appends, and for the one who subscribes; never a hang."""

@@ -78,9 +78,22 @@ def new_secret() -> str:
 
 
 def to_position(identity: bytes, nonce: bytes) -> Position:
-    """Returns the place of an entry."""
+    """Returns the place of an entry.
+
+    Raises:
+        SourceRefusedError: It is none, or not one of a log's.
+    """
     epoch, _, seq = identity.partition(b"-")
-    return Position(int(epoch), int(seq), int(nonce, 16))
+    try:
+        place = Position(int(epoch), int(seq), int(nonce, 16))
+    except ValueError:
+        place = None
+    if place is None or not fits(place, 0):
+        text = b"-".join((identity, nonce)).decode(errors="replace")
+        raise SourceRefusedError(
+            f"{text!r:.60} is no place in an event log; delete what holds it, with the topic or by its key"
+        )
+    return place
 
 
 def to_extent(
