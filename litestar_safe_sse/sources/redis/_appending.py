@@ -47,6 +47,10 @@ _PARTS = (".finished", ".once", ".present", ".secret")
 """What follows a log's name in those of its keys that are no topics."""
 
 
+_NO_PLACE = "equal or smaller than the target stream top item"
+"""What Redis says of an ID that a stream has given before, be it of an entry that was removed by ``XDEL``."""
+
+
 class Keys:
     """The names of a log's keys.
 
@@ -171,4 +175,9 @@ def refusal(topic: str, error: SSEError, cause: BaseException | None) -> SSEErro
         return error
     if code_of(cause) == "FINISHED":
         return TopicFinishedError(f"topic {topic!r} is finished; delete it first to begin it anew")
+    if _NO_PLACE in str(cause):
+        return SourceRefusedError(
+            f"topic {topic!r}: its newest event has been removed, and the next can't take its place; delete the topic, "
+            "or have XSETID set its stream to the ID of the newest entry there is"
+        )
     return SourceRefusedError(f"topic {topic!r}: {error}")
