@@ -13,15 +13,17 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from litestar_safe_sse.sources import RedisEventLog, RedisPlugin, RedisQueue
+from litestar_safe_sse.exceptions import SourceUnavailableError
+from litestar_safe_sse.sources import PostgresEventLog, RedisEventLog, RedisPlugin, RedisQueue
 from litestar_safe_sse.sources._bell import Bell
 from litestar_safe_sse.sources._cursor import Position
-from litestar_safe_sse.sources._fan_out import LiveTopic
+from litestar_safe_sse.sources._fan_out import FanOut, LiveTopic
 from litestar_safe_sse.sources._pages import Pages
 from litestar_safe_sse.sources._subscription import make_mailbox
 from litestar_safe_sse.sources.channels import _ChannelSubscribers, _Listener
 from tests.bounds import WAIT
 from tests.loops import ASYNCIO, TRIO
+from tests.sources.clients import eventually
 
 pytestmark = pytest.mark.anyio
 on_asyncio = pytest.mark.parametrize("anyio_backend", [ASYNCIO])
@@ -107,6 +109,76 @@ async def test_nobody_stands_in_a_line(what: Callable[[RedisPlugin], Wait]) -> N
     tasks[0].cancel()
     await asyncio.wait(tasks)
     await redis.aclose()
+
+
+def asked_of_redis() -> tuple[FanOut, Callable[[], Awaitable[None]], Callable[[], int]]:
+    """A log on a Redis that is away: what looks, what closes it, and how much it has been asked."""
+    redis = RedisPlugin("redis://127.0.0.1:1")
+    reader = RedisEventLog(redis)._fan_out()
+    return reader, redis.aclose, lambda: len(reader._asked)
+
+
+def asked_of_postgres() -> tuple[FanOut, Callable[[], Awaitable[None]], Callable[[], int]]:
+    """A log in a PostgreSQL that is away."""
+    log = PostgresEventLog("postgresql://127.0.0.1:1/none")
+    reader = log._fan_out()
+    return reader, log.aclose, lambda: len(reader._asked)
+
+
+on_each_log = pytest.mark.parametrize("ask", [asked_of_redis, asked_of_postgres])
+
+
+@on_asyncio
+@on_each_log
+async def test_what_was_asked_goes_with_those_who_asked(ask: Any) -> None:
+    """Nothing stays of visitors who left while the server was away, however many of them came."""
+    before = asyncio.all_tasks()
+    reader, close, asked = ask()
+    tasks = [asyncio.create_task(reader.look({f"topic {number % 400}": None})) for number in range(500)]
+    await eventually(lambda: asked() > 200)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert asked() == 0
+    await eventually(lambda: len(asyncio.all_tasks() - before) <= 3)  # who looks for all, and who connects
+    await close()
+    await eventually(lambda: asyncio.all_tasks() == before)
+
+
+@on_asyncio
+async def test_who_stays_waits_on_when_another_one_leaves() -> None:
+    """Both asked the same; and who asks it after both have left is no part of their question."""
+    reader, close, asked = asked_of_redis()
+    first, second = (asyncio.create_task(reader.look({"a": None})) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    assert asked() == 1
+    second.cancel()
+    third = asyncio.create_task(reader.look({"a": None}))
+    await asyncio.wait([second])
+    assert asked() == 1
+    assert not third.done()
+    await close()
+    with pytest.raises(SourceUnavailableError, match="has been closed"):
+        await third
+
+
+@on_asyncio
+@on_each_log
+async def test_who_still_asks_when_the_log_is_closed_is_told(ask: Any) -> None:
+    """And nothing is asked of a server afterwards."""
+    before = asyncio.all_tasks()
+    reader, close, asked = ask()
+    tasks = [asyncio.create_task(reader.look({f"topic {number}": None})) for number in range(MANY)]
+    await asyncio.sleep(0)
+    with anyio.fail_after(WAIT):
+        await close()
+        for task in tasks:
+            with pytest.raises(SourceUnavailableError):
+                await task
+    assert asked() == 0
+    await eventually(lambda: asyncio.all_tasks() == before)
 
 
 @on_asyncio

@@ -8,6 +8,7 @@ that comes into use is read once, and after an outage all of them are.
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -79,7 +80,7 @@ class LogReader(FanOut):
         self._reads = PostgresConnections(connector, _READS)
         self._sizes = Sizes()
         self._reader: asyncio.Task[None] | None = None
-        self._asked: list[Asked] = []
+        self._asked: dict[asyncio.Future[dict[str, Extent]], dict[str, Position | None]] = {}
         """Who wants to know where to begin, and has not been told yet."""
         self._looking: asyncio.Task[None] | None = None
         self._behind: dict[str, None] = {}
@@ -99,10 +100,13 @@ class LogReader(FanOut):
         self._lives.learn(wanted)
         asked: asyncio.Future[dict[str, Extent]] = asyncio.get_running_loop().create_future()
         asked.add_done_callback(lambda asked: None if asked.cancelled() else asked.exception())
-        self._asked.append((dict(wanted), asked))
+        self._asked[asked] = dict(wanted)
         if self._looking is None:
             self._looking = spawn(self._look_for_all(), "SSE event log in PostgreSQL: where to begin")
-        return await asked
+        try:
+            return await asked
+        finally:
+            self._asked.pop(asked, None)  # who has left is not asked for
 
     async def fetch(self, topic: str, after: Position, upto: Position) -> Sequence[StoredEvent]:
         """See :meth:`FanOut.fetch`; what takes longer than PostgreSQL is given is asked for in smaller parts."""
@@ -177,20 +181,24 @@ class LogReader(FanOut):
             try:
                 return await ask()
             except SourceUnavailableError as error:
+                if not self._closing.is_set():
+                    self._outage.begin(error)
+                    await backoff.wait(self._closing)
                 if self._closing.is_set():
                     raise
-                self._outage.begin(error)
-                await backoff.wait(self._closing)
 
     # Where to begin
 
     async def _look_for_all(self) -> None:
+        asked: list[Asked] = []
         try:
             while self._asked:
-                asked, self._asked = self._asked[:_AT_ONCE], self._asked[_AT_ONCE:]
+                asked = [(self._asked.pop(answer), answer) for answer in [*islice(self._asked, _AT_ONCE)]]
                 await self._answer([(wanted, answer) for wanted, answer in asked if not answer.cancelled()])
         finally:
             self._looking = None
+            for answer in (*(answer for _, answer in asked), *self._asked):  # if it has been told to end
+                fail(answer, SourceUnavailableError("the connection to PostgreSQL has been closed"))
 
     async def _answer(self, asked: Sequence[Asked]) -> None:
         """Answers all by one query, or, if that can't be, each by one of its own: none fails for another's sake."""

@@ -26,7 +26,7 @@ from litestar_safe_sse.sources.redis._entries import Now, new_secret, to_event, 
 from litestar_safe_sse.sources.redis._errors import needs_new_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from litestar_safe_sse.sources._cursor import Position
     from litestar_safe_sse.sources._fan_out import LiveTopic
@@ -71,9 +71,13 @@ _LONGEST_WRITE_PAUSE = 60.0
 class Question:
     """Where to begin, which any number may want to know."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: _Wanted, ask: Callable[[Question], Coroutine[Any, Any, None]]) -> None:
+        self.wanted = wanted
+        self.waiting = 0
+        """How many want to know it."""
         self.answered = Bell()
         self.found: _Found = SourceUnavailableError("what asks Redis where to begin has ended")
+        self.task = spawn(ask(self), "SSE event log on Redis: where to begin")
 
 
 class LogReader(FanOut):
@@ -92,6 +96,8 @@ class LogReader(FanOut):
         self._reader: asyncio.Task[None] | None = None
         self._looks = anyio.Semaphore(_LOOKS)
         self._to_ask: dict[_Wanted, Question] = {}
+        self._asked: set[Question] = set()
+        """Those and the ones that have been sent: all that somebody waits for."""
         self._ears = Ears(redis, self._prefix, self)
         self._behind: dict[str, None] = {}
         """The topics of which there is more than has been passed on."""
@@ -119,20 +125,33 @@ class LogReader(FanOut):
         key = tuple(wanted.items())
         asked = self._to_ask.get(key)
         if asked is None:
-            asked = self._to_ask[key] = Question()
-            spawn(self._look_in_turn(key, asked), "SSE event log on Redis: where to begin")
-        await asked.answered.wait()
+            asked = self._to_ask[key] = Question(key, self._look_in_turn)
+            self._asked.add(asked)
+        asked.waiting += 1
+        try:
+            await asked.answered.wait()
+        finally:
+            asked.waiting -= 1
+            if not asked.waiting:
+                self._ask_no_more(asked)
         found = asked.found
         for extent in found.values() if isinstance(found, dict) else (found,):
             if isinstance(extent, Exception):
                 raise copy_of(extent)
         return found  # type: ignore[return-value]
 
-    async def _look_in_turn(self, key: _Wanted, asked: Question) -> None:
+    def _ask_no_more(self, asked: Question) -> None:
+        """Takes a question back that has been answered, or that nobody waits for any more."""
+        if self._to_ask.get(asked.wanted) is asked:
+            del self._to_ask[asked.wanted]
+        self._asked.discard(asked)
+        asked.task.cancel()
+
+    async def _look_in_turn(self, asked: Question) -> None:
         try:
             async with self._looks:
-                del self._to_ask[key]  # who asks from now on may have seen what is not in this answer
-                asked.found = await self._insist(lambda: self._look(dict(key)))
+                del self._to_ask[asked.wanted]  # who asks from now on may have seen what is not in this answer
+                asked.found = await self._insist(lambda: self._look(dict(asked.wanted)))
         except (SourceUnavailableError, SourceRefusedError) as error:
             asked.found = error
         finally:
@@ -204,9 +223,17 @@ class LogReader(FanOut):
         """Ends the reader, and all subscriptions."""
         self._closing.set()
         self._wake.set()
-        self._lose_all(SourceUnavailableError("the connection to Redis has been closed"))
+        closed = SourceUnavailableError("the connection to Redis has been closed")
+        self._lose_all(closed)
+        tasks = [asked.task for asked in self._asked]
+        for asked in tuple(self._asked):
+            asked.found = closed
+            self._ask_no_more(asked)
+            asked.answered.ring()
         if self._reader is not None:
-            await asyncio.wait([self._reader])
+            tasks.append(self._reader)
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Asks again, after pauses, until Redis can be reached."""
@@ -215,10 +242,11 @@ class LogReader(FanOut):
             try:
                 return await ask()
             except SourceUnavailableError as error:
+                if not self._closing.is_set():
+                    self._outage.begin(error)
+                    await backoff.wait(self._closing)
                 if self._closing.is_set():
                     raise
-                self._outage.begin(error)
-                await backoff.wait(self._closing)
 
     async def _look(self, wanted: Mapping[str, Position | None]) -> dict[str, Extent | SourceRefusedError]:
         """Looks at topics, by reading alone.
