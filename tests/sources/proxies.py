@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from tests.bounds import WAIT
+from tests.bounds import SHORT, WAIT
 
 
 class Proxy:
@@ -23,6 +23,9 @@ class Proxy:
         self.connections = 0
         self.forgotten: set[int] = set()
         """The numbers of connections on which nothing passes any more, and nobody is told."""
+        self.drops: bytes | None = None
+        """What ends a connection when it is sent, as the name of a command that is not wanted."""
+        self.dropped = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -42,6 +45,10 @@ class Proxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                if self.drops is not None and self.drops in data:
+                    await asyncio.sleep(SHORT)  # the connection's owner goes on meanwhile
+                    self.dropped += 1
+                    break
                 if number not in self.forgotten:
                     writer.write(data)
         writer.close()

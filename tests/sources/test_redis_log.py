@@ -27,6 +27,7 @@ from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer
 from tests.sources.clients import connections, eventually, has_at_most
+from tests.sources.proxies import running_proxy
 from tests.sources.subscriptions import begin, data, take, until
 
 pytestmark = pytest.mark.anyio
@@ -493,6 +494,59 @@ async def test_without_permission_to_publish_or_to_listen_events_come_later(
     finally:
         await plugin.aclose()
         await redis.execute_command("ACL", "DELUSER", "limited")
+
+
+async def test_a_channel_that_may_not_be_listened_to_is_polled(
+    redis_server: RedisServer, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when none may be, and over the same connections: what is refused for good is not tried again and again."""
+    rules = ("reset", "on", ">secret", "~*", "resetchannels", "&{sse}:log:", "&{sse}:log:b", "+@all")
+    await redis.execute_command("ACL", "SETUSER", "limited", *rules)
+    plugin = RedisPlugin(f"redis://limited:secret@127.0.0.1:{redis_server.port}/0")
+    log, other = RedisEventLog(plugin), RedisEventLog(redis_server.url)
+    try:
+        async with log.subscribe("a") as first, log.subscribe("b") as second:
+            await begin(first)
+            await begin(second)
+            await other.append("a", "x")
+            assert data(await take(first, 1)) == ["x"]
+            opened = (await redis.info("stats"))["total_connections_received"]
+            for number in range(2):
+                await other.append("a", f"{number}")
+                assert data(await take(first, 1)) == [f"{number}"]
+                await other.append("b", f"{number}")
+                assert data(await take(second, 1)) == [f"{number}"]
+            assert (await redis.info("stats"))["total_connections_received"] == opened
+            await first.aclose()
+            async with log.subscribe("a") as third:
+                await begin(third)
+                await other.append("a", "y")
+                assert data(await take(third, 1)) == ["y"]
+    finally:
+        await plugin.aclose()
+        await other._redis.aclose()
+        await redis.execute_command("ACL", "DELUSER", "limited")
+    assert caplog.messages == []
+
+
+async def test_where_nobody_can_listen_redis_is_not_said_to_be_back(
+    redis_url: str, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Commands that are answered are not enough for that, nor for the next pause to be a short one again."""
+    async with running_proxy(lambda: redis_server.port) as proxy:
+        proxy.drops = b"SUBSCRIBE"
+        plugin = RedisPlugin(proxy.url)
+        log = RedisEventLog(plugin)
+        async with log.subscribe("a") as events:
+            await begin(events)
+            await eventually(lambda: proxy.dropped == 4)
+            assert [message.split(":")[0] for message in caplog.messages] == ["the event log is waiting for Redis"]
+            proxy.drops = None
+            await log.append("a", "x")
+            assert data(await take(events, 1)) == ["x"]
+            await eventually(lambda: "reads from Redis again" in caplog.text)
+            assert len(caplog.messages) == 2
+        await plugin.aclose()
 
 
 @pytest.mark.parametrize(

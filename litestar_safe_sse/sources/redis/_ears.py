@@ -174,7 +174,7 @@ class Ears:
             elif isinstance(reply, list) and isinstance(kind, bytes) and kind.endswith(b"subscribe"):
                 self._answered(self._topic(reply[1]), begin=not kind.endswith(b"unsubscribe"))
             elif isinstance(reply, Exception):
-                raise SourceUnavailableError(f"Redis does not let a channel be listened to ({reply})") from reply
+                self._refused(reply)
 
     def _topic(self, channel: bytes) -> str:
         return bytes(channel)[len(self._prefix) :].decode(errors="replace")
@@ -184,6 +184,13 @@ class Ears:
             raise SourceUnavailableError("Redis has ended a subscription of its own accord")
         if begin:
             self._listener.begin(topic)
+
+    def _refused(self, reply: Exception) -> None:
+        """Takes a channel that we may not listen to for one of which nothing is heard."""
+        error = translate(reply)
+        if isinstance(error, SourceUnavailableError) or not self._pending:
+            raise error from reply
+        self._listener.begin(self._pending.popleft()[0])  # it is read now, and whenever it is polled
 
 
 async def together(*works: Coroutine[Any, Any, None]) -> None:

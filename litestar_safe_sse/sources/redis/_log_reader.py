@@ -384,13 +384,17 @@ class LogReader(FanOut):
         """Reads what is not heard: what was appended before, what Redis did not deliver, what was not published."""
         loop = asyncio.get_running_loop()
         self._check_at = poll_at = 0.0
+        checked = False
         while not self._closing.is_set():
             self._wake.clear()
             if loop.time() >= self._check_at:
                 await self._check(tuple(self.topics.values()))
+                checked = True
+                self._check_at = min(map(self._check_again_at, self.topics), default=loop.time() + POLL)
+            if checked and self._ears.listens:  # commands may be answered where whoever listens is cut off
+                checked = False
                 self._outage.end()
                 backoff.reset()
-                self._check_at = min(map(self._check_again_at, self.topics), default=loop.time() + POLL)
             if loop.time() >= poll_at:
                 if not self.topics:
                     return
