@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.testing import AsyncTestClient
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis import Redis as SyncRedis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
+from redis.credentials import CredentialProvider
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEPlugin, StreamContext, exceptions, sources
-from litestar_safe_sse.exceptions import InvalidFieldError, SourceUnavailableError
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources import Presence, RedisEventLog
+from litestar_safe_sse.sources.event_log import Subscribed
 from litestar_safe_sse.sources.redis.group_queue import RedisGroupQueue
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
@@ -240,9 +244,82 @@ def test_arguments_are_checked() -> None:
         ("redis://localhost", {"prefix": ""}),
         ("redis://localhost", {"prefix": "a}b"}),
         (Redis(), {"decode_responses": True}),
+        (SyncRedis(), {}),
+        (asyncio.sleep, {}),
     ):
         with pytest.raises(InvalidFieldError):
             RedisPlugin(redis, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("url", ["redis://localhost", "rediss://localhost", "unix:///tmp/redis.sock"])
+def test_an_option_that_redis_py_does_not_have_is_named(url: str) -> None:
+    """When the plugin is made, and not when somebody waits for a connection."""
+    with pytest.raises(InvalidFieldError, match="'pasword'"):
+        RedisPlugin(url, pasword="secret")
+    RedisPlugin(url, password="secret", socket_timeout=1)
+
+
+class NoProvider(CredentialProvider):
+    """Hands out what redis-py can't use."""
+
+    def get_credentials(self) -> Any:
+        return 5
+
+
+MISTAKES: dict[str, tuple[Callable[[str], Any], str]] = {
+    "a client that is not for asyncio": (SyncRedis.from_url, "redis must be .* not <class 'redis.client.Redis'>"),
+    "no client": (lambda url: None, "redis must be .* not <class 'NoneType'>"),
+    "a misspelled option": (lambda url: Redis(connection_pool=ConnectionPool(pasword="x")), "'pasword'"),
+    "no credentials": (lambda url: Redis.from_url(url, credential_provider=NoProvider()), "TypeError"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+async def test_a_mistake_that_no_waiting_mends_ends_streams(mistake: str, redis_url: str) -> None:
+    """Each is told what it is; nothing fails unseen, and the plugin can be closed."""
+    make, told = MISTAKES[mistake]
+    unseen: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+    plugin = RedisPlugin(lambda: make(redis_url))
+    log = RedisEventLog(plugin)
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: log.append("a", "x"),
+        lambda: log.position("a"),
+        lambda: anext(log.subscribe("a")),
+        lambda: anext(RedisQueue(plugin, "jobs").items(None)),
+        lambda: RedisGroupQueue(plugin, "jobs").push("x"),
+        lambda: anext(RedisPubSub(plugin).subscribe("a")),
+    ]
+    with anyio.fail_after(WAIT):
+        for call in calls:
+            with pytest.raises(SourceRefusedError, match=told):
+                await call()
+        await plugin.aclose()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert unseen == []
+
+
+async def test_credentials_that_are_not_to_be_had_are_waited_for(redis_url: str) -> None:
+    """Whatever error says so: who hands them out may be away too."""
+    asked: list[bool] = []
+
+    class Provider(CredentialProvider):
+        def get_credentials(self) -> tuple[str, str]:
+            asked.append(True)
+            if len(asked) < 3:
+                raise LookupError("the vault is away")
+            return "default", "any"
+
+    plugin = RedisPlugin(redis_url, credential_provider=Provider())
+    log = RedisEventLog(plugin)
+    with anyio.fail_after(WAIT):
+        with pytest.raises(SourceUnavailableError, match="LookupError: the vault is away"):
+            await log.append("a", "x")
+        async with log.subscribe("a") as events:
+            assert isinstance((await anext(events)).data, Subscribed)
+    await plugin.aclose()
+    assert len(asked) > 2
 
 
 def test_a_plugin_stays_what_it_is() -> None:

@@ -5,6 +5,7 @@ The sources do not borrow from the client's pool, so that no connection is ever 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping
 from time import monotonic
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from litestar_safe_sse.config import check_text
-from litestar_safe_sse.exceptions import InvalidFieldError, SourceUnavailableError
+from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._errors import translate
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     RedisClient = Redis | RedisCluster
     RedisAddress = str | RedisClient | Callable[[], RedisClient]
 
-__all__ = ("IDLE_LIMIT", "RedisConnection", "connect", "pack")
+__all__ = ("IDLE_LIMIT", "RedisConnection", "connect", "make_connection", "pack")
 
 _OF_RESP3 = ("maint", "orig_", "oss_cluster")
 """How the arguments begin of maintenance notifications, which want RESP3."""
@@ -45,6 +46,10 @@ _KEEPALIVE = {
 """How often an idle connection is used by the system itself: more often than any NAT forgets it."""
 
 
+_MISTAKES = TypeError, ValueError, AttributeError
+"""What no waiting mends."""
+
+
 async def connect(client: RedisClient, key: str, within: float) -> RedisConnection:
     """Opens a connection, without retries or a limit to how long a reply may take.
 
@@ -55,7 +60,7 @@ async def connect(client: RedisClient, key: str, within: float) -> RedisConnecti
 
     Raises:
         SourceUnavailableError: Redis can't be reached.
-        SourceRefusedError: It doesn't let us in.
+        SourceRefusedError: It doesn't let us in, or the client can't be used.
     """
     connection: RedisConnection | None = None
     try:
@@ -64,10 +69,17 @@ async def connect(client: RedisClient, key: str, within: float) -> RedisConnecti
             await connection.open()
     except BaseException as error:
         if connection is not None:
-            await connection.aclose()
+            with contextlib.suppress(*_MISTAKES):  # it may stumble over the same
+                await connection.aclose()
         if isinstance(error, TimeoutError):
             raise SourceUnavailableError("Redis does not answer; is it overloaded, or the network gone?") from error
         if isinstance(error, (_redis_py.errors.RedisError, OSError)):
+            raise translate(error) from error
+        if isinstance(error, _MISTAKES):
+            raise SourceRefusedError(
+                f"redis-py can't use what it was given ({type(error).__name__}: {error}); check the client's options"
+            ) from error
+        if isinstance(error, Exception):  # such as of what hands out the credentials
             raise translate(error) from error
         raise
     return connection
@@ -183,6 +195,15 @@ async def _new_connection(client: Any, key: str) -> RedisConnection:
         home: Any = client.get_node_from_key(key)
     else:
         home = client.connection_pool
+    return make_connection(home)
+
+
+def make_connection(home: Any) -> RedisConnection:
+    """Makes a connection that is not open yet.
+
+    Args:
+        home: A pool, or a node of a cluster, whose connections it is like.
+    """
     ours = {name: value for name, value in home.connection_kwargs.items() if not name.startswith(_OF_RESP3)}
     if issubclass(home.connection_class, _redis_py.Connection):  # TCP, with or without TLS
         given = ours.get("socket_keepalive_options")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
@@ -20,7 +22,7 @@ from litestar_safe_sse.exceptions import (
 from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._errors import code_of, translate
 from litestar_safe_sse.sources.redis._link import RedisLink
-from litestar_safe_sse.sources.redis.connection import connect
+from litestar_safe_sse.sources.redis.connection import connect, make_connection
 from litestar_safe_sse.sources.statistics import Tally
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ class RedisPlugin(InitPlugin):
 
         Raises:
             SourceUnavailableError: Where no asyncio loop is running; redis-py has no support for trio.
+            SourceRefusedError: The function that makes it has made something else.
         """
         return self.loop_state().client
 
@@ -253,6 +256,7 @@ class RedisPlugin(InitPlugin):
 
         Raises:
             SourceUnavailableError: Where no asyncio loop is running.
+            SourceRefusedError: The function that makes a client has made something else.
         """
         try:
             loop = asyncio.get_running_loop()
@@ -288,15 +292,24 @@ def _maker(redis: RedisAddress, options: dict[str, Any]) -> Callable[[], RedisCl
     if isinstance(redis, str):
         from_url: Any = _redis_py.Redis.from_url
         try:
-            from_url(redis, **options)  # connects to nothing yet
+            make_connection(from_url(redis, **options).connection_pool)  # connects to nothing yet
         except (ValueError, TypeError) as error:
-            raise InvalidFieldError("redis", f"must be a URL as redis-py takes it ({error})") from error
+            raise InvalidFieldError("redis", f"must be a URL, with options that redis-py has ({error})") from error
         return lambda: from_url(redis, **options)
     if isinstance(redis, (_redis_py.Redis, _redis_py.RedisCluster)):
         client = redis
         return lambda: client
-    if callable(redis):
-        return redis
+    if callable(redis) and not inspect.iscoroutinefunction(redis):
+        return partial(_made_by, redis)
     raise InvalidFieldError(
-        "redis", f"must be a URL, a client of redis.asyncio, or a function that makes one, not {type(redis).__name__}"
+        "redis",
+        "must be a URL, a client of redis.asyncio, or a function (no coroutine function) that makes one, not "
+        f"{type(redis)}",
     )
+
+
+def _made_by(make: Callable[[], RedisClient]) -> RedisClient:
+    client = make()
+    if not isinstance(client, (_redis_py.Redis, _redis_py.RedisCluster)):
+        raise SourceRefusedError(f"redis must be a function that makes a client of redis.asyncio, not {type(client)}")
+    return client
