@@ -149,6 +149,29 @@ async def test_what_comes_after_its_end_is_served(redis_url: str, redis: Redis) 
     assert not plugin._states
 
 
+async def test_what_comes_while_it_ends_is_served(own_redis: RedisServer) -> None:
+    """An item that is given back while a slow Redis is waited for is not lost either."""
+    plugin = RedisPlugin(own_redis.url)
+    queue = RedisQueue(plugin, "jobs")
+    await queue.push("a")
+    dispenser = queue._popper()
+    with anyio.fail_after(WAIT):
+        item = await dispenser.take()
+    commands = plugin.loop_state().commands
+    own_redis.pause()
+    plugin.submit("PING")
+    closing = asyncio.create_task(plugin.aclose())
+    await eventually(lambda: commands._closed)
+    giving = dispenser.give_back([item])
+    own_redis.resume()
+    with anyio.fail_after(WAIT):
+        await closing
+        await giving
+    assert await queue.length() == 1
+    await plugin.aclose()
+    assert not plugin._states
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_both_protocols_are_alike(redis_url: str, protocol: int) -> None:
     """What the client speaks is its own affair."""

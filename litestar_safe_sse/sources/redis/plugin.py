@@ -244,12 +244,17 @@ class RedisPlugin(InitPlugin):
                 async with anyio.create_task_group() as tasks:
                     for shared in tuple(state.shared.values()):
                         tasks.start_soon(shared.aclose)
+                self._let_go(state)  # it takes no more commands, but new connections will
                 await state.commands.aclose()
         finally:
+            self._let_go(state)
             state.commands.abort()
-            self._states.pop(state.loop, None)
             if self._closes_client:
                 await state.client.aclose()
+
+    def _let_go(self, state: LoopState) -> None:
+        if self._states.get(state.loop) is state:
+            del self._states[state.loop]
 
     def loop_state(self) -> LoopState:
         """Returns what the running event loop holds, made now if there is nothing.
