@@ -226,6 +226,7 @@ class Entering:
 
     async def next(self, subscription: LogSubscription) -> SSEMessage | None:
         """See :meth:`Phase.next`."""
+        subscription.live_here()
         topics = tuple(subscription.tags)
         if self._visitor is not None:
             await self._visitor.ask(topics)
@@ -255,6 +256,7 @@ class Seeking:
         """See :meth:`Phase.next`."""
         if self._ready:
             return self._ready.popleft()
+        subscription.live_here()
         fan_out = subscription.find_fan_out()
         known = {} if subscription.cursor is None else positions(subscription.cursor)
         wanted = {topic: None if known is None else known.get(tag) for topic, tag in subscription.tags.items()}

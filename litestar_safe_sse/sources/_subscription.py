@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from litestar_safe_sse._runtime.base import Wake
+    from litestar_safe_sse._runtime.base import Runtime, Wake
 
 __all__ = ("DROPPED", "TURN", "Key", "Mailbox", "Overflow", "Subscription", "Turns", "give_turn", "make_mailbox")
 
@@ -279,6 +281,8 @@ class Subscription(ABC):
 
     _busy = False
     _closed = False
+    _home: tuple[int, Runtime] | None = None
+    """The thread and the event loop of what it holds."""
 
     def __aiter__(self) -> Self:
         return self
@@ -315,7 +319,17 @@ class Subscription(ABC):
         self._close()
 
     def __del__(self) -> None:
+        if not self._closed and self._home is not None and self._home[0] != get_ident():
+            # The garbage collector runs in any thread, and what is held here is safe in one only.
+            with contextlib.suppress(RuntimeError):  # the loop has gone
+                self._home[1].call_threadsafe(self._close)
+                return
         self._close()
+
+    def live_here(self) -> None:
+        """Notes where it is to be let go, since from now on it holds what belongs to the running event loop."""
+        if self._home is None:
+            self._home = get_ident(), current_runtime()
 
     def _close(self) -> None:
         if not self._closed:

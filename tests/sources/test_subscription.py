@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Callable
 
 import anyio
@@ -9,8 +11,11 @@ import pytest
 
 from litestar_safe_sse import SSEMessage
 from litestar_safe_sse.exceptions import InvalidFieldError
-from litestar_safe_sse.sources._subscription import make_mailbox
+from litestar_safe_sse.sources import MemoryEventLog, RedisEventLog, RedisPlugin, RedisPubSub
+from litestar_safe_sse.sources._subscription import Subscription, make_mailbox
 from tests.bounds import WAIT
+from tests.loops import ASYNCIO, TRIO
+from tests.sources.clients import eventually
 
 
 def emptied(mailbox: object) -> list[object]:
@@ -82,3 +87,85 @@ async def test_the_one_who_waits_is_woken() -> None:
                 await anyio.lowlevel.checkpoint()
                 wake()
             emptied(mailbox)
+
+
+async def collected_in_a_thread(subscription: Subscription, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a subscription go that is in a cycle, and has another thread collect it."""
+    released: list[int] = []
+    kind = type(subscription)
+    release = kind._release
+
+    def note(self: Subscription) -> None:
+        released.append(threading.get_ident())
+        release(self)
+
+    monkeypatch.setattr(kind, "_release", note)
+    gc.disable()
+    try:
+        cell: list[object] = [subscription]
+        cell.append(cell)
+        del subscription, cell
+        thread = threading.Thread(target=gc.collect)
+        thread.start()
+        thread.join()
+    finally:
+        gc.enable()
+    await eventually(lambda: released)
+    assert released == [threading.get_ident()]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [ASYNCIO, TRIO])
+async def test_what_another_thread_collects_is_let_go_by_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that it holds is safe to be touched from there."""
+    log = MemoryEventLog()
+
+    async def begun() -> Subscription:
+        subscription = log.subscribe("a")
+        await anext(subscription)
+        return subscription
+
+    with anyio.fail_after(WAIT):
+        await collected_in_a_thread(await begun(), monkeypatch)
+    assert log.statistics().subscribers == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [ASYNCIO])
+@pytest.mark.parametrize("kind", ["log", "Pub/Sub", "presence"])
+async def test_what_is_shared_with_redis_is_let_go_by_the_event_loop(
+    plugin: RedisPlugin, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """So that Redis is told, and those who wait are woken."""
+    source = RedisPubSub(plugin) if kind == "Pub/Sub" else RedisEventLog(plugin, presence=lambda _: None)
+
+    async def begun() -> Subscription:
+        if isinstance(source, RedisPubSub):
+            return await source.subscribe("a").__aenter__()
+        subscription = source.subscribe("a", member="ann")
+        if kind == "presence":
+            return await subscription.__aenter__()
+        await anext(subscription)
+        return subscription
+
+    with anyio.fail_after(WAIT):
+        await collected_in_a_thread(await begun(), monkeypatch)
+    assert source.statistics().subscribers == 0
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_is_collected_after_its_event_loop_is_let_go_at_once(backend: str) -> None:
+    """In whatever thread."""
+    log = MemoryEventLog()
+    kept: list[Subscription] = []
+
+    async def begin() -> None:
+        kept.append(log.subscribe("a"))
+        await anext(kept[0])
+
+    anyio.run(begin, backend=backend)
+    assert log._fan_out().topics
+    thread = threading.Thread(target=kept.clear)
+    thread.start()
+    thread.join()
+    assert not log._fan_out().topics

@@ -175,6 +175,7 @@ class PubSubSubscription(Subscription):
 
     def _join(self) -> _Listener:
         if self._listener is None:
+            self.live_here()
             self._reader = self._find_reader()
             self._listener = _Listener(self._make_mailbox(tally=self._reader.tally), self._names)
             self._reader.join(self._listener)
