@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET, UnsetType
 
 from litestar_safe_sse._core.messages import SSEMessage
-from litestar_safe_sse.config import check_integer
+from litestar_safe_sse.config import check_integer, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceUnavailableError
 from litestar_safe_sse.sources._cursor import Position, cursor, positions, record, tag
 from litestar_safe_sse.sources._log_subscription import LogSubscription, SubscribeOptions, tags_of
 from litestar_safe_sse.sources._pages import size_of, with_id
-from litestar_safe_sse.sources._stored import RESET, check_topic
+from litestar_safe_sse.sources._stored import RESET, check_after, check_topic
 from litestar_safe_sse.sources.event_log import EventLog, OnReset, Reset, Start
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class FanOutLog(EventLog):
         """See :meth:`EventLog.is_finished`."""
         self._check_topics(*topics)
         tags = tags_of(topics)
+        after = check_after(after)
         known = (positions(after) if after else None) or {}
         wanted = {topic: known.get(tag) for topic, tag in tags.items()}
         extents = await self._fan_out().look_once(wanted)
@@ -105,6 +106,7 @@ class FanOutLog(EventLog):
         self._check_topics(topic)
         mark = tag(check_topic(topic))
         check_integer("limit", limit, minimum=1)
+        after = check_after(after)
         known = positions(after) if after else {}
         wanted = None if known is None else known.get(mark)
         fan_out = self._fan_out()
@@ -157,7 +159,7 @@ def sequence_of(id: str, topic: str) -> int:
     Raises:
         InvalidFieldError: It is no ID of an event log, or of a subscription to another topic.
     """
-    place = (positions(id) or {}).get(tag(check_topic(topic)))
+    place = (positions(check_text("id", id)) or {}).get(tag(check_topic(topic)))
     if place is None:
         raise InvalidFieldError("id", f"must be one that a log gave for the topic {topic!r:.40}, not {id!r:.40}")
     return place.seq

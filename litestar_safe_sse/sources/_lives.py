@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from litestar_safe_sse.config import check_duration, check_integer
+from litestar_safe_sse.config import check_duration, check_function, check_integer
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources.event_log import History
 
@@ -46,6 +46,7 @@ class Lives:
                 "expire_after", f"must be 1 s or more, so that it can be refreshed, not {expire_after}"
             )
         check_forget_keys_after(forget_keys_after)
+        check_function("history", history)
         self._own = max_events, round(expire_after * 1000)
         self.keys = round(forget_keys_after * 1000)
         """Milliseconds for which idempotency keys are known."""

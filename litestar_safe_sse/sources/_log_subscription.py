@@ -23,10 +23,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from litestar_safe_sse._core.messages import SSEMessage
+from litestar_safe_sse.config import check_function
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import MAX_TOPICS, Position, cursor, positions, record, tag
 from litestar_safe_sse.sources._pages import PAGE, with_id
-from litestar_safe_sse.sources._stored import CAUGHT_UP, RESET, SUBSCRIBED, check_topic, end_of
+from litestar_safe_sse.sources._stored import CAUGHT_UP, RESET, SUBSCRIBED, check_after, check_topic, end_of
 from litestar_safe_sse.sources._subscription import Key, Mailbox, Overflow, Subscription, make_mailbox
 from litestar_safe_sse.sources.event_log import CaughtUp, Last, OnReset, Reset, Since, Start, Subscribed
 
@@ -57,7 +58,9 @@ class SubscribeOptions:
     def check(self) -> None:
         """Raises ``InvalidFieldError`` for what can't be done."""
         check_start("start", self.start)
-        if self.on_reset is not None and not callable(self.on_reset):
+        if callable(self.on_reset):
+            check_function("on_reset", self.on_reset)
+        elif self.on_reset is not None:
             check_start("on_reset", self.on_reset)
         if not isinstance(self.mark, bool):
             raise InvalidFieldError("mark", f"must be True or False, not {self.mark!r:.40}")
@@ -136,7 +139,7 @@ class LogSubscription(Subscription):
         self.options = options
         self.was_there = False
         self.to_mark = options.mark
-        self._cursor: str | int | None = after or None
+        self._cursor: str | int | None = check_after(after)
 
     async def __aenter__(self) -> Self:
         """Asks whether it may have its topics, so that a handler is told before its response begins."""

@@ -13,7 +13,7 @@ from msgspec.json import encode
 from litestar_safe_sse._core.encoding import as_text
 from litestar_safe_sse._core.messages import SOURCE_EVENTS, SSEMessage, tag_of
 from litestar_safe_sse._litestar import ServerSentEventMessage, default_serializer, from_litestar
-from litestar_safe_sse.config import check_text
+from litestar_safe_sse.config import check_function, check_text
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources._cursor import Position
 
@@ -28,6 +28,7 @@ __all__ = (
     "Renderer",
     "StoredEvent",
     "Why",
+    "check_after",
     "check_key",
     "check_topic",
     "end_of",
@@ -150,6 +151,7 @@ class Renderer:
     """
 
     def __init__(self, max_bytes: int, enc_hook: Callable[[Any], Any] | None) -> None:
+        check_function("enc_hook", enc_hook)
         self._max_bytes = max_bytes
         self._json = JSONEncoder(enc_hook=enc_hook or default_serializer)
 
@@ -182,7 +184,7 @@ class Renderer:
         Raises:
             InvalidFieldError: One of them can't be sent, or there are too many.
         """
-        if isinstance(items, (str, bytes, dict, SSEMessage)):
+        if isinstance(items, (str, bytes, dict, SSEMessage)) or not isinstance(items, Iterable):
             raise InvalidFieldError("messages", f"must be several, in a list or so, not one {type(items).__name__}")
         messages = [self.render(item) for item in islice(items, APPEND_MANY + 1)]
         if len(messages) > APPEND_MANY:
@@ -201,6 +203,13 @@ def check_topic(topic: object) -> str:
     if not 0 < len(name.encode()) <= _MAX_TOPIC:
         raise InvalidFieldError("topic", f"must be from 1 to {_MAX_TOPIC} bytes, not {len(name.encode())}")
     return name
+
+
+def check_after(after: object) -> str | None:
+    """Returns an ID to go on after, or ``None`` for none; whatever a client may send, which is text, is one."""
+    if after is not None and not isinstance(after, str):
+        raise InvalidFieldError("after", f"must be a str, or None, not {type(after).__name__}")
+    return after or None
 
 
 def check_key(key: object) -> str | None:

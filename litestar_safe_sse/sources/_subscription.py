@@ -15,7 +15,7 @@ import anyio.lowlevel
 
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._runtime.current import current_runtime
-from litestar_safe_sse.config import check_integer
+from litestar_safe_sse.config import check_function, check_integer
 from litestar_safe_sse.exceptions import InvalidFieldError
 from litestar_safe_sse.sources.statistics import Tally
 
@@ -258,6 +258,7 @@ def make_mailbox(limit: int, overflow: Overflow, key: Key | None = None, tally: 
     check_integer("buffer", limit, minimum=1)
     if key is not None and overflow != "latest":
         raise InvalidFieldError("key", "must be left out unless overflow is 'latest'")
+    check_function("key", key)
     tally = tally or Tally()
     if overflow == "close":
         return Mailbox(limit, tally)

@@ -10,7 +10,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from litestar_safe_sse._core.messages import SSEMessage
-from litestar_safe_sse.config import check_duration, check_integer
+from litestar_safe_sse.config import check_duration, check_function, check_integer
 from litestar_safe_sse.exceptions import TopicFinishedError
 from litestar_safe_sse.sources._cursor import Position, cursor, record, seal, tag
 from litestar_safe_sse.sources._door import Door
@@ -87,6 +87,7 @@ class MemoryEventLog(FanOutLog):
         check_integer("max_topics", max_topics, minimum=1)
         check_integer("max_bytes", max_bytes, minimum=1)
         check_forget_keys_after(forget_keys_after)
+        check_function("history", history)
         self._door = Door(authorize, presence)
         self._present = Attendance()
         self._turn = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ async def test_a_key_is_known_after_its_topic_has_expired(make_log: MakeLog) -> 
     assert await log.read("a") == []
 
 
-@pytest.mark.parametrize(
+on_each_log = pytest.mark.parametrize(
     "make",
     [
         MemoryEventLog,
@@ -64,6 +65,18 @@ async def test_a_key_is_known_after_its_topic_has_expired(make_log: MakeLog) -> 
     ],
     ids=["memory", "redis", "sync", "postgres"],
 )
+
+
+@on_each_log
+@pytest.mark.parametrize("field", ["history", "enc_hook"])
+@pytest.mark.parametrize("value", [5, "abc", [], 0, asyncio.sleep], ids=["5", "abc", "[]", "0", "async"])
+def test_what_is_no_function_is_refused(make: Any, field: str, value: Any) -> None:
+    """When the log is made, and not when it is first appended to."""
+    with pytest.raises(InvalidFieldError, match=f"{field}: must be a function"):
+        make(**{field: value})
+
+
+@on_each_log
 @pytest.mark.parametrize("seconds", [0, 0.5, -1, None, "600"])
 def test_a_time_that_won_t_do_is_refused(make: Any, seconds: Any) -> None:
     """At once, by name."""

@@ -286,7 +286,15 @@ async def _all(subscription: Any) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("channels", "options"),
-    [((), {}), (("a",), {"buffer": 0}), ((), {"patterns": "a*"}), ((1,), {}), (("a",), {"overflow": "no"})],
+    [
+        ((), {}),
+        (("a",), {"buffer": 0}),
+        ((), {"patterns": "a*"}),
+        ((), {"patterns": 5}),
+        ((), {"patterns": None}),
+        ((1,), {}),
+        (("a",), {"overflow": "no"}),
+    ],
 )
 def test_arguments_are_checked(channels: Any, options: dict[str, Any]) -> None:
     """What won't do is refused when a subscription is made."""

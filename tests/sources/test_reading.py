@@ -76,6 +76,48 @@ async def test_a_read_that_won_t_do_is_refused(log: EventLog, arguments: Any) ->
         await log.read(**arguments)
 
 
+@pytest.mark.parametrize("after", [5, b"x", b"", 0, object()], ids=lambda after: type(after).__name__)
+async def test_what_is_no_text_is_no_id(log: EventLog, after: Any) -> None:
+    """A client can only send text: anything else is the application's mistake, and told by name."""
+    for call in (log.read, log.is_finished):
+        with pytest.raises(InvalidFieldError, match="after: must be a str, or None"):
+            await call("a", after=after)
+    with pytest.raises(InvalidFieldError, match="after: must be a str, or None"):
+        log.subscribe("a", after=after)
+    with pytest.raises(InvalidFieldError, match="id: must be a str"):
+        sequence_of(after, "a")
+
+
+@pytest.mark.parametrize("after", ["made up", "\ud800", "é", "16"], ids=ascii)
+async def test_any_text_may_be_sent_as_an_id(log: EventLog, after: str) -> None:
+    """One that is none is told by a reset."""
+    assert [message.event for message in await log.read("a", after=after)] == ["reset"]
+    async with log.subscribe("a", after=after) as subscription:
+        assert [message.event for message in await take(subscription, 1)] == ["reset"]
+    assert not await log.is_finished("a", after=after)
+
+
+@pytest.mark.parametrize("key", ["symbol", 5, anyio.sleep], ids=["text", "number", "async"])
+async def test_what_is_no_function_is_no_key(log: EventLog, key: Any) -> None:
+    """It is told at the call, and not by the first event."""
+    with pytest.raises(InvalidFieldError, match="key: must be a function"):
+        log.subscribe("a", overflow="latest", key=key)
+    with pytest.raises(InvalidFieldError, match="on_reset: must be"):
+        log.subscribe("a", on_reset=key)
+
+
+async def several_later() -> AsyncIterator[str]:
+    yield "x"
+
+
+@pytest.mark.parametrize("messages", [None, 5, several_later()], ids=lambda messages: type(messages).__name__)
+async def test_what_is_not_several_is_not_appended(log: EventLog, messages: Any) -> None:
+    """The field is named, and nothing is stored."""
+    with pytest.raises(InvalidFieldError, match="messages: must be several, in a list or so"):
+        await log.append_many("a", messages)
+    assert await log.read("a") == []
+
+
 async def test_a_position_is_where_everything_stored_has_been_seen(log: EventLog) -> None:
     """Of topics that have events and of one that has none."""
     await fill(log, "a", 3)

@@ -266,6 +266,8 @@ def test_arguments_are_checked() -> None:
         (17, {}),
         ("redis://localhost", {"prefix": ""}),
         ("redis://localhost", {"prefix": "a}b"}),
+        ("redis://localhost", {"dependency_key": 5}),
+        ("redis://localhost", {"dependency_key": ""}),
         (Redis(), {"decode_responses": True}),
         (SyncRedis(), {}),
         (asyncio.sleep, {}),
@@ -365,6 +367,7 @@ async def test_trio_is_told_that_it_has_no_redis(anyio_backend: Any) -> None:
         _ = RedisPlugin().client
     with pytest.raises(SourceUnavailableError, match="asyncio"):
         await anext(RedisQueue(RedisPlugin(), "jobs").items(None))
+    await RedisPlugin().aclose()  # nothing has been opened
 
 
 @pytest.mark.parametrize("name", ["MissingExtraError", "SourceRefusedError", "SourceUnavailableError"])

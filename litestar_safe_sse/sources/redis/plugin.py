@@ -12,7 +12,7 @@ from litestar.di import Provide
 from litestar.exceptions import ImproperlyConfiguredException
 from litestar.plugins import InitPlugin
 
-from litestar_safe_sse.config import check_text
+from litestar_safe_sse.config import check_name, check_text
 from litestar_safe_sse.exceptions import (
     InvalidFieldError,
     MissingExtraError,
@@ -81,6 +81,7 @@ class RedisPlugin(InitPlugin):
         if not _redis_py.IS_INSTALLED:
             raise MissingExtraError("sources on Redis need redis-py: pip install 'litestar-safe-sse[redis]'")
         check_prefix(prefix)
+        check_name("dependency_key", dependency_key)
         if options and not isinstance(redis, str):
             raise InvalidFieldError("redis", "must be a URL where options are given; a client has its own")
         self.prefix = prefix
@@ -236,7 +237,10 @@ class RedisPlugin(InitPlugin):
         Who still calls afterwards is served by new connections, so that a cleanup which comes late loses no item. They
         are closed by another call of this, or with the process.
         """
-        state = self._states.get(asyncio.get_running_loop())
+        try:
+            state = self._states.get(asyncio.get_running_loop())
+        except RuntimeError:  # on trio, where nothing can have been opened
+            return
         if state is None:
             return
         try:

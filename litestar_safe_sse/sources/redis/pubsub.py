@@ -131,8 +131,8 @@ class RedisPubSub:
             SourceUnavailableError: While iterating: what reads from Redis has failed, or has been closed.
         """
         names = [_Name("subscribe", check_text("channel", channel).encode()) for channel in channels]
-        if isinstance(patterns, str):
-            raise InvalidFieldError("patterns", "must be a list of patterns, not a str")
+        if isinstance(patterns, str) or not isinstance(patterns, Iterable):
+            raise InvalidFieldError("patterns", f"must be a list of patterns, not {type(patterns).__name__}")
         names += [_Name("psubscribe", check_text("patterns", pattern).encode()) for pattern in patterns]
         if not names:
             raise InvalidFieldError("channels", "must be given, or patterns")
