@@ -266,6 +266,25 @@ async def test_other_programs_append_by_sql(log: PostgresEventLog, client: Any) 
     assert [(message.event, message.data) for message in got] == [("order", '{"id":1}'), ("order", '{"id":2}')]
 
 
+@pytest.mark.parametrize(
+    "payload",
+    ["hello", "", "t", "1 2", "1 2 t", "a b c t", "1  2 t", "9" * 5000 + " 1 2 t", "9" * 50 + " 1 2 t", "-1 -1 -1 t"],
+    ids=lambda payload: payload[:10],
+)
+async def test_what_others_notify_is_not_heard(log: PostgresEventLog, client: Any, payload: str) -> None:
+    """A channel is anybody's: what is no event of the log is passed over, and those that are arrive."""
+    failed: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    async with log.subscribe("t") as subscription:
+        await begin(subscription)
+        for number in range(2):
+            await until(lambda: log._fan_out().listens)
+            await client.execute("SELECT pg_notify('sse_log', $1)", payload)
+            await log.append("t", f"{number}")
+            assert data(await take(subscription, 1)) == [f"{number}"]
+    assert failed == []
+
+
 async def test_large_names_and_large_events_arrive(log: PostgresEventLog) -> None:
     """A notification may have 8,000 bytes; it has the place, and not the event."""
     topic = "é" * 128

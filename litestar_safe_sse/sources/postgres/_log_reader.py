@@ -238,15 +238,19 @@ class LogReader(FanOut):
 
     def _hear(self, payload: str) -> None:
         """Notes that there is an event."""
-        epoch, seq, nonce, topic = payload.split(" ", 3)
+        *numbers, topic = payload.split(" ", 3)
         live = self.topics.get(topic)
         if live is None:
             return
+        try:
+            epoch, seq, nonce = map(int, numbers)
+        except ValueError:  # somebody else's: a channel is anybody's
+            return
         place = live.position
-        if int(epoch) == place.epoch and int(seq) <= place.seq:
-            if int(seq) < place.seq or int(nonce) == place.nonce:
+        if epoch == place.epoch and seq <= place.seq:
+            if seq < place.seq or nonce == place.nonce:
                 return  # it was read with others
-        elif not place.seq or int(epoch) == place.epoch:
+        elif not place.seq or epoch == place.epoch:
             self._begin(topic)
             return
         self._doubted[topic] = None
