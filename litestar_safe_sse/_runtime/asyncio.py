@@ -9,8 +9,9 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse._runtime.base import Interrupted
-from litestar_safe_sse._runtime.cancellation import NEXT_PAUSE, PAUSE, Cancellation
+from litestar_safe_sse._runtime.cancellation import Cancellation
 from litestar_safe_sse._runtime.gil import GilYielder
+from litestar_safe_sse._runtime.tokens import NEXT_PAUSE, PAUSE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Hashable
@@ -151,7 +152,7 @@ class AsyncioTask:
         pause = NEXT_PAUSE if self._cancelled else PAUSE
         self._cancelled = True
         again = self.cancel if again is None else again
-        self._cancellation = Cancellation(self._task, again, body, earlier, pause, waits=waits)
+        self._cancellation = Cancellation(self._task, self._work, again, body, earlier, pause, waits=waits)
 
     def cancel_unwatched(self) -> None:
         if self._work is not None:

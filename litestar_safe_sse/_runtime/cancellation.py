@@ -19,27 +19,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from litestar_safe_sse._runtime.base import LATE, origins
+from litestar_safe_sse._runtime.tokens import NEXT_PAUSE, Token, let_go_of_tokens
+from litestar_safe_sse._runtime.wait_for import WaitedFor, tasks_waited_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import CodeType, FrameType, TracebackType
 
-__all__ = ("NEXT_PAUSE", "PAUSE", "Cancellation")
-
-PAUSE = 0.05
-"""Seconds from when a cancellation was forgotten until the next. A function that has caught it may end in them."""
-
-NEXT_PAUSE = 0.01
-"""The same from when that was forgotten too: a client that connects slowly may lose several in a row."""
-
-
-_WHY = "cancelled by its owner"
-
-
-class _Message(str):
-    """A text for people, and an object that can be referred to weakly."""
-
-    __slots__ = ("__weakref__",)
+__all__ = ("Cancellation",)
 
 
 class Cancellation:
@@ -51,6 +38,7 @@ class Cancellation:
 
     Args:
         task: The task.
+        work: The coroutine of it that is to end.
         again: Called if the cancellation is forgotten, to have another.
         body: The iterator that the task advances, if there is one.
         earlier: How many requests for a cancellation count already, of one that has not arrived.
@@ -70,13 +58,16 @@ class Cancellation:
         "_place",
         "_task",
         "_timer",
+        "_waited_for",
         "_waits",
+        "_work",
         "requests",
     )
 
     def __init__(
         self,
         task: asyncio.Task[Any],
+        work: object,
         again: Callable[[], object],
         body: object,
         earlier: int,
@@ -85,6 +76,8 @@ class Cancellation:
         waits: bool = False,
     ) -> None:
         self._task = task
+        self._work = work
+        self._waited_for: list[WaitedFor] = []
         self._loop = task.get_loop()
         self._again: Callable[[], object] | None = again
         self._body = body
@@ -95,8 +88,8 @@ class Cancellation:
         self.requests = earlier
         """How many count with the task until the step in which the cancellation arrives has been done: so long, that no
         timeout takes it for its own whose time is up as well, and no longer, so that one in a ``finally`` works."""
-        self._held: weakref.ref[BaseException | _Message] | None = None
-        """The exception, or until it arrives the message that it will have: what keeps the cancellation in mind."""
+        self._held: weakref.ref[BaseException | Token] | None = None
+        """The exception, or until it arrives the token that it will have: what keeps the cancellation in mind."""
         self._is_bodys = False
         """Whether it has come up to the body's own frame."""
         self._timer: asyncio.Handle | None = None
@@ -110,12 +103,14 @@ class Cancellation:
     def _cancel(self) -> None:
         self._waits = False
         self.requests += 1
-        task, message = self._task, _Message(_WHY)
+        task, token = self._task, Token()
         waiter = getattr(task, "_fut_waiter", None)
-        task.cancel(message)
+        waited_for = tasks_waited_for(task, self._work)
+        task.cancel(token)
+        self._waited_for = [WaitedFor(each) for each in waited_for]  # behind it, or they would be cancelled twice
         if waiter is not None and not waiter.done():  # another task, or several, which may forget it themselves
-            self._held = weakref.ref(message, self._on_freed)
-            self._loop.call_soon(_let_go_of_messages, waiter)
+            self._held = weakref.ref(token, self._on_freed)
+            self._loop.call_soon(let_go_of_tokens, waiter)
 
     @property
     def is_lost_again(self) -> bool:
@@ -132,7 +127,9 @@ class Cancellation:
 
     def dismiss(self) -> None:
         """Stops watching."""
-        self._again = self._held = self._body = None
+        self._again = self._held = self._body = self._work = None
+        for each in self._waited_for:
+            each.dismiss()
         self._stop_waiting()
 
     def _stop_waiting(self) -> None:
@@ -162,7 +159,7 @@ class Cancellation:
             return waiter
         self._waits = False
         self._stop_waiting()
-        error = asyncio.CancelledError(_WHY)
+        error = asyncio.CancelledError(Token())
         self._watch(error)
         try:
             return work.throw(error)
@@ -227,18 +224,6 @@ class Cancellation:
         again, self._again = self._again, None
         if again is not None:
             again()
-
-
-def _let_go_of_messages(waiter: Any) -> None:
-    """Lets the message go that a task keeps, and those that it waits for, if it was about to run when cancelled."""
-    waiters = [waiter]
-    while waiters:
-        waiter = waiters.pop()
-        if isinstance(getattr(waiter, "_cancel_message", None), _Message):
-            waiter._cancel_message = None
-        waiters += getattr(waiter, "_children", ())  # of a gather()
-        if (inner := getattr(waiter, "_fut_waiter", None)) is not None:
-            waiters.append(inner)
 
 
 def _frame_of(body: object) -> FrameType | None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import anyio
 
 from litestar_safe_sse import CloseReason
-from litestar_safe_sse._runtime.cancellation import PAUSE
+from litestar_safe_sse._runtime.tokens import PAUSE
 from tests.bounds import NEVER
 from tests.core.apps import Probe, Server
 from tests.core.clients import Connection
@@ -52,6 +52,23 @@ class Tidying:
             except asyncio.CancelledError:
                 self.cancelled += 1
         self.done = True
+
+
+async def by_wait_for() -> None:
+    await asyncio.wait_for(waits_on(), NEVER)
+
+
+async def by_wait_for_within_another() -> None:
+    await asyncio.wait_for(by_wait_for(), NEVER)
+
+
+async def by_wait_for_in_a_generator() -> None:
+    async def items() -> AsyncIterator[None]:
+        await asyncio.wait_for(again_and_again(), NEVER)
+        yield
+
+    async for _ in items():
+        pass
 
 
 async def waits_on() -> None:

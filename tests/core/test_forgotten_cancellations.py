@@ -16,15 +16,18 @@ from litestar_safe_sse._core.timers import TimerWheel
 from litestar_safe_sse._core.timing import SECOND_CANCELLATION
 from litestar_safe_sse._runtime import asyncio as asyncio_runtime
 from litestar_safe_sse._runtime.base import Interrupted, OwnedTask
-from litestar_safe_sse._runtime.cancellation import NEXT_PAUSE, PAUSE
 from litestar_safe_sse._runtime.current import current_runtime
 from litestar_safe_sse._runtime.shielding import run_shielded
+from litestar_safe_sse._runtime.tokens import NEXT_PAUSE, PAUSE
 from tests.bounds import NEVER, WAIT
 from tests.core.apps import Probe, Server
 from tests.core.cancelling import (
     LONGER,
     a_while_later,
     again_and_again,
+    by_wait_for,
+    by_wait_for_in_a_generator,
+    by_wait_for_within_another,
     filters_a_backlog,
     forever,
     in_a_child,
@@ -55,6 +58,9 @@ pytestmark = [pytest.mark.anyio, on_asyncio]
         with_another_exception,
         again_and_again,
         filters_a_backlog,
+        by_wait_for,
+        by_wait_for_within_another,
+        by_wait_for_in_a_generator,
     ],
 )
 async def test_a_cancellation_that_a_library_swallows_is_delivered_again(

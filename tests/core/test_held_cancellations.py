@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import anyio
 import pytest
 
+from tests.bounds import NEVER
 from tests.core.apps import Probe
 from tests.core.cancelling import LONGER, Tidying, a_while_later, forever, stop
 from tests.loops import on_asyncio
@@ -122,6 +123,14 @@ async def by_a_child(tidy: Tidying) -> None:
     await asyncio.ensure_future(in_a_finally(tidy))
 
 
+async def by_wait_for(tidy: Tidying) -> None:
+    await asyncio.wait_for(in_a_finally(tidy), NEVER)
+
+
+async def by_wait_for_within_another(tidy: Tidying) -> None:
+    await asyncio.wait_for(by_wait_for(tidy), NEVER)
+
+
 async def twice(tidy: Tidying) -> None:
     try:
         await in_a_finally(Tidying())
@@ -143,6 +152,8 @@ async def twice(tidy: Tidying) -> None:
         by_an_exit_stack,
         by_a_task_group,
         by_a_child,
+        by_wait_for,
+        by_wait_for_within_another,
         twice,
     ],
 )

@@ -16,10 +16,10 @@ import pytest
 from litestar_safe_sse import CloseReason, SafeSSEConfig, StreamContext
 from litestar_safe_sse._core import timers
 from litestar_safe_sse._core.timers import TimerWheel
-from litestar_safe_sse._runtime.cancellation import PAUSE
 from litestar_safe_sse._runtime.current import current_runtime
 from litestar_safe_sse._runtime.margins import TimerWithMargin
 from litestar_safe_sse._runtime.shielding import run_shielded
+from litestar_safe_sse._runtime.tokens import PAUSE
 from tests.bounds import NEVER, SHORT, WAIT
 from tests.core.apps import Body, Probe, Server, check
 from tests.core.bodies import parked, rest, waiting

@@ -19,6 +19,7 @@ import anyio
 from redis.asyncio import Redis
 
 from litestar_safe_sse import StreamContext
+from tests.bounds import NEVER
 from tests.core.apps import Probe, Server
 from tests.core.clients import Connection
 from tests.redis_server import running_redis
@@ -36,6 +37,10 @@ async def blpop(client: Redis) -> None:
 async def ping_and_blpop(client: Redis) -> None:
     await client.ping()  # type: ignore[misc,unused-ignore]
     await client.blpop(["nothing"], timeout=0)  # type: ignore[misc,unused-ignore]
+
+
+async def blpop_within_a_time(client: Redis) -> None:
+    await asyncio.wait_for(blpop(client), NEVER)
 
 
 async def subscribe(client: Redis) -> None:

@@ -6,15 +6,15 @@ import anyio
 import pytest
 
 from tests.bounds import WAIT
-from tests.sources.connecting import Visits, Waiting, blpop, ping_and_blpop, subscribe
+from tests.sources.connecting import Visits, Waiting, blpop, blpop_within_a_time, ping_and_blpop, subscribe
 
 pytestmark = pytest.mark.anyio
 
 CLIENTS = 350
-"""A thousand, of the three kinds together."""
+"""More than a thousand, of all kinds together."""
 
 
-@pytest.mark.parametrize("waiting", [blpop, ping_and_blpop, subscribe])
+@pytest.mark.parametrize("waiting", [blpop, ping_and_blpop, subscribe, blpop_within_a_time])
 async def test_every_client_is_cleaned_up_at_once(
     waiting: Waiting, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
