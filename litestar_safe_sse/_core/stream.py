@@ -728,7 +728,7 @@ class Stream:
 
 
 def _as_error(failure: BaseException) -> BaseException:
-    if isinstance(failure, (Exception, KeyboardInterrupt, SystemExit)):
+    if isinstance(failure, (Exception, KeyboardInterrupt)):
         return failure
     error = SSEError(f"the body ended itself by {failure!r}")
     error.__cause__ = failure

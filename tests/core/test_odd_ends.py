@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -28,11 +29,29 @@ def raising_sync(probe: Probe, stream: StreamContext) -> Iterator[str]:
     raise GeneratorExit
 
 
-@pytest.mark.parametrize("body", [raising, raising_sync])
-async def test_a_body_that_ends_by_generator_exit_has_failed(body: Any) -> None:
-    """It is no zombie: the transfer is cut, and the cleanups run, while the client stays."""
+async def exiting(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+    yield "one"
+    sys.exit("as a program would")
+
+
+def exiting_sync(probe: Probe, stream: StreamContext) -> Iterator[str]:
+    yield "one"
+    sys.exit("as a program would")
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (raising, "GeneratorExit"),
+        (raising_sync, "GeneratorExit"),
+        (exiting, "SystemExit"),
+        (exiting_sync, "SystemExit"),
+    ],
+)
+async def test_a_body_that_ends_by_what_is_no_exception_has_failed(body: Any, what: str) -> None:
+    """It is no zombie, nor does it end the event loop of others: the transfer is cut, and the cleanups run."""
     server, connection = Server(body), Connection()
-    with pytest.raises(SSEError, match="GeneratorExit"):
+    with pytest.raises(SSEError, match=what):
         await server.run(connection)
     assert server.probe.events == ["cleanup"]
     assert server.probe.reason is CloseReason.ERROR
