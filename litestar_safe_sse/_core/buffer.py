@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from litestar_safe_sse._core.encoding import SHARED, has_data
+from litestar_safe_sse._core.encoding import SHARED, Nothing, has_data
 from litestar_safe_sse._core.heads import BlockHead
 from litestar_safe_sse._core.messages import SSEMessage
 from litestar_safe_sse._core.pace import AT_ONCE, TURN, Pace
@@ -33,10 +33,6 @@ LINGER = 0.0005
 
 AT_WORK = 0.002
 """Seconds between two chunks at most, for a body to be taken to be at work."""
-
-
-class _Nothing:
-    """No item of any body."""
 
 
 _BLOCKS = BlockHead()
@@ -196,9 +192,13 @@ class Buffer:
         self._queue: list[Wake] | None = None
         """Those who wait to put something in beside the body."""
         self._progress: anyio.Event | None = None
+        """Tells those who flush that something has been written."""
         self._turns = 0
+        """Those for which the writer still lets the body go on before it takes the next chunk."""
         self._linger_until = 0.0
         self._sent_at = -math.inf
+        # Counts of events and comments: those that wait, those that the writer has taken, of them those that the server
+        # has taken, and those that are never to be written.
         self._ready = 0
         self._taken = 0
         self._written = 0
@@ -250,7 +250,7 @@ class Buffer:
         """Puts in what the stream begins with."""
         if preamble.fields:
             self._first_fields = preamble.fields
-            self._message_type = _Nothing  # each message is encoded at once, which shows whether it is an event
+            self._message_type = Nothing  # each message is encoded at once, which shows whether it is an event
         if preamble.comment:
             self._parts.append(preamble.comment)
             self._size += len(preamble.comment)

@@ -18,12 +18,13 @@ from litestar_safe_sse._runtime.shielding import shielded_from_scopes
 from litestar_safe_sse.exceptions import CleanupError, StreamClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from types import TracebackType
 
+    from litestar_safe_sse._core.portal import Capture
+
     Exit = Callable[[BaseException | None], Awaitable[object]]
-    Capture = Callable[[Coroutine[Any, Any, object]], Awaitable[BaseException | None]]
 
 __all__ = ("CleanupRegistry",)
 

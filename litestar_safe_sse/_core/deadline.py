@@ -56,8 +56,7 @@ class Deadline(Alarm):
 
     def begin_grace(self, seconds: float) -> None:
         """Gives a body so many seconds to say farewell, or as many of them as a shutdown has left for that."""
-        now = self.wheel.time()
-        self._begin(now + min(seconds, self._grace_until - now))
+        self._begin(min(self.wheel.time() + seconds, self._grace_until))
 
     def begin(self, seconds: float) -> None:
         """Gives what is to end so many seconds, within what a shutdown has left."""

@@ -45,7 +45,7 @@ _DATA_LINE = re.compile(rb"(?:\A|[\r\n])data(?:[:\r\n])")
 _T = TypeVar("_T")
 
 
-class _Nothing:
+class Nothing:
     """No item of any stream."""
 
 
@@ -129,15 +129,15 @@ class Encoder:
         """The heads of other texts."""
         self._numbered_heads = Heads(layout.make_numbered_head)
         self._json_heads = Heads(partial(layout.make_bytes_head, partial(_to_json, self._json)))
-        self._latest: tuple[object, bytes] = (_Nothing, b"")
+        self._latest: tuple[object, bytes] = (Nothing, b"")
         """A late message, with its block: a handler's streams share the encoder, and often what they send."""
-        self._seen: object = _Nothing
+        self._seen: object = Nothing
         """A late message that is rather long."""
         self._json_data: set[type] = set()
         """Types of what messages carry as JSON."""
-        self.message_type: type = SSEMessage if type(self).encode is Encoder.encode else _Nothing
+        self.message_type: type = SSEMessage if type(self).encode is Encoder.encode else Nothing
         """The type of messages that need no look at what they carry; none where a subclass encodes by itself."""
-        self.text_type: type = _Nothing if str in converters else str
+        self.text_type: type = Nothing if str in converters else str
         """The type of texts that need no look at their type."""
         self.json_types: dict[type, BytesHead] = {}
         """Types whose items are data and nothing else, to be encoded by :attr:`to_json`."""
@@ -195,7 +195,7 @@ class Encoder:
             InvalidFieldError: The item cannot be sent.
         """
         convert = self._converters.get(type(item))
-        if convert is None or self.message_type is _Nothing:
+        if convert is None or self.message_type is Nothing:
             return self.encode(item)
         converted = convert(item)
         if type(converted) is tuple:

@@ -258,9 +258,7 @@ class ThreadedIterator:
                 if not self._ahead:
                     self._changed.notify()
             await self._wake.wait()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        self._raise_error()
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -282,8 +280,11 @@ class ThreadedIterator:
                 await self._wake.wait()
             except BaseException as exc:
                 raise TimeoutError("its thread is blocked, and was left behind") from exc
-        if self._error is not None:
-            error, self._error = self._error, None
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
             raise error
 
     def _start(self) -> None:

@@ -137,7 +137,7 @@ class Lifecycle:
         self.state = StreamState.NEW
         self.reason: CloseReason | None = None
         self.error: BaseException | None = None
-        """What the body, or the connection, raised."""
+        """What the handler, the body or the connection raised; let go where it has been passed on, with its frames."""
         self.is_told = False
         """Whether the client is told of it by a last event."""
 

@@ -164,13 +164,17 @@ class Stream:
         self._made = monotonic()
         self._life = Lifecycle()
         self._asked = False
+        """Whether the body has asked to be told, and so has a grace."""
         self._closing: anyio.Event | None = None
+        """Set when there is a reason to end; made for the first who waits for it."""
         self._closed = runtime.event()
+        """Set when all has been given back."""
         # The three tasks
         self._buffer = Buffer(runtime)
         self._body = Body(self._buffer, self._life, self.cleanups, runtime)
         self._portal: Portal | None = None
         self._started = False
+        """Whether the owner may go on to the body."""
         self.has_begun = False
         """Whether the headers have been sent."""
         self.transport: Transport | None = None
@@ -179,6 +183,7 @@ class Stream:
         self._listener: Listener | None = None
         self._deadline = Deadline(wheel, self)
         self._insisted = False
+        """Whether what is under way has had its second cancellation."""
 
     # What goes on
 

@@ -43,7 +43,7 @@ __all__ = (
     "streams_timeout",
 )
 
-SECOND_CANCELLATION = 0.1
+SECOND_CANCELLATION = LEAVING_TIME
 """Seconds that a body or cleanup has after its second cancellation, before it is left behind."""
 
 FINAL_SEND_TIMEOUT = 0.5

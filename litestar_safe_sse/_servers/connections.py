@@ -151,6 +151,7 @@ class Connections:
             self._search = StallSearch(self._runtime, local, self._stall_time, rounds=_ROUNDS)
 
     def _await_drop(self, connection: Connection, patience: float) -> None:
+        # Those that are dropped in one go are searched for with the patience of the first, if they have to be.
         self._given_up.append((monotonic(), connection))
         if len(self._given_up) == 1:
             self._runtime.call_later(self._drop_delay, lambda: self._drop_given_up(patience))
