@@ -39,6 +39,8 @@ class Access:
 
     __slots__ = (
         "_alarm",
+        "_answer_until",
+        "_asks_at",
         "_connection",
         "_context",
         "_done",
@@ -47,7 +49,6 @@ class Access:
         "_is_refused",
         "_logger",
         "_lost_before",
-        "_next",
         "_stream",
         "_task",
     )
@@ -59,11 +60,14 @@ class Access:
         self._alarm = Alarm(wheel, self)
         self._context = contextvars.copy_context()
         self._ends = math.inf
-        self._next = math.inf
-        """When to ask again, or, while that is done, when there has to be an answer."""
+        self._asks_at = math.inf
+        """When to ask again."""
+        self._answer_until = math.inf
+        """When there has to be an answer, by the time in which the loop answers."""
         self._lost_before = 0.0
         """How long the loop had not answered when it was asked."""
         self._task: OwnedTask | None = None
+        """What asks."""
         self._done: Event
         """Set when the last question has been answered, or given up."""
         self._is_refused = False
@@ -89,11 +93,11 @@ class Access:
 
     def _wait(self) -> None:
         if self._stream.config.reauthorize is not None:
-            self._next = monotonic() + draw_shorter(self._stream.config.reauthorize_interval, REAUTHORIZE_JITTER)
+            self._asks_at = monotonic() + draw_shorter(self._stream.config.reauthorize_interval, REAUTHORIZE_JITTER)
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        at = min(self._ends, self._next + self._lost)
+        at = min(self._ends, self._asks_at if self._task is None else self._answer_until + self._lost)
         if at < math.inf:
             self._alarm.set(at)
 
@@ -102,22 +106,22 @@ class Access:
         now = monotonic() + EARLY
         if now >= self._ends:
             self._revoke(None)
-        elif self._task is not None and now >= self._next + self._lost:
+        elif self._task is not None and now >= self._answer_until + self._lost:
             self._revoke(TimeoutError(f"no answer within {self._stream.config.reauthorize_interval} s"))
         else:
-            if self._task is None and now >= self._next:
+            if self._task is None and now >= self._asks_at:
                 self._ask()
             self._set_alarm()
 
     @property
     def _lost(self) -> float:
         """The seconds in which whoever was asked could not answer, since the loop did not."""
-        return 0.0 if self._task is None else self._alarm.wheel.lost - self._lost_before
+        return self._alarm.wheel.lost - self._lost_before
 
     def _ask(self) -> None:
         self._done = self._stream.runtime.event()
         self._lost_before = self._alarm.wheel.lost
-        self._next = monotonic() + self._stream.config.reauthorize_interval
+        self._answer_until = monotonic() + self._stream.config.reauthorize_interval
         name = f"SSE reauthorization of {self._stream.handler}"
         self._task = self._stream.runtime.spawn(self._run, name, self._context.copy())
 
