@@ -84,7 +84,8 @@ class SafeServerSentEvent(Response[Any]):
             does not answer, the stream is revoked. ``None`` for none.
         reauthorize_interval: Seconds between two such calls.
         cleanup_timeout: Seconds that the body, and each cleanup, may take to end.
-        shutdown_grace: Seconds that a body which asked for it may go on when the server shuts down.
+        shutdown_grace: Seconds that a body which asked for it may go on when the server shuts down, or
+            ``max_lifetime`` is over.
         buffer_size: Bytes that the body may run ahead of the socket.
         on_error: Makes a last event of what the body raised, which is sent before a proper end; ``None`` for a cut.
         separator: The line separator.

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from litestar_safe_sse import SafeSSEPlugin, ShortLivedDependencyWarning, sse
 from tests.bounds import WAIT
-from tests.docs.processes import UvicornProcess, leave, reset, running
+from tests.docs.processes import ServerProcess, leave, reset, running
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "docs" / "examples" / "database"
@@ -27,7 +27,7 @@ aborts = pytest.mark.parametrize("abort", [leave, reset])
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UvicornProcess]:
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
     database = f"sqlite+aiosqlite:///{tmp_path / 'orders.db'}"
     app = getattr(request, "param", "counting:app")
     with running(app, HERE, DATABASE=database, PYTHONPATH=f"{EXAMPLES}:{HERE.parents[1]}") as server:
@@ -38,9 +38,7 @@ commits = pytest.mark.parametrize("server", ["committing:app"], indirect=True)
 
 
 @contextmanager
-def streams(
-    server: UvicornProcess, path: str
-) -> Iterator[tuple[list[httpx.Response], list[Iterator[ServerSentEvent]]]]:
+def streams(server: ServerProcess, path: str) -> Iterator[tuple[list[httpx.Response], list[Iterator[ServerSentEvent]]]]:
     """As many clients as the pool has connections, which are connected for the length of the block."""
     limits = httpx.Limits(max_connections=None)
     with ExitStack() as stack:
@@ -49,16 +47,16 @@ def streams(
         yield responses, [EventSource(response).iter_sse() for response in responses]
 
 
-def place(server: UvicornProcess, item: str) -> None:
+def place(server: ServerProcess, item: str) -> None:
     assert httpx.post(f"{server.url}/orders", params={"item": item}).status_code == 201
 
 
-def in_use(server: UvicornProcess) -> int:
+def in_use(server: ServerProcess) -> int:
     return int(httpx.get(f"{server.url}/connections").json())
 
 
 @aborts
-def test_streams_that_keep_their_transaction_hold_a_connection_each(server: UvicornProcess, abort: Abort) -> None:
+def test_streams_that_keep_their_transaction_hold_a_connection_each(server: ServerProcess, abort: Abort) -> None:
     """And none is out once their clients have left, in either way."""
     place(server, "tea")
     with streams(server, "/orders/kept") as (responses, events):
@@ -70,7 +68,7 @@ def test_streams_that_keep_their_transaction_hold_a_connection_each(server: Uvic
 
 
 @aborts
-def test_streams_that_end_it_hold_none(server: UvicornProcess, abort: Abort) -> None:
+def test_streams_that_end_it_hold_none(server: ServerProcess, abort: Abort) -> None:
     """While they wait, others have the whole pool, and what these write is told by all."""
     place(server, "tea")
     with streams(server, "/orders") as (responses, events):
@@ -83,7 +81,7 @@ def test_streams_that_end_it_hold_none(server: UvicornProcess, abort: Abort) -> 
         server.until(lambda: in_use(server) == 0)
 
 
-def test_streams_that_hold_connections_are_ended_by_a_shutdown(server: UvicornProcess) -> None:
+def test_streams_that_hold_connections_are_ended_by_a_shutdown(server: ServerProcess) -> None:
     """Every connection is back before the engine is disposed of, and nobody complains."""
     place(server, "tea")
     with streams(server, "/orders/kept") as (_, events):
@@ -94,7 +92,7 @@ def test_streams_that_hold_connections_are_ended_by_a_shutdown(server: UvicornPr
     assert "garbage" not in server.output, server.output
 
 
-def ordered(server: UvicornProcess, path: str, item: str) -> list[str]:
+def ordered(server: ServerProcess, path: str, item: str) -> list[str]:
     """Places an order; returns what the response streams."""
     with httpx.stream("POST", f"{server.url}{path}", params={"item": item}, timeout=WAIT) as response:
         assert response.status_code == 200
@@ -102,7 +100,7 @@ def ordered(server: UvicornProcess, path: str, item: str) -> list[str]:
 
 
 @commits
-def test_what_the_plugin_commits_with_the_headers_is_there_for_the_body(server: UvicornProcess) -> None:
+def test_what_the_plugin_commits_with_the_headers_is_there_for_the_body(server: ServerProcess) -> None:
     """The handler, the commit, the body, in that order: with a cold pool and with a warm one."""
     assert ordered(server, "/own", "tea") == ["tea", "handler committed body"]
     assert ordered(server, "/own", "milk") == ["tea,milk", "handler committed body"]
@@ -110,7 +108,7 @@ def test_what_the_plugin_commits_with_the_headers_is_there_for_the_body(server: 
 
 
 @commits
-def test_body_that_goes_on_with_the_session_of_its_handler_has_its_events(server: UvicornProcess) -> None:
+def test_body_that_goes_on_with_the_session_of_its_handler_has_its_events(server: ServerProcess) -> None:
     """The plugin has closed it with the headers, and not beside the body, so it begins anew."""
     assert ordered(server, "/injected", "tea") == ["tea", "end"]
     assert ordered(server, "/injected", "milk") == ["tea", "milk", "end"]
@@ -119,7 +117,7 @@ def test_body_that_goes_on_with_the_session_of_its_handler_has_its_events(server
 
 @commits
 @aborts
-def test_clients_that_leave_at_the_commit_leave_no_connection_out(server: UvicornProcess, abort: Abort) -> None:
+def test_clients_that_leave_at_the_commit_leave_no_connection_out(server: ServerProcess, abort: Abort) -> None:
     """Wherever the commit, or the body, stood."""
     limits = httpx.Limits(max_connections=None)
     with httpx.Client(base_url=server.url, timeout=WAIT, limits=limits) as client:

@@ -23,7 +23,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.bounds import WAIT
-from tests.docs.processes import UvicornProcess, running
+from tests.docs.processes import ServerProcess, running
 from tests.postgres_server import running_postgres
 from tests.redis_server import RedisServer, running_redis
 
@@ -54,7 +54,7 @@ def environment(database: str, redis: RedisServer) -> dict[str, str]:
 
 
 @pytest.fixture
-def server(environment: dict[str, str]) -> Iterator[UvicornProcess]:
+def server(environment: dict[str, str]) -> Iterator[ServerProcess]:
     with running("outbox:app", EXAMPLES, **environment) as server:
         yield server
 
@@ -150,7 +150,7 @@ def orders(first: int, beyond: int) -> list[dict[str, Any]]:
 
 
 def test_a_relay_that_dies_before_it_has_noted_it_appends_nothing_twice(
-    server: UvicornProcess, environment: dict[str, str], redis: RedisServer
+    server: ServerProcess, environment: dict[str, str], redis: RedisServer
 ) -> None:
     """Not even if all do so, one after the other."""
     with httpx.Client(base_url=server.url, timeout=WAIT) as client, relays(environment) as relay:
@@ -167,7 +167,7 @@ def test_a_relay_that_dies_before_it_has_noted_it_appends_nothing_twice(
 
 
 def test_relays_that_are_killed_at_any_moment_append_each_event_once(
-    server: UvicornProcess, environment: dict[str, str], redis: RedisServer
+    server: ServerProcess, environment: dict[str, str], redis: RedisServer
 ) -> None:
     """Two at a time, while orders come in; a client has them all, in their order, each once."""
     done = threading.Event()
@@ -205,7 +205,7 @@ def test_relays_that_are_killed_at_any_moment_append_each_event_once(
 
 
 def test_what_the_log_refuses_is_set_aside(
-    server: UvicornProcess, environment: dict[str, str], redis: RedisServer
+    server: ServerProcess, environment: dict[str, str], redis: RedisServer
 ) -> None:
     """It stays in the table with the reason, and those behind it are appended."""
     with httpx.Client(base_url=server.url, timeout=WAIT) as client, relays(environment) as relay:
