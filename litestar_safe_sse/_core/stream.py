@@ -683,6 +683,8 @@ class Stream:
         if now >= self._deadline.at:
             self._deadline.lift()
             self._on_deadline()
+        if self._writer is not None and self._writer.has_lost_client(now, self.config):
+            self.close(CloseReason.CLIENT_DISCONNECTED)
         self._deadline.look_again(self._look_at_writer(now))
 
     def _end_alarm(self) -> None:
@@ -722,8 +724,6 @@ class Stream:
         """Sends the heartbeat that is due, and gives up a client that takes nothing; returns when to look again."""
         if self._writer is None:
             return math.inf
-        if self._writer.has_lost_client(now, self.config):
-            self.close(CloseReason.CLIENT_DISCONNECTED)
         again = self._writer.look(now, self.config)
         if again is None:
             self.close(CloseReason.SEND_TIMEOUT)

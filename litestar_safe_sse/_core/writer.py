@@ -157,7 +157,7 @@ class Writer:
 
         Args:
             now: The time of the monotonic clock.
-            config: The settings in force for this stream, by whose interval :meth:`look` is called.
+            config: The settings in force for this stream, by whose interval this is called.
         """
         is_due = now % LOOK_EVERY < (config.ping_interval or math.inf)
         return is_due and self.is_open and not self._transport.connection.is_open
