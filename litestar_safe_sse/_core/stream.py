@@ -445,7 +445,7 @@ class Stream:
 
     def _fail_to_send(self, failure: Exception, transport: Transport) -> None:
         """Ends the stream by what ``send()`` raised, be it of a hook or middleware: nobody else would tell of it."""
-        if not transport.connection.is_open:  # uvloop raises a RuntimeError for what is written then
+        if isinstance(failure, RuntimeError) and not transport.connection.is_open:  # as uvloop says that it is closed
             self.close(CloseReason.CLIENT_DISCONNECTED)
             return
         self.fail(failure)
