@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from litestar_safe_sse._core.state import CloseReason
-from litestar_safe_sse.exceptions import StreamClosedError
+from litestar_safe_sse.exceptions import InvalidFieldError, StreamClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -55,6 +55,9 @@ class HandOver(Generic[T]):
         find: Returns the dispenser of the running event loop, each time an item is asked for.
         stream: The stream that sends the items; ``None`` if an item is done with when it is returned.
         settle: Seconds.
+
+    Raises:
+        InvalidFieldError: If the stream is none.
     """
 
     def __init__(self, find: Callable[[], Dispenser[T]], stream: StreamContext | None, settle: float) -> None:
@@ -68,6 +71,8 @@ class HandOver(Generic[T]):
         self._asking = False
         self._closed = False
         if stream is not None:
+            if not hasattr(stream, "push_async_callback"):
+                raise InvalidFieldError("stream", f"must be a StreamContext, not {type(stream).__name__}")
             stream.push_async_callback(self._stream_ended)
 
     def __aiter__(self) -> HandOver[T]:

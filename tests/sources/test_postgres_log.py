@@ -913,9 +913,12 @@ async def test_one_event_loop_after_another(postgres_url: str, caplog: pytest.Lo
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_without_an_asyncio_loop_it_says_so(anyio_backend: str) -> None:
-    """A typed error, and no hang."""
-    with pytest.raises(SourceUnavailableError, match="asyncio"):
-        await PostgresEventLog("postgresql://127.0.0.1:1/x").append("a", "x")
+    """A typed error, and no hang; there is nothing to close."""
+    log = PostgresEventLog("postgresql://127.0.0.1:1/x")
+    for call in (log.append("a", "x"), log.create_tables()):
+        with pytest.raises(SourceUnavailableError, match="asyncio"):
+            await call
+    await log.aclose()
 
 
 def test_tables_are_what_the_docs_say() -> None:

@@ -357,6 +357,13 @@ def test_arguments_are_checked(kind: Any, arguments: dict[str, Any]) -> None:
         kind("redis://localhost", **arguments)
 
 
+@pytest.mark.parametrize("kind", [RedisQueue, RedisGroupQueue])
+def test_what_is_no_stream_is_refused(kind: Any) -> None:
+    """When the items are asked for, and not in the middle of a stream."""
+    with pytest.raises(InvalidFieldError, match="invalid stream: must be a StreamContext, not str"):
+        kind("redis://localhost", "jobs").items("the stream")
+
+
 async def test_a_queue_can_expire(redis_url: str, redis: Redis) -> None:
     """Each push puts the end off."""
     plugin = RedisPlugin(redis_url)

@@ -127,6 +127,7 @@ class PostgresEventLog(FanOutLog):
             SourceUnavailableError: PostgreSQL can't be reached.
             SourceRefusedError: The permission is missing.
         """
+        _running_loop()
         connection = await self._connector.open()
         try:
             async with connection.transaction():
@@ -201,7 +202,11 @@ class PostgresEventLog(FanOutLog):
 
     async def aclose(self) -> None:
         """Ends what is subscribed in this event loop, and closes its connections, within two seconds."""
-        state = self._states.pop(asyncio.get_running_loop(), None)
+        try:
+            loop = _running_loop()
+        except SourceUnavailableError:  # where nothing can have been opened
+            return
+        state = self._states.pop(loop, None)
         if state is not None:
             try:
                 with anyio.move_on_after(_CLOSE_TIMEOUT):
@@ -224,10 +229,7 @@ class PostgresEventLog(FanOutLog):
         return self._state().attendance
 
     def _state(self) -> LoopState:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError as error:
-            raise SourceUnavailableError("asyncpg needs a running asyncio loop; it has no support for trio") from error
+        loop = _running_loop()
         state = self._states.get(loop)
         if state is None:
             for gone in [known for known in self._states if known.is_closed()]:
@@ -274,3 +276,10 @@ def _check_message(message: SSEMessage) -> None:
 def _check_storable(field: str, text: object) -> None:
     if isinstance(text, str) and "\0" in text:
         raise InvalidFieldError(field, "must be without null characters, which PostgreSQL can't store")
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise SourceUnavailableError("asyncpg needs a running asyncio loop; it has no support for trio") from error

@@ -149,6 +149,7 @@ class RedisGroupQueue:
             An async iterator. Asking it for the next item says that the last one has been yielded.
 
         Raises:
+            InvalidFieldError: If the stream is none.
             SourceRefusedError: While iterating: the key holds something else, or the permission is missing.
         """
         return HandOver(self._reader, stream, self._settle)
