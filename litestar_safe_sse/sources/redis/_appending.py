@@ -177,7 +177,6 @@ def refusal(topic: str, error: SSEError, cause: BaseException | None) -> SSEErro
         return TopicFinishedError(f"topic {topic!r} is finished; delete it first to begin it anew")
     if _NO_PLACE in str(cause):
         return SourceRefusedError(
-            f"topic {topic!r}: its newest event has been removed, and the next can't take its place; delete the topic, "
-            "or have XSETID set its stream to the ID of the newest entry there is"
+            f"topic {topic!r}: its newest event has been removed, and the next can't take its place; delete the topic"
         )
     return SourceRefusedError(f"topic {topic!r}: {error}")
