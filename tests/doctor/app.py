@@ -30,7 +30,8 @@ app = Litestar(
 
 
 async def deaf(scope: Any, receive: Any, send: Any) -> None:
-    """The application on a server that tells nobody of clients that have left."""
+    """The application on a server that tells nobody of clients that have left, and whose connections nobody finds."""
+    out_of_sight = [send]
 
     async def receive_requests() -> Any:
         message = await receive()
@@ -38,4 +39,8 @@ async def deaf(scope: Any, receive: Any, send: Any) -> None:
             await anyio.sleep_forever()
         return message
 
-    await app(scope, receive_requests if scope["type"] == "http" else receive, send)
+    async def send_out_of_sight(message: Any) -> None:
+        await out_of_sight[0](message)
+
+    is_http = scope["type"] == "http"
+    await app(scope, receive_requests if is_http else receive, send_out_of_sight if is_http else send)
