@@ -186,24 +186,27 @@ async def test_one_that_fails_and_one_that_hangs_keep_none_from_being_closed(cap
     assert "was not done in time" in caplog.text
 
 
+async def hanging_in_its_end(probe: Probe) -> AsyncIterator[str]:
+    """One whose closing hangs, until it is cancelled."""
+    try:
+        yield "one"
+        await anyio.sleep_forever()
+    finally:
+        probe.note("hangs")
+        try:
+            await anyio.sleep(NEVER)
+        finally:
+            probe.note("cancelled")
+
+
 @pytest.mark.parametrize("then", ["goes on", "is left", "completes"])
 async def test_a_generator_that_the_body_has_left_and_that_hangs_is_cancelled_in_time(
     then: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is closed beside the body, which does not wait for it; once it has had its time nothing else does either."""
 
-    async def hanging(probe: Probe) -> AsyncIterator[str]:
-        try:
-            yield "one"
-        finally:
-            probe.note("hangs")
-            try:
-                await anyio.sleep(NEVER)
-            finally:
-                probe.note("cancelled")
-
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-        async for _ in hanging(probe):
+        async for _ in hanging_in_its_end(probe):
             break
         await probe.until("hangs")
         yield "one"
@@ -264,19 +267,8 @@ async def test_a_source_that_hangs_keeps_none_from_being_closed(caplog: pytest.L
 async def test_a_source_that_hangs_is_cancelled_again(then: str) -> None:
     """When it has had its time, be it that the stream ends, or that its loop was left and the body goes on."""
 
-    async def hanging(probe: Probe) -> AsyncIterator[str]:
-        try:
-            yield "one"
-            await anyio.sleep_forever()
-        finally:
-            probe.note("hangs")
-            try:
-                await anyio.sleep(NEVER)
-            finally:
-                probe.note("cancelled")
-
     async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
-        async for item in stream.iterate(hanging(probe)):
+        async for item in stream.iterate(hanging_in_its_end(probe)):
             yield item
             if then != "is left at its loop":
                 break

@@ -8,7 +8,9 @@ from __future__ import annotations
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError, TopicFinishedError
 from litestar_safe_sse.sources.postgres._tables import FINISHED_STATE
 
-__all__ = ("NO_ANSWER", "moved_on", "translate")
+__all__ = ("CLOSED", "NO_ANSWER", "moved_on", "translate")
+
+CLOSED = "the connection to PostgreSQL has been closed"
 
 NO_ANSWER = "PostgreSQL does not answer; is it overloaded, or the network gone, or an append waiting for a transaction?"
 

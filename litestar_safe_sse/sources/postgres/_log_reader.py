@@ -20,7 +20,7 @@ from litestar_safe_sse.sources._pages import Sizes, size_of
 from litestar_safe_sse.sources._subscription import TURN
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
 from litestar_safe_sse.sources.postgres import _asyncpg
-from litestar_safe_sse.sources.postgres._errors import translate
+from litestar_safe_sse.sources.postgres._errors import CLOSED, translate
 from litestar_safe_sse.sources.postgres._rows import RENEWED, to_event, to_extent
 from litestar_safe_sse.sources.postgres.connections import PostgresConnections, within
 
@@ -161,7 +161,7 @@ class LogReader(FanOut):
         """Ends the reader, and all subscriptions."""
         self._closing.set()
         self._wake.set()
-        self._lose_all(SourceUnavailableError("the connection to PostgreSQL has been closed"))
+        self._lose_all(SourceUnavailableError(CLOSED))
         for task in (self._reader, self._looking):
             if task is not None:
                 await asyncio.wait([task])
@@ -198,7 +198,7 @@ class LogReader(FanOut):
         finally:
             self._looking = None
             for answer in (*(answer for _, answer in asked), *self._asked):  # if it has been told to end
-                fail(answer, SourceUnavailableError("the connection to PostgreSQL has been closed"))
+                fail(answer, SourceUnavailableError(CLOSED))
 
     async def _answer(self, asked: Sequence[Asked]) -> None:
         """Answers all by one query, or, if that can't be, each by one of its own: none fails for another's sake."""

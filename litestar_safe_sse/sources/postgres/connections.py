@@ -13,7 +13,7 @@ import anyio
 from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources._tasks import spawn
 from litestar_safe_sse.sources.postgres import _asyncpg
-from litestar_safe_sse.sources.postgres._errors import NO_ANSWER, moved_on, translate
+from litestar_safe_sse.sources.postgres._errors import CLOSED, NO_ANSWER, moved_on, translate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -34,8 +34,6 @@ _IDLE_LIMIT = 5.0
 
 _CHECK_TIMEOUT = 1.0
 """Seconds that PostgreSQL has to give that sign of life."""
-
-_CLOSED = "the connection to PostgreSQL has been closed"
 
 _OWN_LIMIT = 0.9
 """The part of the time for an answer after which PostgreSQL gives up itself, so that it is known what became of it."""
@@ -121,7 +119,7 @@ class PostgresConnections:
         answer: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_look_at)
         if self._closed:
-            answer.set_exception(SourceUnavailableError(_CLOSED))
+            answer.set_exception(SourceUnavailableError(CLOSED))
             return answer
         until = self.deadline() if until is None else until
         task = spawn(self._answer(answer, until, query, arguments), "SSE command to PostgreSQL")
@@ -152,7 +150,7 @@ class PostgresConnections:
         """Notes that a task has come to its end, maybe before it had begun."""
         self._tasks.discard(task)
         if not answer.done():
-            answer.set_exception(SourceUnavailableError(_CLOSED))
+            answer.set_exception(SourceUnavailableError(CLOSED))
 
     async def _answer(
         self, answer: asyncio.Future[list[Record]], until: float, query: str, arguments: Sequence[object]
