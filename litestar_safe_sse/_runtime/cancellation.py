@@ -18,6 +18,7 @@ import weakref
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from litestar_safe_sse._runtime.awaits import handled_by
 from litestar_safe_sse._runtime.base import LATE, origins
 from litestar_safe_sse._runtime.tokens import NEXT_PAUSE, Token, let_go_of_tokens
 from litestar_safe_sse._runtime.wait_for import WaitedFor, tasks_waited_for
@@ -181,7 +182,7 @@ class Cancellation:
             self._is_bodys = _has_passed(self._held(), _frame_of(self._body))
 
     def _watch(self, outcome: BaseException | None) -> None:
-        error = next((origin for origin in origins(outcome) if isinstance(origin, asyncio.CancelledError)), None)
+        error = _cancellation_behind(outcome)
         if error is not None:
             self._held = weakref.ref(error, self._on_freed)
         else:
@@ -197,7 +198,12 @@ class Cancellation:
             self._loop.call_soon_threadsafe(self._forget, held)
 
     def _forget(self, held: weakref.ref[Any]) -> None:
-        if held is self._held:
+        if held is not self._held:
+            return
+        successor = _cancellation_handled_by(self._work)
+        if successor is not None:
+            self._held = weakref.ref(successor, self._on_freed)
+        else:
             self._wait()
 
     def _wait(self) -> None:
@@ -224,6 +230,18 @@ class Cancellation:
         again, self._again = self._again, None
         if again is not None:
             again()
+
+
+def _cancellation_behind(error: BaseException | None) -> asyncio.CancelledError | None:
+    return next((origin for origin in origins(error) if isinstance(origin, asyncio.CancelledError)), None)
+
+
+def _cancellation_handled_by(work: object) -> asyncio.CancelledError | None:
+    """Returns the one that took the place of another, which Python 3.10 forgets if it is that of another task."""
+    if sys.version_info >= (3, 11):
+        return None
+    found = (_cancellation_behind(error) for error in handled_by(work))
+    return next((error for error in found if error is not None), None)
 
 
 def _frame_of(body: object) -> FrameType | None:

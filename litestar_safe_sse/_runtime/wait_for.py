@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import sys
 import weakref
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from litestar_safe_sse._runtime.awaits import chain_of_awaits
 from litestar_safe_sse._runtime.tokens import NEXT_PAUSE, PAUSE, Token, let_go_of_tokens
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ("WaitedFor", "tasks_waited_for")
 
 _HAS_TASK = sys.version_info < (3, 12)
-
-_KINDS = (CoroutineType, AsyncGeneratorType, GeneratorType)
 
 
 def tasks_waited_for(task: asyncio.Task[Any], work: object) -> list[asyncio.Task[Any]]:
@@ -81,23 +78,10 @@ class WaitedFor:
 
 
 def _waited_for(task: asyncio.Task[Any], work: object) -> Iterator[asyncio.Task[Any]]:
-    innermost = work
-    while isinstance(awaited := _awaited_by(innermost), _KINDS):
-        innermost = awaited
+    *_, innermost = chain_of_awaits(work)
     if getattr(innermost, "cr_code", None) is asyncio.wait_for.__code__:
         variables: dict[str, Any] = innermost.cr_frame.f_locals  # type: ignore[attr-defined]
         waiter, inner = variables.get("waiter"), variables.get("fut")
         if isinstance(inner, asyncio.Task) and waiter is not None and waiter is getattr(task, "_fut_waiter", None):
             yield inner
             yield from _waited_for(inner, inner.get_coro())
-
-
-def _awaited_by(innermost: object) -> object:
-    for name in ("cr_await", "ag_await", "gi_yieldfrom"):
-        if hasattr(innermost, name):
-            awaited = getattr(innermost, name)
-            if awaited is None or isinstance(awaited, _KINDS):
-                return awaited
-            # What asend() and the like return does not tell which generator it is of.
-            return next((each for each in gc.get_referents(awaited) if isinstance(each, _KINDS)), None)
-    return None

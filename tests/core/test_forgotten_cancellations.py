@@ -407,6 +407,39 @@ async def test_a_cancellation_does_not_reach_what_is_captured_next(first: str) -
     assert captured.outcomes == [None, None]
 
 
+async def ends_another_task() -> None:
+    other = asyncio.ensure_future(forever())
+    try:
+        await asyncio.wait({other})
+    except asyncio.CancelledError:
+        other.cancel()
+        await asyncio.wait({other})
+        other.result()
+
+
+@pytest.mark.parametrize("library", [lambda: asyncio.wait_for(forever(), NEVER), ends_another_task])
+async def test_a_cancellation_that_became_that_of_another_task_is_not_forgotten(
+    library: Callable[[], Awaitable[None]],
+) -> None:
+    """It is in place of the one that was delivered, as where ``asyncio.wait_for`` is cancelled as it begins."""
+    finished = False
+
+    async def work() -> None:
+        nonlocal finished
+        asyncio.get_running_loop().call_soon(captured.task.cancel)
+        try:
+            await library()
+        finally:
+            await asyncio.sleep(LONGER)
+            finished = True
+
+    captured = Captured(work)
+    with anyio.fail_after(WAIT):
+        await captured.ended.wait()
+    assert finished
+    assert isinstance(captured.outcomes[0], Interrupted)
+
+
 async def test_two_cancellations_on_their_way_are_one() -> None:
     """The second neither keeps the first from being noticed as lost, nor does either count any longer then."""
     captured = Captured(in_a_child)
