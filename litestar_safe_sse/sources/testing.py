@@ -59,6 +59,18 @@ async def fill(log: EventLog, topic: str, many: int, first: int = 0) -> list[str
     return [await log.append(topic, f"{topic}{number}") for number in range(first, first + many)]
 
 
+async def fill_paced(log: EventLog, topic: str, wanted: range, reader: AsyncIterator[SSEMessage]) -> None:
+    """Appends large events, since Redis trims whole nodes, and none while the reader is behind by what is trimmed."""
+    for number in wanted:
+        await log.append(topic, f"{number}{'x' * 5000}")
+        if number % 50 == 49:
+            assert numbers(await take(reader, 50)) == list(range(number - 49, number + 1))
+
+
+def numbers(messages: list[SSEMessage]) -> list[int]:
+    return [int(text.rstrip("x")) for text in data(messages)]
+
+
 def expected(topic: str, first: int, beyond: int) -> list[str]:
     return [f"{topic}{number}" for number in range(first, beyond)]
 
@@ -634,29 +646,22 @@ class EventLogContract:
     async def test_who_stalls_while_he_replays_takes_nothing_from_others(self, make_log: MakeLog) -> None:
         """What he has not fetched yet is trimmed, of which he alone is told; who is live is sent every event."""
         log = make_log(max_events=120)
-        big = "x" * 5000  # Redis trims whole nodes
-        await log.append_many("a", [big] * 120)
+        await log.append_many("a", ["x" * 5000] * 120)
         stalled = log.subscribe("a", start="oldest", buffer=1000)
         async with stalled, log.subscribe("a", buffer=1000) as live, log.subscribe("a", buffer=1000) as reading:
             await take(stalled, 1)
             await begin(live)
             await begin(reading)
-            for number in range(400):
-                await log.append("a", f"{number}{big}")
-            await take(reading, 400)
+            await fill_paced(log, "a", range(400), reading)
             while (await take(stalled, 1))[0].event != "reset":
                 pass
-            for number in range(400, 600):
-                await log.append("a", f"{number}{big}")
-            for subscription, first in ((live, 0), (reading, 400)):
-                messages = await take(subscription, 600 - first)
-                assert [text.rstrip("x") for text in data(messages)] == [*map(str, range(first, 600))]
+            await fill_paced(log, "a", range(400, 600), reading)
+            assert numbers(await take(live, 600)) == list(range(600))
             assert log.statistics().gaps == 1
 
     async def test_who_resumes_takes_nothing_from_others(self, make_log: MakeLog) -> None:
         """Though he has known a topic without events for longer than they do, and is behind in another one."""
         log = make_log(max_events=120)
-        big = "x" * 5000
         async with log.subscribe("a", "b") as subscription:
             start = await begin(subscription)
         await anyio.sleep(0.01)
@@ -665,11 +670,8 @@ class EventLogContract:
             await begin(live)
             async with log.subscribe("a", "b", after=str(start.id), buffer=1000) as resumed:
                 assert data(await take(resumed, 3)) == expected("b", 0, 3)
-                for number in range(400):
-                    await log.append("a", f"{number}{big}")
-                await take(resumed, 400)
-                messages = await take(live, 400)
-                assert [text.rstrip("x") for text in data(messages)] == [*map(str, range(400))]
+                await fill_paced(log, "a", range(400), resumed)
+                assert numbers(await take(live, 400)) == list(range(400))
 
     async def test_a_subscriber_that_cannot_keep_up_is_ended_and_resumes(self, log: EventLog) -> None:
         """``close``: what is in the buffer still comes; then the end, and the last ID resumes without a gap."""
