@@ -129,6 +129,28 @@ async def test_a_body_that_waits_again_where_it_was_cancelled_is_cancelled_again
     assert "SSE stream" not in caplog.text
 
 
+async def test_a_task_that_the_body_cancels_itself_may_take_its_time(caplog: pytest.LogCaptureFixture) -> None:
+    """One that awaits behind its ``except`` is not cancelled again."""
+
+    async def body(probe: Probe) -> AsyncIterator[str]:
+        async def work() -> None:
+            await returns()
+            await asyncio.sleep(LONGER)
+            probe.note("flushed")
+
+        task = asyncio.ensure_future(work())
+        yield "one"
+        probe.note("waits")
+        try:
+            await forever()
+        finally:
+            task.cancel()
+            await task
+
+    assert await stop(body) == ["waits", "flushed", "cleanup"]
+    assert "SSE stream" not in caplog.text
+
+
 def give(result: asyncio.Future[None]) -> None:
     if not result.done():
         result.set_result(None)
