@@ -26,7 +26,7 @@ def with_stats(app: Any) -> Any:
 async def _respond(send: Any) -> None:
     gc.collect()
     # Not asyncio.all_tasks(): a task may have unregistered itself from that.
-    tasks = sum(isinstance(thing, asyncio.Task) and not thing.done() for thing in gc.get_objects())
+    tasks = sum(issubclass(type(thing), asyncio.Task) and not thing.done() for thing in gc.get_objects())
     body = json.dumps({"tasks": tasks, "descriptors": len(os.listdir("/proc/self/fd"))}).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -25,8 +25,8 @@ def chain_of_awaits(outermost: object) -> Iterator[object]:
 def handled_by(outermost: object) -> Iterator[BaseException]:
     """Returns the exceptions that are being handled along the chain."""
     for link in chain_of_awaits(outermost):
-        # A suspended frame shows nobody what it handles, except the garbage collector.
-        yield from (each for each in gc.get_referents(link) if isinstance(each, BaseException))
+        # A suspended frame shows nobody what it handles, except the garbage collector. No proxy is asked for its class.
+        yield from (each for each in gc.get_referents(link) if issubclass(type(each), BaseException))
 
 
 def _awaited_by(link: object) -> object:
@@ -36,5 +36,5 @@ def _awaited_by(link: object) -> object:
             if awaited is None or isinstance(awaited, _KINDS):
                 return awaited
             # What asend() and the like return does not tell which generator it is of.
-            return next((each for each in gc.get_referents(awaited) if isinstance(each, _KINDS)), None)
+            return next((each for each in gc.get_referents(awaited) if type(each) in _KINDS), None)
     return None

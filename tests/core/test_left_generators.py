@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import AsyncIterator, Iterator
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from litestar_safe_sse import CloseReason, SafeSSEConfig, SSEError, StreamContext
-from tests.bounds import NEVER, SHORT
+from tests.bounds import NEVER, SHORT, WAIT
 from tests.core.apps import Probe, Server, leave
 from tests.core.bodies import short
 from tests.core.clients import Connection
@@ -84,6 +85,38 @@ async def test_a_generator_in_a_cycle_is_closed_before_the_cleanups(others: int)
         await leave(server)
         assert server.probe.events == ["upstream closed", "cleanup"]
         group.cancel_scope.cancel()
+
+
+class Lazy:
+    """A proxy such as frameworks have: who asks for its class has it find its object first."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise LookupError("outside of a request")
+
+
+class Nowhere:
+    __module__ = None  # type: ignore[assignment]
+
+
+def of_nothing() -> Any:
+    return weakref.proxy({"gone"})
+
+
+@pytest.mark.usefixtures("without_garbage_collection")
+@pytest.mark.parametrize("held", [Lazy, Nowhere, of_nothing])
+async def test_what_a_generator_in_a_cycle_holds_is_not_asked_for_its_class(held: Callable[[], object]) -> None:
+    """It may have to be made first, or be gone."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        completion: Any = Completion(probe)
+        completion.held = held()
+        async for token in completion:
+            yield token
+
+    server = Server(body)
+    with anyio.fail_after(WAIT):
+        await leave(server)
+    assert server.probe.events == ["upstream closed", "cleanup"]
 
 
 async def test_the_shutdown_of_another_application_leaves_generators_to_those_of_this_one() -> None:
