@@ -25,7 +25,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "names",
     [
-        pytest.param(["test_drain.py", "test_endings.py", "test_order.py"], id="some"),
+        pytest.param(["test_endings.py", "test_shutdown.py"], id="some"),
         pytest.param(BARE, id="all", marks=pytest.mark.long),
     ],
 )

@@ -37,7 +37,7 @@ def proxies(directory: Path, server: int, *chain: tuple[ProxyKind, str]) -> Iter
         yield port
 
 
-@pytest.mark.parametrize("kind", kinds("caddy", "apache"))
+@pytest.mark.parametrize("kind", kinds("haproxy", "caddy", "apache"))
 def test_good_proxy_is_healthy(kind: ProxyKind, server: int, tmp_path: Path) -> None:
     """Nothing is wrong, and all could be told."""
     with proxies(tmp_path, server, (kind, "none")) as port:
@@ -93,7 +93,8 @@ def test_direct_url_tells_which_of_two_proxies_it_is(server: int, tmp_path: Path
     assert (delivery["fault"], delivery["direct"]["verdict"]) == ("outer-buffering", "ok")
 
 
-@pytest.mark.parametrize("kind", kinds("haproxy", "caddy", "apache"))
+@pytest.mark.long
+@pytest.mark.parametrize("kind", kinds())
 def test_compression_that_holds_events_back_is_named(kind: ProxyKind, server: int, tmp_path: Path) -> None:
     """Only what is compressed comes in clumps; where a proxy always flushes, that of another behind it is seen."""
     chain = [(kind, "compression")] if "compression" in kind.faults else [(NGINX, "compression"), (kind, "none")]
@@ -104,7 +105,8 @@ def test_compression_that_holds_events_back_is_named(kind: ProxyKind, server: in
     assert answer.code == 1
 
 
-@pytest.mark.parametrize("kind", kinds("haproxy", "caddy", "apache", fault="idle-timeout"))
+@pytest.mark.long
+@pytest.mark.parametrize("kind", kinds(fault="idle-timeout"))
 def test_idle_timeout_below_the_heartbeat_is_named(kind: ProxyKind, server: int, tmp_path: Path) -> None:
     """With its length."""
     with proxies(tmp_path, server, (kind, "idle-timeout")) as port:

@@ -69,9 +69,8 @@ def test_remedy_of_an_outer_proxy_heals(name: str, server: int, tmp_path: Path) 
         assert_healthy(ask_doctor(url(port), "--json", *SHORT))
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(TLS, id="nginx"), pytest.param(TRAEFIK_TLS, id="traefik", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [pytest.param(TLS, id="nginx"), pytest.param(TRAEFIK_TLS, id="traefik")])
 def test_proxy_with_a_certificate_is_healthy(kind: ProxyKind, server: int, tmp_path: Path) -> None:
     """Over HTTP/2, of which nothing has to be noted."""
     files = certificate_files()
@@ -82,6 +81,7 @@ def test_proxy_with_a_certificate_is_healthy(kind: ProxyKind, server: int, tmp_p
     assert answer.findings["protocol"]["verdict"] == "ok"
 
 
+@pytest.mark.long
 def test_balancer_in_front_of_two_servers_is_healthy(server: int, tmp_path: Path) -> None:
     """Each knows its own streams only, and they take turns: the doctor asks until it has found the right one."""
     with (

@@ -72,6 +72,7 @@ def stored(redis: RedisServer) -> list[str]:
     return [f"{event['worker']['id']}·{event['number']}" for event in events]
 
 
+@pytest.mark.long
 def test_one_worker_with_its_log_in_memory_resumes_too(page: Page, alone: str) -> None:
     """Without Redis the page says why its worker can't be killed; to hang up and come back loses nothing."""
     visit(page, alone)

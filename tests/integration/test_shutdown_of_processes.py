@@ -101,7 +101,7 @@ def test_notified_before_daphne_cancels(launch: Launch, number: signal.Signals) 
         pytest.param(HYPERCORN, signal.SIGINT, True, marks=pytest.mark.long),
         (HYPERCORN, signal.SIGTERM, True),
         pytest.param(HYPERCORN_TRIO, signal.SIGTERM, False, marks=pytest.mark.long),
-        (HYPERCORN_TRIO, signal.SIGTERM, True),
+        pytest.param(HYPERCORN_TRIO, signal.SIGTERM, True, marks=pytest.mark.long),
     ],
     ids=str,
 )

@@ -72,6 +72,10 @@ REPRESENTATIVES = [
 """One of each server and protocol, each event loop among them."""
 OF_WORKERS = ["uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "hypercorn-h1-trio"]
 ALL = [*REPRESENTATIVES, "hypercorn-h2-trio", "daphne-h1", "daphne-h2"]
+LIKE_HTTP1 = ["hypercorn-h2-uvloop"]
+"""Where a stream's connection makes no difference."""
+LIKE_GRANIAN = "uvicorn-h1-httptools-uvloop"
+"""Where its workers are told to stop in the same way."""
 
 
 def paths_of(kind: ServerKind, bodies: Sequence[str], extra: str = "") -> dict[str, str]:
@@ -246,7 +250,7 @@ async def respawned(server: RunningServer, workers: int, trigger: Callable[[], o
 
 
 @safe_only
-@each_kind("granian-h1-asyncio", "granian-h2-uvloop", "uvicorn-h1-httptools-uvloop")
+@each_kind("granian-h1-asyncio", "granian-h2-uvloop", LIKE_GRANIAN, long=[LIKE_GRANIAN])
 def test_respawned_workers_clean_up_and_are_replaced(kind: ServerKind, tmp_path: Path) -> None:
     """SIGHUP replaces the workers: the old ones clean up all their streams, and new ones answer."""
     workers = 2 if kind.server == "uvicorn" else 1
@@ -267,7 +271,7 @@ def test_change_of_a_file_replaces_the_worker_and_its_streams_are_cleaned_up(kin
 
 
 @safe_only
-@each_kind(*ALL)
+@each_kind(*ALL, long=LIKE_HTTP1)
 def test_farewell_reaches_its_client(kind: ServerKind, tmp_path: Path) -> None:
     """A body that waits for the closing has the time to say goodbye, and its response ends whole."""
 
@@ -287,7 +291,7 @@ def test_farewell_reaches_its_client(kind: ServerKind, tmp_path: Path) -> None:
 
 
 @safe_only
-@each_kind(*ALL)
+@each_kind(*ALL, long=LIKE_HTTP1)
 def test_stream_asked_for_during_shutdown_is_refused(kind: ServerKind, tmp_path: Path) -> None:
     """Once the streams are being ended a new one is told to come back, in its client's terms, or not accepted."""
 
@@ -334,7 +338,7 @@ def test_stream_asked_for_during_shutdown_is_refused(kind: ServerKind, tmp_path:
 
 
 @safe_only
-@each_kind(*ALL)
+@each_kind(*ALL, long=LIKE_HTTP1)
 def test_clients_that_stopped_reading_do_not_hold_up_the_exit(
     kind: ServerKind, tmp_path: Path, cells: list[Cell]
 ) -> None:

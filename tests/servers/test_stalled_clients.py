@@ -223,7 +223,8 @@ def test_shared_connection_of_a_client_that_was_given_up_does_not_hold_up_the_ex
         asyncio.run(stop_after_giving_up(server))
 
 
-@places(GRANIAN_ON_UNIX_SOCKET, long=[GRANIAN_WITHOUT_LIFESPAN])
+@pytest.mark.long
+@places(GRANIAN_ON_UNIX_SOCKET, GRANIAN_WITHOUT_LIFESPAN)
 def test_client_that_goes_on_reading_keeps_its_connection(place: Place, tmp_path: Path) -> None:
     """Where streams are told from other responses by their clients' taking nothing, one that reads loses nothing."""
 

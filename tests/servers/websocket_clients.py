@@ -47,6 +47,8 @@ class Visitor:
         await asyncio.get_running_loop().sock_connect(plug, (host, port))
         # Compressed, a flood would be none.
         options: dict[str, Any] = {"ping_interval": None, "max_size": None, "max_queue": 1, "compression": None}
+        # Granian leaves a connection open whose close has been answered.
+        options["close_timeout"] = 2
         connection = await connect(f"ws://{host}:{port}{path}", sock=plug, open_timeout=WAIT, **options)
         if stalled:
             connection.transport.pause_reading()
