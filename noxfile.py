@@ -30,6 +30,8 @@ os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, sorted(PYENV
 
 PROJECT = load_toml("pyproject.toml")
 PYTHONS = python_versions(PROJECT)
+THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
+"""The Python on which ``test`` runs all tests, unless nox is installed for another one."""
 COVERED = "3.13" if shutil.which("python3.13") else None
 """On Python 3.12 and newer, coverage costs little."""
 SWALLOWING = "3.11" if shutil.which("python3.11") else None
@@ -162,9 +164,9 @@ print("litestar-safe-sse", package.__version__, "imports")
 """
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=[each for each in PYTHONS if each != THIS])
 def pythons(session: nox.Session) -> None:
-    """The tests of the core, and of ``testing``, on one of the supported Pythons, if it is here; needs Redis."""
+    """The tests of the core, and of ``testing``, on another of the supported Pythons, if it is here; needs Redis."""
     install(session, "test-core")
     # What runs without Litestar on one Python does so on all, and takes a minute alone.
     session.run(

@@ -488,6 +488,19 @@ def hold_worker(site: Site) -> Iterator[Hook]:
             yield WorkerHold(site.has_unawaited, site.drain, stop)
 
 
+def repeat_early_signal(site: Site) -> Iterator[Hook]:
+    """Has a Granian worker told again what it was told before it could listen.
+
+    It is forked with its parent's handler of signals, and while it imports the application, that one takes note for the
+    parent's copy in this process, where nobody looks. The worker would never stop, nor its parent, which waits for it.
+    """
+    if "granian.server.mp" in site.modules and sys.platform != "win32":
+        parents = (frame.f_locals.get("self") for frame in callers() if module_of(frame) == "granian.server.common")
+        if any(getattr(parent, "interrupt_signal", None) is True for parent in parents):
+            site.notifier.call_soon(partial(signal.raise_signal, signal.SIGTERM))
+    yield from ()
+
+
 def _ignore_signals_soon(turns: int = _TURNS_OF_A_SIGNAL) -> None:
     loop = asyncio.get_running_loop()
     if turns:

@@ -38,6 +38,7 @@ from litestar_safe_sse._servers.hooks import (
     ignore_repeated_signals,
     never,
     remember_addresses,
+    repeat_early_signal,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ SERVERS = (
     Server(
         "granian",
         first_steps=(FirstStep("granian.server.embed", "self", ("shutdown",)),),
-        extra_hooks=(hold_worker, ignore_repeated_signals, remember_addresses),
+        extra_hooks=(hold_worker, ignore_repeated_signals, remember_addresses, repeat_early_signal),
         needs_first_step=False,
         remedy="set workers_kill_timeout, without which Granian waits for the streams for ever",
     ),

@@ -47,6 +47,7 @@ class ServerProcess:
             stderr=subprocess.STDOUT,
             text=True,
             env=self._environment,
+            start_new_session=True,
             preexec_fn=default_signals,
         )
         self._reader = threading.Thread(target=self._read)
@@ -92,8 +93,9 @@ class ServerProcess:
             return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        """Kills it with its workers, which may have outlived it and hold its output open."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(WAIT)
         self._reader.join(WAIT)
         assert self.process.stdout is not None

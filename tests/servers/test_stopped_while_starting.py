@@ -1,0 +1,57 @@
+"""A server that is told to stop while one of its workers still starts exits."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.bounds import START, WAIT
+from tests.ports import free_port
+from tests.servers.kinds import ServerKind, parameters
+from tests.servers.processes import RunningServer
+
+OF_WORKERS = ("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "granian-h2-uvloop", "hypercorn-h1-asyncio")
+
+
+class HalfStartedServer(RunningServer):
+    """Of two workers one is up."""
+
+    def wait_ready(self, workers: int = 1, beyond: int = 0) -> None:
+        super().wait_ready()
+        self.wait((self.directory / "waiting").exists, START)
+
+    def wait_for_the_first(self) -> None:
+        """Waits for the end of the worker that was up, by which the other one has been told too."""
+        up = {record["pid"] for record in self.records.named("startup")}
+        self.wait(lambda: up.isdisjoint(process.pid for process in self.others()), WAIT)
+
+    def wait(self, condition: Callable[[], bool], within: float) -> None:
+        deadline = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.01)
+
+    def let_go(self) -> None:
+        (self.directory / "go").touch()
+
+
+@pytest.mark.parametrize(
+    "kind", parameters("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio")
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_server_whose_worker_still_starts_exits(kind: ServerKind, number: signal.Signals, tmp_path: Path) -> None:
+    """The worker takes note of the signal, whether it was sent before or behind its start."""
+    server = HalfStartedServer(kind, tmp_path, ("127.0.0.1", free_port()))
+    try:
+        server.start(workers=2, app="tests.servers.held_app:app", environment={"SAFE_SSE_HELD": str(tmp_path)})
+        server.signal(number)
+        server.wait_for_the_first()
+        server.let_go()
+        assert asyncio.run(server.wait_exit()) is not None, server.output()
+    finally:
+        server.reap()
