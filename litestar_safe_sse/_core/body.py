@@ -276,5 +276,7 @@ class Body:
 
 def _is_closed(failure: BaseException) -> bool:
     """Whether a failure is just the ``GeneratorExit`` of a closed body, as a task group around its yield wraps it."""
-    inner: tuple[BaseException, ...] = getattr(failure, "exceptions", ())
-    return isinstance(failure, GeneratorExit) or (bool(inner) and all(map(_is_closed, inner)))
+    inner = getattr(failure, "exceptions", None)
+    return isinstance(failure, GeneratorExit) or (
+        isinstance(inner, tuple) and bool(inner) and all(map(_is_closed, inner))
+    )

@@ -569,14 +569,14 @@ class Stream:
 
     async def _own(self, task: OwnedTask) -> None:
         asyncgens.keep_in_this_context(self._body)
-        failure = None
-        if self._portal is not None:
-            failure = await self._portal.serve(task, task.capture)
-            self._portal = None
-        self.cleanups.follow_threads()
-        if self._watch is not None:
-            self._watch.owned(self)
-        with contextlib.suppress(_LeftBehind):
+        try:
+            failure = None
+            if self._portal is not None:
+                failure = await self._portal.serve(task, task.capture)
+                self._portal = None
+            self.cleanups.follow_threads()
+            if self._watch is not None:
+                self._watch.owned(self)
             if not self._life.is_ending:
                 failure = failure or await task.capture(self._body.run(self.handler))
                 self._check_owner(task)
@@ -585,6 +585,21 @@ class Stream:
                     self._check_owner(task)
                 self._body_done(failure)
             await self._wind_up(task)
+        except _LeftBehind:
+            pass
+        except Exception as exc:
+            self._owner_failed(task, exc)
+
+    def _owner_failed(self, task: OwnedTask, error: Exception) -> None:
+        """Has a successor clean up behind an object that answers what none should, or a mistake of this package's."""
+        if self._owner is not task:
+            raise error
+        self.cleanups.fail("the stream", error)
+        if self._decide(CloseReason.ERROR):
+            self._life.error = error
+        self._act(Cause.BODY_ENDED)
+        if self._life.state is not StreamState.CLOSED:
+            self._spawn_owner(self._take_over)
 
     async def _take_over(self, task: OwnedTask) -> None:
         """Goes on where an owner that does not end was left behind."""

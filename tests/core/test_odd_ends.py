@@ -12,6 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from litestar_safe_sse import CloseReason, SSEError, StreamContext
+from tests.bounds import WAIT
 from tests.core.apps import Probe, Server, leave
 from tests.core.clients import Connection
 from tests.loops import ASYNCIO, UVLOOP
@@ -37,6 +38,59 @@ async def exiting(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
 def exiting_sync(probe: Probe, stream: StreamContext) -> Iterator[str]:
     yield "one"
     sys.exit("as a program would")
+
+
+class StrangeError(Exception):
+    """Such as a proxy of an exception that has gone."""
+
+    @property
+    def __class__(self) -> Any:
+        raise LookupError("gone")
+
+    @__class__.setter
+    def __class__(self, value: Any) -> None: ...
+
+
+class SeveralErrors(Exception):  # noqa: N818
+    exceptions = 5
+
+
+@pytest.mark.parametrize("anyio_backend", [ASYNCIO, UVLOOP])
+async def test_a_body_whose_exception_answers_strangely_has_failed(caplog: pytest.LogCaptureFixture) -> None:
+    """The owner that asked is in trouble itself: a successor cleans up."""
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        yield "one"
+        raise StrangeError
+
+    server, connection = Server(body), Connection()
+    with anyio.fail_after(WAIT), pytest.raises(LookupError, match="gone"):
+        await server.run(connection)
+    assert server.probe.events == ["cleanup"]
+    assert server.probe.reason is CloseReason.ERROR
+    assert not connection.complete
+    assert "the stream: LookupError('gone')" in caplog.text
+
+
+async def test_a_generator_that_fails_with_a_group_that_is_none_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """Its ``exceptions`` are no exceptions."""
+
+    async def rows() -> AsyncIterator[str]:
+        try:
+            yield "one"
+        finally:
+            raise SeveralErrors
+
+    async def body(probe: Probe, stream: StreamContext) -> AsyncIterator[str]:
+        async for row in rows():
+            yield row
+            break
+
+    server = Server(body)
+    with anyio.fail_after(WAIT):
+        await server.run(Connection())
+    assert server.probe.events == ["cleanup"]
+    assert "a generator of the body: SeveralErrors()" in caplog.text
 
 
 @pytest.mark.parametrize(
