@@ -42,7 +42,9 @@ REDIS_PY = ("5.0.1", "6.4.*", "7.4.*", "8.*")
 
 PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadgroup")
 WAITING = ("--numprocesses", "6")
-"""For tests of which most wait for servers (``scripts/test``)."""
+"""For tests of which most wait, for servers or for time to pass (``scripts/test``)."""
+BESIDE = ("--numprocesses", "3")
+"""The same, for a session that CI runs beside another."""
 OTHER_REDIS = (
     *(("redis-6.2",) if sys.version_info < (3, 12) else ()),
     "redis-8",
@@ -59,6 +61,8 @@ ON_OTHER_REDIS = [
 """What depends on the server, beside the contracts, which the long tests of the logs run on each."""
 IN_PROCESS = ("tests/unit", "tests/core", "tests/litestar")
 """Tests that need neither Redis nor a browser, and no server's process."""
+WITHOUT_SLOW = ("--deselect=tests/core/test_stalls.py", "--deselect=tests/core/test_alone.py")
+"""They block the loop, and run what runs without Litestar, which takes a minute alone."""
 TESTING = [f"tests/litestar/test_{name}.py" for name in ("open_stream", "open_websocket", "pytest_plugin")]
 """What users test with runs on the Python that they have, under the plugins of pytest that they have."""
 CONNECTING = "tests/sources/test_leaving_while_connecting.py"
@@ -73,9 +77,9 @@ def install(session: nox.Session, *groups: str, constraints: Path | None = None)
 
 @nox.session
 def fast(session: nox.Session) -> None:
-    """The tests that take less than a minute and need nothing but Python."""
+    """The tests that take about a minute and need nothing but Python."""
     install(session, "test-core")
-    session.run(*PYTEST, *(session.posargs or IN_PROCESS))
+    session.run(*PYTEST, *WAITING, *(session.posargs or (*IN_PROCESS, *WITHOUT_SLOW)))
 
 
 @nox.session
@@ -171,6 +175,7 @@ def pythons(session: nox.Session) -> None:
     # What runs without Litestar on one Python does so on all, and takes a minute alone.
     session.run(
         *PYTEST,
+        *BESIDE,
         "--quiet",
         *(session.posargs or (*IN_PROCESS[:2], *TESTING, CONNECTING, "--deselect=tests/core/test_alone.py")),
     )
@@ -192,7 +197,8 @@ def oldest(session: nox.Session) -> None:
     constraints.write_text("\n".join(oldest_releases()))
     install(session, "test-core", constraints=constraints)
     session.run("python", "-m", "pip", "freeze")
-    session.run(*PYTEST, "--quiet", *(session.posargs or (*IN_PROCESS, CONNECTING, "tests/sources/test_event_logs.py")))
+    tests = (*IN_PROCESS, CONNECTING, "tests/sources/test_event_logs.py")
+    session.run(*PYTEST, *BESIDE, "--quiet", *(session.posargs or tests))
 
 
 def oldest_releases() -> list[str]:
