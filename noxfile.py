@@ -61,8 +61,10 @@ ON_OTHER_REDIS = [
 """What depends on the server, beside the contracts, which the long tests of the logs run on each."""
 IN_PROCESS = ("tests/unit", "tests/core", "tests/litestar")
 """Tests that need neither Redis nor a browser, and no server's process."""
-WITHOUT_SLOW = ("--deselect=tests/core/test_stalls.py", "--deselect=tests/core/test_alone.py")
-"""They block the loop, and run what runs without Litestar, which takes a minute alone."""
+NOT_ALONE = "--deselect=tests/core/test_alone.py"
+"""What runs without Litestar on one Python does so on all."""
+NOT_STALLED = "--deselect=tests/core/test_stalls.py"
+"""These block the loop, and take their time."""
 TESTING = [f"tests/litestar/test_{name}.py" for name in ("open_stream", "open_websocket", "pytest_plugin")]
 """What users test with runs on the Python that they have, under the plugins of pytest that they have."""
 CONNECTING = "tests/sources/test_leaving_while_connecting.py"
@@ -79,7 +81,7 @@ def install(session: nox.Session, *groups: str, constraints: Path | None = None)
 def fast(session: nox.Session) -> None:
     """The tests that take about a minute and need nothing but Python."""
     install(session, "test-core")
-    session.run(*PYTEST, *WAITING, *(session.posargs or (*IN_PROCESS, *WITHOUT_SLOW)))
+    session.run(*PYTEST, *WAITING, *(session.posargs or (*IN_PROCESS, NOT_ALONE, NOT_STALLED)))
 
 
 @nox.session
@@ -172,13 +174,8 @@ print("litestar-safe-sse", package.__version__, "imports")
 def pythons(session: nox.Session) -> None:
     """The tests of the core, and of ``testing``, on a Python that neither ``oldest`` nor ``test`` uses; needs Redis."""
     install(session, "test-core")
-    # What runs without Litestar on one Python does so on all, and takes a minute alone.
-    session.run(
-        *PYTEST,
-        *BESIDE,
-        "--quiet",
-        *(session.posargs or (*IN_PROCESS[:2], *TESTING, CONNECTING, "--deselect=tests/core/test_alone.py")),
-    )
+    tests = (*IN_PROCESS[:2], *TESTING, CONNECTING, NOT_ALONE)
+    session.run(*PYTEST, *BESIDE, "--quiet", *(session.posargs or tests))
 
 
 @nox.session

@@ -65,9 +65,9 @@ def _follow(reference: weakref.ref[Any], found: dict[int, object], edges: dict[i
 
 
 def _is_shared(candidate: object) -> bool:
+    if type(candidate) is dict:  # a module's, or the scope of a request, which leads to its application
+        return "__spec__" in candidate or "asgi" in candidate
     kind = type(candidate)  # not its __class__, which a proxy may have to make first
-    if kind is dict:  # a module's, or the scope of a request, which leads to its application
-        return "__spec__" in candidate or "asgi" in candidate  # type: ignore[operator]
     return issubclass(kind, _SHARED) or str(kind.__module__).partition(".")[0] == _OURS
 
 

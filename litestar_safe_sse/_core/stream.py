@@ -602,7 +602,7 @@ class Stream:
             self._spawn_owner(self._take_over)
 
     async def _take_over(self, task: OwnedTask) -> None:
-        """Goes on where an owner that does not end was left behind."""
+        """Goes on where an owner was left behind, or has failed."""
         asyncgens.keep_in_this_context(self._body)
         with contextlib.suppress(_LeftBehind):
             await self._wind_up(task)

@@ -18,7 +18,7 @@ def chain_of_awaits(outermost: object) -> Iterator[object]:
     """Returns a coroutine or generator, what it awaits, what that awaits, and so on."""
     link = outermost
     yield link
-    while isinstance(link := _awaited_by(link), _KINDS):
+    while type(link := _awaited_by(link)) in _KINDS:
         yield link
 
 
@@ -33,7 +33,7 @@ def _awaited_by(link: object) -> object:
     for name in ("cr_await", "ag_await", "gi_yieldfrom"):
         if hasattr(link, name):
             awaited = getattr(link, name)
-            if awaited is None or isinstance(awaited, _KINDS):
+            if awaited is None or type(awaited) in _KINDS:
                 return awaited
             # What asend() and the like return does not tell which generator it is of.
             return next((each for each in gc.get_referents(awaited) if type(each) in _KINDS), None)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse._runtime.base import Runtime
 
-__all__ = ("callers", "locals_of_waiting", "module_of")
+__all__ = ("callers", "locals_of_callers", "locals_of_waiting", "module_of")
 
 
 def callers() -> Iterator[FrameType]:
@@ -26,6 +26,12 @@ def callers() -> Iterator[FrameType]:
 def module_of(frame: FrameType) -> str:
     """Returns the name of the module whose code a frame runs."""
     return str(frame.f_globals.get("__name__"))
+
+
+def locals_of_callers(module: str, variable: str) -> list[Any]:
+    """Returns what a local variable holds in the callers that a module defines, the nearest first."""
+    values = (frame.f_locals.get(variable) for frame in callers() if module_of(frame) == module)
+    return [value for value in values if value is not None]
 
 
 def locals_of_waiting(runtime: Runtime, module: str, variable: str) -> list[Any]:

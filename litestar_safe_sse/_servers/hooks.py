@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from litestar_safe_sse._runtime.current import current_key
 from litestar_safe_sse._runtime.margins import TimerWithMargin
 from litestar_safe_sse._servers.connections import ADDRESSES
-from litestar_safe_sse._servers.frames import callers, locals_of_waiting, module_of
+from litestar_safe_sse._servers.frames import locals_of_callers, locals_of_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -409,7 +409,7 @@ def hook_first_step(step: FirstStep, notifier: Notifier) -> Iterator[Hook]:
 
 def _of_calling_lifespan(servers: list[Any]) -> list[Any]:
     """Returns, of several Uvicorn servers in one loop, the one whose lifespan is calling; all if none is."""
-    lifespans = [frame.f_locals.get("self") for frame in callers() if module_of(frame) == "uvicorn.lifespan.on"]
+    lifespans = locals_of_callers("uvicorn.lifespan.on", "self")
     calling = [server for server in servers if any(getattr(server, "lifespan", servers) is one for one in lifespans)]
     return calling or servers
 
@@ -467,7 +467,7 @@ def ignore_repeated_signals(site: Site) -> Iterator[Hook]:
     Granian 2.8 puts each signal into a channel that is read once and has room for one more. The third waits for
     room, in the loop's thread and holding the GIL, as long as a connection is open. The first has done its work.
     """
-    if "granian.server.mp" in site.modules and sys.platform != "win32":
+    if _is_granian_worker(site):
         site.notifier.add(_ignore_signals_soon)
     yield from ()
 
@@ -479,11 +479,9 @@ def hold_worker(site: Site) -> Iterator[Hook]:
     and its worker dies of it (a panic of the thread that frees the bytes) where a client has stopped reading. What is
     behind a response, cleanups and background tasks, it waits for by the end of the lifespan alone.
     """
-    if "granian.server.mp" in site.modules and sys.platform != "win32" and site.drain is not None:
-        events = [
-            frame.f_locals.get("shutdown_event") for frame in callers() if module_of(frame) == "granian.server.mp"
-        ]
-        stop = next((event.set for event in events if event is not None and hasattr(event, "set")), None)
+    if _is_granian_worker(site) and site.drain is not None:
+        events = locals_of_callers("granian.server.mp", "shutdown_event")
+        stop = next((event.set for event in events if hasattr(event, "set")), None)
         if stop is not None:
             yield WorkerHold(site.has_unawaited, site.drain, stop)
 
@@ -494,11 +492,15 @@ def repeat_early_signal(site: Site) -> Iterator[Hook]:
     It is forked with its parent's handler of signals, and while it imports the application, that one takes note for the
     parent's copy in this process, where nobody looks. The worker would never stop, nor its parent, which waits for it.
     """
-    if "granian.server.mp" in site.modules and sys.platform != "win32":
-        parents = (frame.f_locals.get("self") for frame in callers() if module_of(frame) == "granian.server.common")
+    if _is_granian_worker(site):
+        parents = locals_of_callers("granian.server.common", "self")
         if any(getattr(parent, "interrupt_signal", None) is True for parent in parents):
             site.notifier.call_soon(partial(signal.raise_signal, signal.SIGTERM))
     yield from ()
+
+
+def _is_granian_worker(site: Site) -> bool:
+    return "granian.server.mp" in site.modules and sys.platform != "win32"
 
 
 def _ignore_signals_soon(turns: int = _TURNS_OF_A_SIGNAL) -> None:

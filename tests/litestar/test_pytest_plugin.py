@@ -110,9 +110,7 @@ def test_loading_the_plugin_imports_nothing_of_litestar() -> None:
     ("mark", "options", "passed"),
     [
         ("@pytest.mark.anyio", ("-p", "anyio"), 6),  # on asyncio and on trio
-        pytest.param(
-            *("@pytest.mark.asyncio", ("-p", "anyio", "-p", "pytest_asyncio.plugin"), 4), marks=pytest.mark.long
-        ),
+        pytest.param("@pytest.mark.asyncio", ("-p", "anyio", "-p", "pytest_asyncio.plugin"), 4, marks=pytest.mark.long),
         ("", ("-p", "anyio", "-p", "pytest_asyncio.plugin", "--asyncio-mode=auto"), 4),
     ],
 )

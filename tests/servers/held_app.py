@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import time
 from pathlib import Path
 
 HELD = Path(os.environ["SAFE_SSE_HELD"])
@@ -12,8 +12,8 @@ try:
     (HELD / "first").touch(exist_ok=False)
 except FileExistsError:
     (HELD / "waiting").touch()
-    while not (HELD / "go").exists():
-        time.sleep(0.01)
+    with (HELD / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
 
 from tests.servers.app import app  # noqa: E402
 

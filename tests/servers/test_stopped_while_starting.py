@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,27 +31,21 @@ class HalfStartedServer(RunningServer):
         self.wait(lambda: up.isdisjoint(process.pid for process in self.others()), WAIT)
 
     def wait(self, condition: Callable[[], bool], within: float) -> None:
-        deadline = time.monotonic() + within
-        while not condition():
-            assert time.monotonic() < deadline, self.output()
-            time.sleep(0.01)
-
-    def let_go(self) -> None:
-        (self.directory / "go").touch()
+        assert asyncio.run(self.records.until(condition, within)), self.output()
 
 
-@pytest.mark.parametrize(
-    "kind", parameters("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio")
-)
+@pytest.mark.parametrize("kind", parameters(*OF_WORKERS))
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_server_whose_worker_still_starts_exits(kind: ServerKind, number: signal.Signals, tmp_path: Path) -> None:
     """The worker takes note of the signal, whether it was sent before or behind its start."""
     server = HalfStartedServer(kind, tmp_path, ("127.0.0.1", free_port()))
-    try:
-        server.start(workers=2, app="tests.servers.held_app:app", environment={"SAFE_SSE_HELD": str(tmp_path)})
-        server.signal(number)
-        server.wait_for_the_first()
-        server.let_go()
-        assert asyncio.run(server.wait_exit()) is not None, server.output()
-    finally:
-        server.reap()
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of which the worker is in want that comes second
+        try:
+            server.start(workers=2, app="tests.servers.held_app:app", environment={"SAFE_SSE_HELD": str(tmp_path)})
+            server.signal(number)
+            server.wait_for_the_first()
+            lock.close()
+            assert asyncio.run(server.wait_exit()) is not None, server.output()
+        finally:
+            server.reap()

@@ -45,10 +45,9 @@ class Visitor:
             plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         plug.setblocking(False)
         await asyncio.get_running_loop().sock_connect(plug, (host, port))
-        # Compressed, a flood would be none.
-        options: dict[str, Any] = {"ping_interval": None, "max_size": None, "max_queue": 1, "compression": None}
-        # Granian leaves a connection open whose close has been answered.
-        options["close_timeout"] = 2
+        # Compressed, a flood would be none; and Granian leaves a connection open whose close has been answered.
+        options: dict[str, Any] = {"compression": None, "close_timeout": 2}
+        options |= {"ping_interval": None, "max_size": None, "max_queue": 1}
         connection = await connect(f"ws://{host}:{port}{path}", sock=plug, open_timeout=WAIT, **options)
         if stalled:
             connection.transport.pause_reading()
