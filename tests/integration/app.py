@@ -21,8 +21,6 @@ from urllib.parse import parse_qs
 
 import anyio
 
-from litestar_safe_sse._servers.connections import ADDRESSES
-
 logger = logging.getLogger(__name__)
 
 
@@ -48,9 +46,12 @@ class HeldOpen:
         self._notified: anyio.Event | None = None
         self._handlers: list[Any] = []
         self._watches: list[Any] = []
-        if watches:
+        self._addresses: str | None = None
+        if watches:  # a server without them starts in half the time
+            from litestar_safe_sse._servers.connections import ADDRESSES
             from litestar_safe_sse._servers.shutdown import ShutdownWatch
 
+            self._addresses = ADDRESSES
             self._watches = [
                 ShutdownWatch(self._on_shutdown, logger, termination_delay=termination_delay) for _ in range(watches)
             ]
@@ -89,8 +90,8 @@ class HeldOpen:
         query = parse_qs(scope["query_string"].decode())
         notified = self._install()
         headers = [(b"content-type", b"text/plain")]
-        if ADDRESSES in scope:
-            headers.append((b"x-client-port", str(scope[ADDRESSES][0][1]).encode()))
+        if self._addresses in scope:
+            headers.append((b"x-client-port", str(scope[self._addresses][0][1]).encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         if "hold" in query:
             await send({"type": "http.response.body", "body": b"hello", "more_body": True})

@@ -17,7 +17,9 @@ from tests.integration.processes import (
     GRANIAN_UVLOOP,
     HYPERCORN,
     HYPERCORN_TRIO,
+    HYPERCORN_UVLOOP,
     UVICORN,
+    UVICORN_UVLOOP,
     WITH_LIFESPAN,
     Kind,
     Launch,
@@ -27,7 +29,11 @@ from tests.integration.processes import (
 )
 from tests.servers.kinds import long_if
 
+TRIO_TOO = pytest.param(HYPERCORN_TRIO, marks=pytest.mark.long)
+"""Where it does as Hypercorn's other workers do."""
 LIKE_SIGTERM = (signal.SIGINT,)
+ON_UVLOOP = (UVICORN_UVLOOP, GRANIAN_UVLOOP, HYPERCORN_UVLOOP)
+"""Signals reach it as they do asyncio's loop, as ``test_signal_handlers.py`` tells."""
 FORCED_EXIT = sys.version_info < (3, 12, 1)
 
 
@@ -52,7 +58,7 @@ def hold_on_two_workers(server: Server) -> int:
             kind,
             number,
             id=f"{kind}-{number.name}",
-            marks=long_if(kind is not UVICORN and number in LIKE_SIGTERM),
+            marks=long_if(kind in ON_UVLOOP or number in LIKE_SIGTERM),
         )
         for kind in WITH_LIFESPAN
         for number in (signal.SIGTERM, *LIKE_SIGTERM)
@@ -75,7 +81,7 @@ def test_notified_once_and_at_once(launch: Launch, kind: Kind, number: signal.Si
 
 
 @posix_only
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_notified_before_daphne_cancels(launch: Launch, number: signal.Signals) -> None:
     """On Daphne, which has no lifespan, a watch installed by the first request is notified before it is cancelled."""
     server = launch(DAPHNE)
@@ -95,7 +101,7 @@ def test_notified_before_daphne_cancels(launch: Launch, number: signal.Signals) 
     [
         (UVICORN, signal.SIGTERM, False),
         pytest.param(UVICORN, signal.SIGINT, True, marks=pytest.mark.long),
-        (GRANIAN, signal.SIGTERM, False),
+        pytest.param(GRANIAN, signal.SIGTERM, False, marks=pytest.mark.long),
         pytest.param(GRANIAN, signal.SIGINT, True, marks=pytest.mark.long),
         pytest.param(HYPERCORN, signal.SIGTERM, False, marks=pytest.mark.long),
         pytest.param(HYPERCORN, signal.SIGINT, True, marks=pytest.mark.long),
@@ -139,7 +145,7 @@ def test_second_interrupt_forces_uvicorn_to_exit(launch: Launch) -> None:
 
 
 @posix_only
-@pytest.mark.parametrize("kind", [GRANIAN, GRANIAN_UVLOOP], ids=str)
+@pytest.mark.parametrize("kind", [GRANIAN, pytest.param(GRANIAN_UVLOOP, marks=pytest.mark.long)], ids=str)
 def test_repeated_signals_leave_granian_draining(launch: Launch, kind: Kind) -> None:
     """On Granian more signals during the drain change nothing: the clean-up completes and the server exits."""
     server = launch(kind)
@@ -187,7 +193,7 @@ def test_notified_when_uvicorn_reaches_its_request_limit(launch: Launch) -> None
 
 
 @posix_only
-@pytest.mark.parametrize("kind", [HYPERCORN, HYPERCORN_TRIO], ids=str)
+@pytest.mark.parametrize("kind", [HYPERCORN, TRIO_TOO], ids=str)
 def test_notified_when_hypercorn_replaces_a_worker(launch: Launch, kind: Kind) -> None:
     """Hypercorn's max_requests ends a worker, whose streams are notified."""
     server = launch(kind, "--max-requests 2")
@@ -201,7 +207,7 @@ def test_notified_when_hypercorn_replaces_a_worker(launch: Launch, kind: Kind) -
 
 
 @posix_only
-@pytest.mark.parametrize("kind", [UVICORN, GRANIAN, HYPERCORN, HYPERCORN_TRIO], ids=str)
+@pytest.mark.parametrize("kind", [UVICORN, GRANIAN, HYPERCORN, TRIO_TOO], ids=str)
 def test_installed_at_the_first_request(launch: Launch, kind: Kind) -> None:
     """A watch installed when the server has long started is notified all the same."""
     server = launch(kind, LAZY="1")
@@ -215,7 +221,7 @@ def test_installed_at_the_first_request(launch: Launch, kind: Kind) -> None:
 
 
 @posix_only
-@pytest.mark.parametrize("kind", [HYPERCORN, HYPERCORN_TRIO], ids=str)
+@pytest.mark.parametrize("kind", [HYPERCORN, TRIO_TOO], ids=str)
 def test_termination_of_a_hypercorn_worker_is_put_off_not_away(launch: Launch, kind: Kind) -> None:
     """A Hypercorn worker that alone is sent SIGTERM is notified, and is killed as without us when its delay is over.
 
