@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,21 @@ PLACES = 10
 GRACEFUL = ("--graceful-timeout", "60")
 """Hypercorn would cancel what is open after three seconds."""
 
-each_kind = pytest.mark.parametrize("kind", parameters(*ALL, long=["hypercorn-h1-trio"]))
+KINDS = parameters(*ALL, long=["hypercorn-h1-trio"])
+each_server = pytest.mark.parametrize("server", KINDS, indirect=True)
 
 
-def run(scenario: Callable[[RunningServer], Awaitable[None]], kind: ServerKind, directory: Path) -> None:
+def admitting(kind: ServerKind, directory: Path) -> AbstractContextManager[RunningServer]:
     extra = GRACEFUL if kind.server == "hypercorn" and not kind.trio else ()
-    with running(kind, directory, app="tests.servers.admitting:app", extra=extra) as server:
-        asyncio.run(scenario(server))  # type: ignore[arg-type]
+    return running(kind, directory, app="tests.servers.admitting:app", extra=extra)
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server at which each test comes with users of its own."""
+    kind: ServerKind = request.param
+    with admitting(kind, tmp_path_factory.mktemp(kind.name)) as server:
+        yield server
 
 
 def paths(name: str, count: int, user: str, **more: str) -> list[str]:
@@ -67,15 +76,16 @@ async def opened(server: RunningServer) -> list[str]:
     return [record["key"] for record in server.records.named("opened")]
 
 
-@each_kind
+@each_server
 @pytest.mark.parametrize("how", [Leave.FIN, Leave.RST], ids=lambda how: how.value)
-def test_a_crowd_finds_exactly_as_many_places_as_there_are(kind: ServerKind, how: Leave, tmp_path: Path) -> None:
+def test_a_crowd_finds_exactly_as_many_places_as_there_are(server: RunningServer, how: Leave) -> None:
     """Of those who come at once so many are served, the others are answered 429, and all places come back."""
+    user = f"leaves-by-{how.value}"
 
-    async def come_and_go(server: RunningServer) -> None:
+    async def come_and_go() -> None:
         for round_ in range(3):
             before = await opened(server)
-            async with await crowd(server, paths(f"a{round_}", 50, "ann")) as visitors:
+            async with await crowd(server, paths(f"{user}-{round_}", 50, user)) as visitors:
                 statuses = Counter([(await visitor.response()).status for visitor in visitors.streams])
                 assert statuses == {200: PLACES, 429: 50 - PLACES}
                 served = [key for key in await opened(server) if key not in before]
@@ -83,48 +93,49 @@ def test_a_crowd_finds_exactly_as_many_places_as_there_are(kind: ServerKind, how
                 await visitors.leave(how)
                 await wait_cleaned(server, served, "client_disconnected")
 
-    run(come_and_go, kind, tmp_path)
+    asyncio.run(come_and_go())
 
 
-@each_kind
-@pytest.mark.parametrize("path", ["/revoke?who=ann", "/ban?who=ann"], ids=["by-key", "when-asked-again"])
-def test_who_is_revoked_gets_a_proper_end_and_nothing_more(kind: ServerKind, path: str, tmp_path: Path) -> None:
+@each_server
+@pytest.mark.parametrize("way", ["revoke", "ban"], ids=["by-key", "when-asked-again"])
+def test_who_is_revoked_gets_a_proper_end_and_nothing_more(server: RunningServer, way: str) -> None:
     """Streams of others go on."""
+    ann, bob = f"ann-{way}", f"bob-{way}"
 
-    async def revoke(server: RunningServer) -> None:
+    async def revoke() -> None:
         async with (
-            await crowd(server, paths("bob", 1, "bob")) as others,
-            await crowd(server, paths("ann", 3, "ann")) as visitors,
+            await crowd(server, paths(bob, 1, bob)) as others,
+            await crowd(server, paths(ann, 3, ann)) as visitors,
         ):
             await others.events(1)
             await visitors.events(1)
-            await post(server, path)
+            await post(server, f"/{way}?who={ann}")
             assert [await visitor.end() for visitor in visitors.streams] == [Ending.COMPLETE] * 3
             assert [visitor.data for visitor in visitors.streams] == [["one"]] * 3
-            await wait_cleaned(server, [f"ann.{number}" for number in range(3)], "revoked")
+            await wait_cleaned(server, [f"{ann}.{number}" for number in range(3)], "revoked")
             assert others.streams[0].ending is None
             server.records.read()
-            assert not server.records.of("bob.0", "cleaned")
+            assert not server.records.of(f"{bob}.0", "cleaned")
 
-    run(revoke, kind, tmp_path)
+    asyncio.run(revoke())
 
 
-@each_kind
-def test_a_blocked_client_that_is_revoked_loses_its_connection(kind: ServerKind, tmp_path: Path) -> None:
+@each_server
+def test_a_blocked_client_that_is_revoked_loses_its_connection(server: RunningServer) -> None:
     """What the server holds for it is not sent any more."""
 
-    async def revoke(server: RunningServer) -> None:
-        keys = ["ann.0", "ann.1"]
-        async with await crowd(server, paths("ann", 2, "ann", flood="true"), stalled=True) as visitors:
+    async def revoke() -> None:
+        keys = ["blocked.0", "blocked.1"]
+        async with await crowd(server, paths("blocked", 2, "blocked", flood="true"), stalled=True) as visitors:
             assert await server.records.until_each(keys, "opened")
-            await post(server, "/ban?who=ann")
+            await post(server, "/ban?who=blocked")
             await wait_cleaned(server, keys, "revoked")
             assert {await visitor.end() for visitor in visitors.streams} <= {Ending.CUT, Ending.RESET}
 
-    run(revoke, kind, tmp_path)
+    asyncio.run(revoke())
 
 
-@each_kind
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_drain_is_spread(kind: ServerKind, tmp_path: Path) -> None:
     """Streams are told one by one, say farewell, and the server exits."""
 
@@ -145,4 +156,5 @@ def test_a_drain_is_spread(kind: ServerKind, tmp_path: Path) -> None:
         for visitor in visitors:
             visitor.wire.close()
 
-    run(stop, kind, tmp_path)
+    with admitting(kind, tmp_path) as server:
+        asyncio.run(stop(server))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -33,14 +34,14 @@ WITH_A_GATE = ("dependency", "headers", "thread")
 
 
 def each_kind(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("kind", parameters(*names))
+    return pytest.mark.parametrize("kind", parameters(*names, long=["hypercorn-h1-trio"]))
 
 
-async def crowd(server: RunningServer, names: tuple[str, ...]) -> Crowd:
+async def crowd(server: RunningServer, names: tuple[str, ...], visit: str = "") -> Crowd:
     """Opens a stream in each state, and waits until it is there."""
-    paths = [f"/{name}?key={name}" for name in names]
+    paths = [f"/{name}?key={name}{visit}" for name in names]
     visitors = await Crowd.open(server.address, server.kind.protocol, paths, tls=server.tls)
-    assert await server.records.until_each(names, "waiting"), server.output()[-3000:]
+    assert await server.records.until_each([f"{name}{visit}" for name in names], "waiting"), server.output()[-3000:]
     return visitors
 
 
@@ -49,12 +50,24 @@ async def open_gate(server: RunningServer, key: str) -> None:
 
 
 def run(scenario: Callable[[RunningServer], Awaitable[None]], kind: ServerKind, directory: Path, *extra: str) -> None:
-    with running(kind, directory, app="tests.servers.prefetching:app", extra=extra) as server:
+    with prefetching(kind, directory, *extra) as server:
         asyncio.run(scenario(server))  # type: ignore[arg-type]
 
 
+def prefetching(kind: ServerKind, directory: Path, *extra: str) -> AbstractContextManager[RunningServer]:
+    return running(kind, directory, app="tests.servers.prefetching:app", extra=extra)
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that is left in each way, and not stopped."""
+    kind: ServerKind = request.param
+    with prefetching(kind, tmp_path_factory.mktemp(kind.name)) as server:
+        yield server
+
+
 @pytest.mark.parametrize(
-    ("kind", "how"),
+    ("server", "how"),
     [
         pytest.param(
             kind,
@@ -65,28 +78,36 @@ def run(scenario: Callable[[RunningServer], Awaitable[None]], kind: ServerKind, 
         for kind in kinds(*ALL, "hypercorn-h2-asyncio", "hypercorn-h2-uvloop")
         for how in ([Leave.FIN, Leave.RST] if kind.protocol == "1.1" else [Leave.RST, Leave.RST_STREAM])
     ],
+    indirect=["server"],
+    scope="module",  # without which the server would be started for each way
 )
-def test_client_leaves_in_any_state(kind: ServerKind, how: Leave, tmp_path: Path) -> None:
+def test_client_leaves_in_any_state(server: RunningServer, how: Leave) -> None:
     """The generator ends and is cleaned up, once; what a hook, a dependency or a thread is at comes to its end."""
+    visit = f"-{how.value}"
+    cleaned = "cleaned: client_disconnected"
 
-    async def leave(server: RunningServer) -> None:
-        names = EACH_BY_ITSELF + WITH_A_GATE
-        async with await crowd(server, names) as visitors:
+    async def until(what: str, *names: str) -> None:
+        keys = [f"{name}{visit}" for name in names]
+        assert await server.records.until_each(keys, what), server.output()[-3000:]
+
+    def story(name: str) -> list[str]:
+        return server.records.story(f"{name}{visit}")
+
+    async def leave() -> None:
+        async with await crowd(server, EACH_BY_ITSELF + WITH_A_GATE, visit) as visitors:
             await visitors.leave(how)
-        cleaned = "cleaned: client_disconnected"
-        assert await server.records.until_each((*EACH_BY_ITSELF, "headers"), cleaned), server.output()[-3000:]
-        stories = {name: server.records.story(name) for name in names}
-        assert stories["dependency"] == stories["thread"] == ["waiting"]
-        assert stories["headers"] == ["waiting", "ended", cleaned]
+        await until(cleaned, *EACH_BY_ITSELF, "headers")
+        assert story("dependency") == story("thread") == ["waiting"]
+        assert story("headers") == ["waiting", "ended", cleaned]
         for name in WITH_A_GATE:
-            await open_gate(server, name)
-        assert await server.records.until_each(["headers"], "committed"), server.output()[-3000:]
-        assert await server.records.until_each(["dependency", "thread"], cleaned), server.output()[-3000:]
+            await open_gate(server, f"{name}{visit}")
+        await until("committed", "headers")
+        await until(cleaned, "dependency", "thread")
         for name in (*EACH_BY_ITSELF, "thread"):
-            assert server.records.story(name) == ["waiting", "ended", cleaned]
-        assert server.records.story("dependency") == ["waiting", cleaned]
+            assert story(name) == ["waiting", "ended", cleaned]
+        assert story("dependency") == ["waiting", cleaned]
 
-    run(leave, kind, tmp_path)
+    asyncio.run(leave())
 
 
 @each_kind(*ALL)
