@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.bounds import WAIT
-from tests.servers.kinds import kinds, parameters
+from tests.servers.kinds import kinds, marked, parameters
 from tests.servers.processes import RunningServer
 from tests.servers.questions import ask, crowd
 from tests.servers.responses import Ending
@@ -15,7 +15,7 @@ from tests.servers.responses import Ending
 CUTS_AT_ONCE = [kind for kind in kinds() if kind.server in ("uvicorn", "hypercorn")]
 
 
-@pytest.mark.parametrize("server", CUTS_AT_ONCE, indirect=True, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("server", marked(CUTS_AT_ONCE), indirect=True)
 def test_a_failed_stream_is_cut_before_its_cleanups(server: RunningServer) -> None:
     """The client sees the cut while a cleanup is still under way, and the cleanup comes to its end."""
 
