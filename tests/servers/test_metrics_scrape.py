@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import httpx
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,6 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.bounds import START, WAIT
 from tests.ports import free_port
+
+PAUSE = 0.02
+"""Seconds between two questions: to ask without end takes the time of the workers that are to answer."""
 
 
 @contextmanager
@@ -44,6 +47,7 @@ def until_it_answers(client: httpx.Client) -> None:
             client.get("/metrics")
         except httpx.TransportError:
             assert monotonic() < end, "the server has not started"
+            sleep(PAUSE)
         else:
             return
 
@@ -74,6 +78,7 @@ def until(client: httpx.Client, **expected: float) -> dict[tuple[str, str | None
         if all(found.get((name, None)) == value for name, value in expected.items()):
             return found
         assert monotonic() < end, found
+        sleep(PAUSE)
 
 
 def test_streams_of_two_workers_are_open_and_then_closed_with_their_reason(tmp_path: Path) -> None:
