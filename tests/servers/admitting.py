@@ -77,4 +77,4 @@ async def on_startup() -> None:
 plugin = SafeSSEPlugin(
     SafeSSEConfig(admission=PerKey(user, PLACES), shutdown_grace=GRACE, drain_spread=SPREAD, ping_interval=NEVER)
 )
-app = Litestar([handler, revoke, ban, live], plugins=[plugin], on_startup=[on_startup])
+app = Litestar([handler, revoke, ban, live], plugins=[plugin], on_startup=[on_startup], openapi_config=None)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
-import psutil
 import sniffio
 from litestar import Litestar, Response, get, post, route
 from litestar.background_tasks import BackgroundTask
@@ -218,6 +217,8 @@ def task_names() -> list[str]:
 
 @get("/statistics")
 async def statistics() -> dict[str, Any]:
+    import psutil  # few ask, and each start would take the time of it
+
     gc.collect()
     process = psutil.Process()
     return {
@@ -255,6 +256,7 @@ app = Litestar(
     plugins=[plugin] if SAFE else [],
     dependencies=dependencies,
     on_startup=[on_startup],
+    openapi_config=None,
     on_shutdown=[on_shutdown],
     lifespan=[lifespan],
 )

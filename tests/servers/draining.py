@@ -117,5 +117,6 @@ app = Litestar(
     [background, page, slow, job],
     plugins=[SafeSSEPlugin(CONFIG)],
     on_startup=[on_startup],
+    openapi_config=None,
     on_shutdown=[on_shutdown],
 )

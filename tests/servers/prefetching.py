@@ -176,4 +176,5 @@ app = Litestar(
     plugins=[SafeSSEPlugin(SafeSSEConfig(ping_interval=NEVER, shutdown_grace=GRACE, cleanup_timeout=30.0))],
     before_send=[before_send],
     on_startup=[on_startup],
+    openapi_config=None,
 )

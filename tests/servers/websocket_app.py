@@ -87,6 +87,7 @@ app = Litestar(
     [*handlers(), revoke, progress, statistics],
     plugins=[plugin],
     on_startup=[on_startup],
+    openapi_config=None,
     on_shutdown=[on_shutdown],
     lifespan=[lifespan],
 )
