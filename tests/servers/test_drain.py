@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from tests.bounds import NEVER, SHORT, WAIT
 from tests.servers.clients import Crowd
 from tests.servers.http1 import Http1Stream
-from tests.servers.kinds import ServerKind, parameters
+from tests.servers.kinds import ServerKind, kinds, long_if, parameters
 from tests.servers.processes import FLAVOUR, RunningServer, running
 from tests.servers.responses import Ending, ProtocolError
 
@@ -35,8 +35,12 @@ GRACEFUL = ("--graceful-timeout", "60")
 """Hypercorn would cancel what is open after three seconds."""
 
 
-def each_kind(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("kind", parameters(*names, long=["hypercorn-h1-trio"]))
+OF_THEIR_OWN_ACCORD = ["granian-h1-asyncio", "hypercorn-h1-asyncio"]
+"""Those that keep no connection when they stop, nor, started as here, cancel a request."""
+
+
+def each_kind(*names: str, long: Sequence[str] = ()) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("kind", parameters(*names, long=[*long, "hypercorn-h1-trio"]))
 
 
 def run(
@@ -81,7 +85,7 @@ def test_background_tasks_are_done_before_the_application_shuts_down(kind: Serve
     run(stop, kind, tmp_path)
 
 
-@each_kind(*ALL)
+@each_kind(*ALL, long=OF_THEIR_OWN_ACCORD)
 def test_background_task_of_a_stream_that_had_ended_is_done_too(kind: ServerKind, tmp_path: Path) -> None:
     """It makes no difference whether the stream has been ended by the shutdown, or had ended before."""
 
@@ -99,8 +103,17 @@ def test_background_task_of_a_stream_that_had_ended_is_done_too(kind: ServerKind
 WITHOUT_LIFESPAN = {"granian": ("--interface", "asginl"), "uvicorn": ("--lifespan", "off"), "daphne": ()}
 
 
-@pytest.mark.parametrize("kind", parameters("granian-h1-asyncio", "uvicorn-h1-httptools-uvloop", "daphne-h1"))
-@pytest.mark.parametrize("path", ["/slow?key=k&seconds=0.5", "/background?key=k&seconds=0.5"])
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        # On Uvicorn it is waited for in the same way, and on Daphne with and without a lifespan.
+        pytest.param(
+            path, kind, id=f"{path}-{kind.name}", marks=long_if("background" in path and kind.server != "granian")
+        )
+        for path in ("/slow?key=k&seconds=0.5", "/background?key=k&seconds=0.5")
+        for kind in kinds("granian-h1-asyncio", "uvicorn-h1-httptools-uvloop", "daphne-h1")
+    ],
+)
 def test_cleanups_are_done_where_no_lifespan_waits_for_them(kind: ServerKind, tmp_path: Path, path: str) -> None:
     """A server that runs none, or an application that another one has mounted; nor are background tasks cut short."""
 
@@ -134,7 +147,7 @@ def test_background_task_that_does_not_end_does_not_hold_up_the_exit(kind: Serve
     run(stop, kind, tmp_path, SHUTDOWN_GRACE=str(SHORT), CLEANUP_TIMEOUT=str(SHORT))
 
 
-@each_kind("daphne-h1", "uvicorn-h1-httptools-uvloop", "uvicorn-h1-h11-asyncio")
+@each_kind("daphne-h1", "uvicorn-h1-httptools-uvloop", "uvicorn-h1-h11-asyncio", long=["uvicorn-h1-httptools-uvloop"])
 def test_job_is_ended_with_the_grace_of_all_streams_and_not_reported(kind: ServerKind, tmp_path: Path) -> None:
     """A response whose own grace is longer has no longer at a shutdown; it ends in time, so nothing is warned of."""
 
@@ -171,7 +184,7 @@ def test_connection_of_a_stream_ends_with_it_during_a_drain(kind: ServerKind, tm
     run(stop, kind, tmp_path)
 
 
-@each_kind("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "daphne-h1")
+@each_kind("uvicorn-h1-httptools-uvloop", *OF_THEIR_OWN_ACCORD, "daphne-h1", long=OF_THEIR_OWN_ACCORD)
 def test_connection_of_a_refused_stream_ends_with_its_answer(kind: ServerKind, tmp_path: Path) -> None:
     """A stream that is refused because of the shutdown does not come again on the same connection."""
 

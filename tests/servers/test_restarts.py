@@ -25,8 +25,8 @@ DRAIN = 1.5
 """Seconds that the server drains."""
 
 HTTP1 = [kind for kind in kinds() if kind.protocol == "1.1"]
-IN_NODE = ("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "daphne-h1")
-"""One of each server, which are tried each time."""
+ALWAYS = ("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "daphne-h1")
+"""One of each server, which are tried each time: with Granian a browser comes back, with the others Node.js."""
 
 
 def wait_for_process(client: Client, other_than: str = "") -> str:
@@ -61,7 +61,7 @@ def shut_down(server: RunningServer) -> None:
             kind,
             open_client,
             id=f"{kind.name}-{open_client.__name__}",
-            marks=long_if(kind.name not in IN_NODE or (open_client is in_chromium and kind.server != "granian")),
+            marks=long_if(kind.name not in ALWAYS or (open_client is in_chromium) != (kind.server == "granian")),
         )
         for kind in HTTP1
         for open_client in (in_chromium, in_node)

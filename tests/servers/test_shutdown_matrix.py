@@ -72,8 +72,10 @@ REPRESENTATIVES = [
 """One of each server and protocol, each event loop among them."""
 OF_WORKERS = ["uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "hypercorn-h1-asyncio", "hypercorn-h1-trio"]
 ALL = [*REPRESENTATIVES, "hypercorn-h2-trio", "daphne-h1", "daphne-h2"]
-LIKE_HTTP1 = ["hypercorn-h2-uvloop"]
-"""Where a stream's connection makes no difference."""
+LIKE_HTTP1 = ["hypercorn-h2-uvloop", "hypercorn-h1-trio"]
+"""Where neither a stream's connection nor its loop makes a difference to Hypercorn."""
+WITH_A_PARENT = ["granian-h1-asyncio", "hypercorn-h1-asyncio"]
+"""Those of which one worker has a parent, too: a group is interrupted as well in the test of a second ^C."""
 LIKE_GRANIAN = "uvicorn-h1-httptools-uvloop"
 """Where its workers are told to stop in the same way."""
 
@@ -158,8 +160,8 @@ def each_kind(*names: str, long: Collection[str] = ()) -> pytest.MarkDecorator:
             id=f"{number.name}-{kind.name}-{workers}-workers",
             marks=long_if(
                 kind.name in VARIANTS
-                or (number is signal.SIGINT and (workers == 2 or kind.name == "hypercorn-h2-uvloop"))
-                or (workers == 2 and kind.name in ("hypercorn-h2-uvloop", "hypercorn-h1-trio"))
+                or (number is signal.SIGINT and (workers == 2 or kind.server != "daphne"))
+                or (workers == 2 and kind.name not in WITH_A_PARENT)  # Uvicorn's parent: see ^C
             ),
         )
         for kind in kinds(*ALL)
@@ -183,7 +185,7 @@ def test_server_told_to_stop_cleans_up_every_stream_first(
 
 
 @safe_only
-@each_kind(*OF_WORKERS, long=["hypercorn-h1-trio"])
+@each_kind(*OF_WORKERS, long=[*WITH_A_PARENT, "hypercorn-h1-trio"])
 @pytest.mark.parametrize(
     "workers", [pytest.param(1, id="1-worker", marks=pytest.mark.long), pytest.param(2, id="2-workers")]
 )
@@ -222,7 +224,7 @@ def test_second_interrupt_does_not_cut_clean_ups_short(kind: ServerKind, group: 
 
 
 @safe_only
-@each_kind("uvicorn-h1-h11-asyncio", "uvicorn-h1-httptools-uvloop", "granian-h1-asyncio")
+@each_kind("uvicorn-h1-h11-asyncio", "uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", long=["granian-h1-asyncio"])
 def test_reloading_parent_told_to_stop_leaves_no_stream_and_no_child(kind: ServerKind, tmp_path: Path) -> None:
     """With ``--reload`` the signal reaches a supervisor, and its child still cleans up."""
     (tmp_path / "watched").mkdir()
@@ -400,6 +402,7 @@ def test_thread_that_is_blocked_for_good_does_not_hold_up_the_exit(kind: ServerK
 
 
 @safe_only
+@pytest.mark.long  # as `tests/integration` does with one stream
 def test_uvicorn_in_a_thread_told_to_exit_cleans_up(tmp_path: Path) -> None:
     """Where no signal arrives, Uvicorn's own decision to exit ends the streams."""
     with running(UVICORN_IN_THREAD, tmp_path) as server:
@@ -409,6 +412,7 @@ def test_uvicorn_in_a_thread_told_to_exit_cleans_up(tmp_path: Path) -> None:
 
 
 @safe_only
+@pytest.mark.long  # as `tests/integration` does with one stream
 @each_kind("uvicorn-h1-httptools-uvloop")
 def test_uvicorn_that_has_served_its_last_request_cleans_up(kind: ServerKind, tmp_path: Path) -> None:
     """``--limit-max-requests`` stops the server without any signal, and the streams are ended as by one."""

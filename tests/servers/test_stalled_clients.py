@@ -75,13 +75,15 @@ GRANIAN_WITHOUT_LIFESPAN = Place(GRANIAN, "without-lifespan", "rewriting:writing
 GRANIAN_ON_UNIX_SOCKET = Place(GRANIAN, "unix-socket", on_unix_socket=True)
 HYPERCORN_ON_UNIX_SOCKET = Place(HYPERCORN, "unix-socket", on_unix_socket=True)
 
-PLACES = [
+ONE_OF_EACH = [
     Place(UVICORN, "nginx", extra=("--proxy-headers", "--forwarded-allow-ips", "*"), behind_nginx=True),
-    GRANIAN_WITHOUT_LIFESPAN,
     GRANIAN_ON_UNIX_SOCKET,
-    Place("hypercorn-h1-trio", "written-scope", "rewriting:writing"),
     HYPERCORN_ON_UNIX_SOCKET,
     Place(DAPHNE, "nginx", extra=("--proxy-headers",), behind_nginx=True),
+]
+OTHERS = [
+    GRANIAN_WITHOUT_LIFESPAN,
+    Place("hypercorn-h1-trio", "written-scope", "rewriting:writing"),
 ]
 LIKE_PLACES = [
     Place("uvicorn-h1-httptools-uvloop", "unix-socket", on_unix_socket=True),
@@ -148,7 +150,7 @@ async def stop(server: RunningServer, within: float = EXIT) -> None:
     assert "Traceback" not in server.output(), server.output()[-3000:]
 
 
-@places(*PLACES, long=[*LIKE_PLACES, *MORE_PLACES])
+@places(*ONE_OF_EACH, *OTHERS, long=[*LIKE_PLACES, *MORE_PLACES])
 def test_server_exits_though_clients_take_nothing(place: Place, tmp_path: Path) -> None:
     """Nobody who has stopped reading holds up the exit, wherever the server listens and whatever stands in front."""
 
@@ -176,7 +178,7 @@ def test_both_workers_exit_though_clients_take_nothing(place: Place, tmp_path: P
         asyncio.run(stop_when_stuck(server))
 
 
-@places(*PLACES, long=LIKE_PLACES)
+@places(*ONE_OF_EACH, long=[*OTHERS, *LIKE_PLACES])
 def test_client_that_is_given_up_loses_its_connection(place: Place, tmp_path: Path) -> None:
     """After ``send_timeout`` the connection is closed, others go on, and the exit finds nothing to wait for."""
 

@@ -35,7 +35,7 @@ class HalfStartedServer(RunningServer):
 
 
 @pytest.mark.parametrize("kind", parameters(*OF_WORKERS))
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_server_whose_worker_still_starts_exits(kind: ServerKind, number: signal.Signals, tmp_path: Path) -> None:
     """The worker takes note of the signal, whether it was sent before or behind its start."""
     server = HalfStartedServer(kind, tmp_path, ("127.0.0.1", free_port()))

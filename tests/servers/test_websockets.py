@@ -32,7 +32,7 @@ KINDS = [
     ServerKind("hypercorn", "1.1", "trio", ("--worker-class", "trio", "--graceful-timeout", "1")),
     ServerKind("daphne", "1.1", ""),
 ]
-EACH = marked(KINDS, long=["granian-h1-uvloop"])
+EACH = marked(KINDS, long=["granian-h1-uvloop", "uvicorn-h1-wsproto"])
 STOPPED = marked(KINDS, long=["granian-h1-uvloop", "uvicorn-h1-wsproto", "hypercorn-h1-trio"])
 """Each that is told to stop, for which it is started anew."""
 
@@ -173,7 +173,7 @@ def test_client_resumes_by_the_query_or_by_its_first_message(server: RunningServ
     assert asyncio.run(ask(server, "/statistics"))["live"] == 0
 
 
-@pytest.mark.parametrize("kind", EACH)
+@pytest.mark.parametrize("kind", STOPPED)
 def test_shutdown_ends_every_stream_by_1001(kind: ServerKind, tmp_path: Path) -> None:
     """Cleaned up before the application's own shutdown; then the server exits."""
 
