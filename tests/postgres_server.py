@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -31,6 +33,27 @@ def program(name: str) -> str:
     found = str(packaged[-1]) if packaged else shutil.which(name)
     assert found, f"{name} is missing; scripts/setup.sh installs it"
     return found
+
+
+def _directory() -> Path:
+    """Makes a directory that belongs to who runs the server, and that he can reach."""
+    directory = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest keeps others out of its own, again and again
+    if USER is not None:
+        os.chown(directory, USER, USER)
+    return directory
+
+
+@functools.cache
+def _new_cluster() -> Path:
+    """A cluster, made once a run, that no server is ever started on."""
+    data = _directory()
+    atexit.register(shutil.rmtree, data, ignore_errors=True)
+    subprocess.run(
+        [program("initdb"), "-D", data, "-U", "sse", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+        check=True, capture_output=True, timeout=START, cwd="/", env={"PATH": os.environ["PATH"]},
+        user=USER, group=USER,
+    )  # fmt: skip
+    return data
 
 
 class PostgresServer:
@@ -99,15 +122,9 @@ class PostgresServer:
         return log.read_text(errors="replace") if log.exists() else ""
 
     def _make(self) -> None:
-        """Makes a cluster, in a directory that belongs to who runs the server, and that he can reach."""
-        self.data = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest keeps others out of its own, again and again
-        if USER is not None:
-            os.chown(self.data, USER, USER)
-        subprocess.run(
-            [program("initdb"), "-D", self.data, "-U", "sse", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
-            check=True, capture_output=True, timeout=START, cwd="/", env={"PATH": os.environ["PATH"]},
-            user=USER, group=USER,
-        )  # fmt: skip
+        """Copies a cluster that is new, which takes an eighth of what making one does."""
+        self.data = _directory()
+        subprocess.run(["cp", "-a", f"{_new_cluster()}/.", self.data], check=True, timeout=START)
 
     def _started(self) -> bool:
         settings = {
