@@ -22,7 +22,7 @@ def test_command_starts_the_quickstart_and_a_signal_cleans_up(command: list[str]
     """As it stands, in the directory of the application, but for the port."""
     port_option = PORT_OPTIONS.get(command[0], "--port={port}")
     quiet = "ignore"  # Uvicorn's parent leaves its socket to the end of the process
-    with running_by(command, port_option, PYTHONPATH=str(DOCS / "examples"), PYTHONWARNINGS=quiet) as server:
+    with running_by(["-m", *command], port_option, PYTHONPATH=str(DOCS / "examples"), PYTHONWARNINGS=quiet) as server:
         with stream(server, "/readings") as (response, events):
             assert response.status_code == 200
             assert next(events).event == "reading"

@@ -17,7 +17,7 @@ from litestar_safe_sse.testing import OpenStream, open_stream, open_stream_sync
 from tests.asking import ask
 from tests.bounds import WAIT
 from tests.docs.conftest import Load
-from tests.docs.processes import ServerProcess, leave, reset, running, stream
+from tests.docs.processes import PLAIN, ServerProcess, leave, reset, running, stream
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -31,7 +31,7 @@ in_process = pytest.mark.anyio
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    with running(f"{request.param}:app", EXAMPLES) as server:
+    with running(f"{request.param}:app", EXAMPLES, without_models=True) as server:
         yield server
 
 
@@ -87,8 +87,8 @@ def test_connections_are_closed_when_the_server_stops(server: ServerProcess) -> 
 @contextlib.contextmanager
 def chat() -> Iterator[tuple[ServerProcess, ServerProcess]]:
     with (
-        running("fake_model:app", Path(__file__).parent) as model,
-        running("llm_tokens:app", EXAMPLES, UPSTREAM=f"{model.url}/completions") as server,
+        running("fake_model:app", HERE, without_models=True) as model,
+        running("llm_tokens:app", EXAMPLES, without_models=True, UPSTREAM=f"{model.url}/completions") as server,
     ):
         yield server, model
 
@@ -96,7 +96,7 @@ def chat() -> Iterator[tuple[ServerProcess, ServerProcess]]:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerProcess]:
     """A model for an application in the test's process."""
-    with running("fake_model:app", HERE) as model:
+    with running("fake_model:app", HERE, without_models=True) as model:
         monkeypatch.setenv("UPSTREAM", f"{model.url}/completions")
         yield model
 
@@ -168,7 +168,7 @@ async def test_job_goes_on_without_its_client(load: Load) -> None:
 @example("job_progress")
 def test_job_goes_on_without_a_client_that_was_killed(server: ServerProcess) -> None:
     """The same on a server, where a client that comes back does so over another connection."""
-    path = f"/jobs/{httpx.post(f'{server.url}/jobs').json()['id']}"
+    path = f"/jobs/{httpx.post(f'{server.url}/jobs', verify=PLAIN).json()['id']}"
     with stream(server, path) as (response, events):
         seen = next(event for event in events if event.json()["percent"] > 0).id
         reset(response)
@@ -177,8 +177,8 @@ def test_job_goes_on_without_a_client_that_was_killed(server: ServerProcess) -> 
     assert rest == sorted(set(rest))
     assert rest[0] > int(seen)
     assert rest[-1] == 100
-    assert httpx.get(server.url + path, headers={"Last-Event-ID": "100"}).status_code == 204
-    assert httpx.get(f"{server.url}/jobs/unknown").status_code == 404
+    assert httpx.get(server.url + path, headers={"Last-Event-ID": "100"}, verify=PLAIN).status_code == 204
+    assert httpx.get(f"{server.url}/jobs/unknown", verify=PLAIN).status_code == 404
 
 
 def test_whole_answer_says_so(load: Load) -> None:
@@ -221,7 +221,7 @@ def test_notification_reaches_no_page_that_was_killed(server: ServerProcess) -> 
     path = "/notifications/ada"
 
     def pages(text: str) -> int:
-        return int(httpx.post(server.url + path, json={"text": text}).json()["pages"])
+        return int(httpx.post(server.url + path, json={"text": text}, verify=PLAIN).json()["pages"])
 
     with stream(server, path) as (_, stays):
         with stream(server, path) as (response, leaves):
@@ -252,7 +252,7 @@ async def test_logged_out_user_is_sent_nothing_more(load: Load) -> None:
 def test_pages_are_told_when_the_server_restarts(server: ServerProcess) -> None:
     """A body that asks may say farewell at a shutdown."""
     with stream(server, "/notifications/ada") as (_, events):
-        httpx.post(f"{server.url}/notifications/ada", json={"text": "hello"})
+        httpx.post(f"{server.url}/notifications/ada", json={"text": "hello"}, verify=PLAIN)
         assert next(events).data == "hello"
         server.terminate()
         assert [(event.event, event.retry) for event in events] == [("restarting", 500)]

@@ -17,7 +17,7 @@ from litestar_safe_sse.handlers import PREFETCH
 from litestar_safe_sse.testing import open_stream_sync
 from tests.bounds import START, WAIT
 from tests.docs.conftest import Load
-from tests.docs.processes import ServerProcess, running
+from tests.docs.processes import PLAIN, ServerProcess, running
 from tests.docs.test_examples import EXAMPLES, example, server  # noqa: F401
 
 
@@ -98,7 +98,9 @@ def node(*command: str, cwd: Path) -> str:
 def test_generated_client_knows_the_types_of_events(server: ServerProcess, tmp_path: Path) -> None:  # noqa: F811
     """Made from the document that the server shows, it is checked by TypeScript, and reads the stream."""
     (tmp_path / "node_modules").symlink_to(NODE_MODULES)
-    (tmp_path / "openapi.json").write_text(httpx.get(f"{server.url}/schema/openapi.json", timeout=30).text)
+    (tmp_path / "openapi.json").write_text(
+        httpx.get(f"{server.url}/schema/openapi.json", timeout=30, verify=PLAIN).text
+    )
     shutil.copy(EXAMPLES / "job_client.ts", tmp_path)
     shutil.copy(CLIENTS / "main.ts", tmp_path)
     generator = str(NODE_MODULES / "@hey-api/openapi-ts/bin/run.js")

@@ -13,7 +13,7 @@ from httpx_sse import EventSource
 from litestar_safe_sse.testing import open_stream_sync
 from tests.bounds import WAIT
 from tests.docs.conftest import Load
-from tests.docs.processes import leave, reset, running, stream
+from tests.docs.processes import PLAIN, leave, reset, running, stream
 from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def test_quickstart_cleans_up_when_its_client_aborts(tmp_path: Path, abort: Call
     """The quickstart runs as it stands, and its `finally` finishes after the client has gone."""
     (tmp_path / "quickstart.py").write_text(QUICKSTART)
     with running("quickstart:app", tmp_path) as server:
-        with httpx.Client() as client, client.stream("GET", f"{server.url}/ticks") as response:
+        with httpx.Client(verify=PLAIN) as client, client.stream("GET", f"{server.url}/ticks") as response:
             events = EventSource(response).iter_sse()
             assert next(events).data == "tick"
             assert "closed" not in server.output
@@ -43,7 +43,7 @@ def test_quickstart_cleans_up_when_the_server_is_stopped(tmp_path: Path) -> None
     """SIGTERM ends the open stream, its `finally` finishes, and the process exits."""
     (tmp_path / "quickstart.py").write_text(QUICKSTART)
     with running("quickstart:app", tmp_path) as server:
-        with httpx.Client() as client, client.stream("GET", f"{server.url}/ticks") as response:
+        with httpx.Client(verify=PLAIN) as client, client.stream("GET", f"{server.url}/ticks") as response:
             events = EventSource(response).iter_sse()
             assert next(events).data == "tick"
             server.terminate()
@@ -69,7 +69,7 @@ def test_feed_is_resumed_by_another_worker(tmp_path: Path, redis_server: RedisSe
     with running("feed:app", tmp_path) as first, running("feed:app", tmp_path) as second:
         with stream(first, "/news") as (_, events):
             last = next(events).id
-            httpx.post(f"{second.url}/news", json="one")
+            httpx.post(f"{second.url}/news", json="one", verify=PLAIN)
             assert next(events).data == "one"
         with stream(second, "/news", last) as (_, events):
             assert next(events).data == "one"

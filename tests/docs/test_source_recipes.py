@@ -23,7 +23,7 @@ from litestar_safe_sse.testing import Event, OpenStream, open_stream
 from tests.asking import ask, take
 from tests.bounds import WAIT
 from tests.docs.conftest import Load
-from tests.docs.processes import ServerProcess, leave, reset, running, stream
+from tests.docs.processes import PLAIN, ServerProcess, leave, reset, running, stream
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 
@@ -54,7 +54,7 @@ def recipe(load: Load, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[ServerProcess]:
-    with running(f"{request.param}:app", EXAMPLES, REDIS_URL=redis_server.url) as server:
+    with running(f"{request.param}:app", EXAMPLES, without_models=True, REDIS_URL=redis_server.url) as server:
         yield server
 
 
@@ -63,8 +63,8 @@ def servers(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterat
     """Two workers."""
     environment = {"REDIS_URL": redis_server.url, "CLAIM_AFTER": "1"}
     with (
-        running(f"{request.param}:app", EXAMPLES, **environment) as first,
-        running(f"{request.param}:app", EXAMPLES, **environment) as second,
+        running(f"{request.param}:app", EXAMPLES, without_models=True, **environment) as first,
+        running(f"{request.param}:app", EXAMPLES, without_models=True, **environment) as second,
     ):
         yield first, second
 
@@ -78,7 +78,7 @@ def on_two_workers(name: str) -> pytest.MarkDecorator:
 
 
 def post(server: ServerProcess, path: str, data: object, **headers: str) -> httpx.Response:
-    return httpx.post(server.url + path, json=data, headers=headers, timeout=WAIT)
+    return httpx.post(server.url + path, json=data, headers=headers, timeout=WAIT, verify=PLAIN)
 
 
 def numbers(events: Iterator[ServerSentEvent], count: int) -> list[int]:
@@ -174,7 +174,7 @@ def test_price_is_shown_until_the_last_client_was_killed(server: ServerProcess, 
     """The same on a server."""
 
     def set_price(price: float) -> None:
-        httpx.put(f"{server.url}/prices", json={"symbol": "X", "price": price}).raise_for_status()
+        httpx.put(f"{server.url}/prices", json={"symbol": "X", "price": price}, verify=PLAIN).raise_for_status()
 
     set_price(1)
     with stream(server, "/prices/X") as (_, stays), stream(server, "/prices") as (_, board):
@@ -195,7 +195,7 @@ def test_price_is_shown_until_the_last_client_was_killed(server: ServerProcess, 
 @example("pubsub_feed")
 def test_gap_of_an_outage_is_told_and_filled(server: ServerProcess, redis: Redis, redis_server: RedisServer) -> None:
     """The feed of one price is shown what it is now; the others are told."""
-    httpx.put(f"{server.url}/prices", json={"symbol": "X", "price": 1})
+    httpx.put(f"{server.url}/prices", json={"symbol": "X", "price": 1}, verify=PLAIN)
     with stream(server, "/prices/X") as (_, one), stream(server, "/prices") as (_, board):
         assert next(one).json()["price"] == 1
         server.until(lambda: redis.pubsub_numpat() == 1)
@@ -380,7 +380,7 @@ def test_job_of_a_client_that_was_killed_comes_again(servers: tuple[ServerProces
     with stream(second, "/jobs") as (_, events):
         again = next(events)
         assert (again.event, again.id, again.json()) == ("job again", job.id, {"n": 1})
-        second.until(lambda: httpx.get(f"{second.url}/jobs/count").json() == {"open": 0, "dead": 0})
+        second.until(lambda: httpx.get(f"{second.url}/jobs/count", verify=PLAIN).json() == {"open": 0, "dead": 0})
 
 
 @on_two_workers("acknowledged_queue")
@@ -462,7 +462,7 @@ def test_channel_is_left_when_its_last_listener_was_killed(server: ServerProcess
         post(server, "/channels/news", {"n": "2"})
         assert next(stays).json() == {"n": "2"}
     server.until(lambda: listeners(redis) == 0)
-    assert httpx.get(f"{server.url}/channels/unknown").status_code == 404
+    assert httpx.get(f"{server.url}/channels/unknown", verify=PLAIN).status_code == 404
 
 
 @example("channels_feed")
@@ -487,7 +487,9 @@ def shops(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> It
     """Two workers."""
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(running(f"{request.param}:app", EXAMPLES, POSTGRES_URL=postgres_server.url))
+            stack.enter_context(
+                running(f"{request.param}:app", EXAMPLES, without_models=True, POSTGRES_URL=postgres_server.url)
+            )
             for _ in range(2)
         ]
 

@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.bounds import START, WAIT
+from tests.docs.processes import PLAIN
 from tests.example.processes import CHROMIUM
 from tests.proxies import balancer
 from tests.servers.kinds import KINDS
@@ -34,7 +35,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @contextlib.contextmanager
 def opened(url: str, path: str, who: str, **keys: str) -> Iterator[Iterator[str]]:
     """A stream whose first event has come, by lines."""
-    with httpx.stream("GET", f"{url}{path}", params={"who": who, **keys}, timeout=WAIT) as response:
+    with httpx.stream("GET", f"{url}{path}", params={"who": who, **keys}, timeout=WAIT, verify=PLAIN) as response:
         lines = response.iter_lines()
         assert next(lines) == "data: first"
         yield lines
