@@ -16,6 +16,7 @@ from litestar import Litestar
 from litestar_safe_sse import SafeSSEPlugin, sse
 from litestar_safe_sse._pytest import StreamOpener
 from tests.bounds import START, WAIT
+from tests.docs.processes import WITHOUT_MODELS
 
 APPLICATION = """
 from collections.abc import AsyncIterator
@@ -93,8 +94,9 @@ def test_sync_websocket(sse):
 def run(path: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Runs a file of tests as a user would, with our plugin, and of all the others here with those that are named."""
     (path / "test_it.py").write_text(source)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_litestar_safe_sse"]
-    command += [f"--rootdir={path}", "-c", os.devnull, "--strict-markers", *options, str(path)]
+    command = [sys.executable, "-c", WITHOUT_MODELS, "pytest", "-p", "no:cacheprovider"]
+    command += ["-p", "pytest_litestar_safe_sse", f"--rootdir={path}", "-c", os.devnull]
+    command += ["--strict-markers", *options, str(path)]
     alone = {"PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     environment = {**os.environ, **alone, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT, check=False)
