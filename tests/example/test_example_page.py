@@ -19,6 +19,7 @@ from example_app.bodies import KINDS
 from tests.bounds import START, WAIT
 from tests.example.processes import CHROMIUM, WAIT_MS
 from tests.ports import free_port
+from tests.servers.kinds import long_if
 from tests.signals import default_signals
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +111,11 @@ def ended_row(page: Page, slot: Locator) -> Locator:
     return page.locator("#ended tbody tr", has=page.get_by_text(name, exact=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SEEN_BY_OTHERS = ("answer", "dashboard")
+"""Kinds that other tests open, and that are closed as ``notifications`` and ``job`` are."""
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=long_if(kind in SEEN_BY_OTHERS)) for kind in KINDS])
 def test_closing_a_stream_gives_its_resource_back(page: Page, kind: str) -> None:
     """A stream of any kind holds one resource while it is open, and none once the page has closed it."""
     slot = open_stream(page, kind)
@@ -198,7 +203,9 @@ def test_crowd_of_a_hundred(page: Page) -> None:
     expect(litestar.locator("[data-leaked]")).to_have_text("100 leaked", timeout=WAIT_MS)
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+@pytest.mark.parametrize(
+    "width", [pytest.param(width, marks=long_if(width in (390, 768))) for width in (320, 390, 768, 1280)]
+)
 def test_page_fits_its_width(page: Page, width: int) -> None:
     """At no width does the page scroll sideways, streams included."""
     page.set_viewport_size({"width": width, "height": 800})
