@@ -17,6 +17,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, R
 
 from example_app.bodies import KINDS
 from tests.bounds import START, WAIT
+from tests.docs.processes import WITHOUT_MODELS
 from tests.example.processes import CHROMIUM, WAIT_MS
 from tests.ports import free_port
 from tests.servers.kinds import long_if
@@ -28,7 +29,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: set CHROM
 
 @contextlib.contextmanager
 def serving(port: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "uvicorn", "example_app.app:app", "--port", str(port), "--log-level", "warning"]
+    arguments = ["example_app.app:app", "--port", str(port), "--log-level", "warning"]
+    command = [sys.executable, "-c", WITHOUT_MODELS, "uvicorn", *arguments]
     with subprocess.Popen(command, cwd=ROOT, preexec_fn=default_signals) as process:
         try:
             deadline = time.monotonic() + START
