@@ -21,7 +21,7 @@ from tests.ports import free_port
 ATTEMPTS = 5
 
 _PLACES = os.pathsep.join(place for place in os.get_exec_path() if place != sysconfig.get_path("scripts"))
-_OF_SYSTEM = shutil.which("redis-server", path=_PLACES) or "redis-server"
+OF_SYSTEM = shutil.which("redis-server", path=_PLACES) or "redis-server"
 """Packages that bring along another one put it where the scripts of this Python are."""
 
 OTHERS = {
@@ -49,7 +49,7 @@ def program_of(kind: str) -> str:
 
 
 KIND = os.environ.get("SAFE_SSE_REDIS")
-REDIS = program_of(KIND) if KIND else _OF_SYSTEM
+REDIS = program_of(KIND) if KIND else OF_SYSTEM
 """The one that the tests start unless they ask for another."""
 
 

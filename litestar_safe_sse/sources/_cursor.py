@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class Position(NamedTuple):
         return self == other or self.seq == other.seq == 0
 
 
+@lru_cache(4096)
 def tag(topic: str) -> bytes:
     """What stands for a topic in a cursor."""
     return blake2b(topic.encode(), digest_size=_TAG).digest()

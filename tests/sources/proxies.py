@@ -26,6 +26,7 @@ class Proxy:
         self.drops: bytes | None = None
         """What ends a connection when it is sent, as the name of a command that is not wanted."""
         self.dropped = 0
+        self._clients: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -36,8 +37,13 @@ class Proxy:
         """Passes nothing on for the connections there are."""
         self.forgotten.update(range(self.connections))
 
+    def interject(self, data: bytes) -> None:
+        """Says something to whom the latest connection is of."""
+        self._clients[-1].write(data)
+
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, self.connections = self.connections, self.connections + 1
+        self._clients.append(writer)
         there, back = await asyncio.open_connection("127.0.0.1", self.target())
         for pipe in (self._pass_on(reader, back, number), self._pass_on(there, writer, number)):
             self._tasks.add(asyncio.ensure_future(pipe))

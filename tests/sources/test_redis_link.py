@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources import RedisEventLog, RedisGroupQueue, RedisPlugin, RedisPubSub, RedisQueue
+from litestar_safe_sse.sources.redis import _link
 from litestar_safe_sse.sources.redis import connection as redis_connection
+from litestar_safe_sse.sources.redis._link import RedisLink
 from litestar_safe_sse.sources.redis._scripts import Script
-from tests.bounds import WAIT
+from tests.bounds import SHORT, WAIT
+from tests.loops import ASYNCIO, UVLOOP
 from tests.ports import free_port
-from tests.redis_server import RedisServer
+from tests.redis_server import OF_SYSTEM, RedisServer, running_redis
+from tests.servers.kinds import certificate_files
 from tests.sources.clients import eventually, has_at_most
 from tests.sources.proxies import running_proxy
+from tests.unix_sockets import unix_socket_path
 
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(params=[ASYNCIO, UVLOOP])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
 @pytest.fixture
-def anyio_backend() -> Any:
-    return "asyncio", {"use_uvloop": False}
+async def link(plugin: RedisPlugin) -> AsyncIterator[RedisLink]:
+    """A link that is closed whatever becomes of the test."""
+    link = plugin.link()
+    yield link
+    link.abort()
 
 
 async def test_commands_share_a_connection_and_keep_their_order(plugin: RedisPlugin, redis: Redis) -> None:
@@ -46,6 +63,97 @@ async def test_a_connection_is_used_again(plugin: RedisPlugin) -> None:
     """By whoever comes later: as long as redis-py says that Redis has not closed it."""
     first = await plugin.execute("CLIENT", "ID")
     assert await plugin.execute("CLIENT", "ID") == first
+
+
+async def test_a_command_that_comes_alone_is_sent_at_once(plugin: RedisPlugin, redis_url: str) -> None:
+    """Redis is at work before its caller waits."""
+    await plugin.execute("SET", "n", 0)
+    reply = plugin.submit("INCR", "n")
+    deadline = time.monotonic() + WAIT
+    with BlockingRedis.from_url(redis_url) as other:
+        while other.get("n") != b"1":  # the loop has no turn
+            assert time.monotonic() < deadline
+    assert await reply == 1
+
+
+async def test_what_was_asked_for_is_carried_out_before_it_is_closed(link: RedisLink, redis: Redis) -> None:
+    """Though nobody waits for it any more."""
+    for number in range(600):
+        link.submit("RPUSH", "list", number).cancel()
+    with anyio.fail_after(WAIT):
+        await link.aclose()
+    assert [int(item) for item in await redis.lrange("list", 0, -1)] == list(range(600))
+
+
+@pytest.mark.parametrize("is_sent", [True, False], ids=["sent with it", "not sent yet"])
+async def test_what_is_behind_a_command_that_waits_fails_alone(
+    is_sent: bool, plugin: RedisPlugin, link: RedisLink, redis: Redis
+) -> None:
+    """When its time is up; the one that waits goes on, and is given its own reply."""
+    with anyio.fail_after(WAIT):
+        await link.submit("PING")
+        if is_sent:
+            link.submit("PING")  # what is asked for until its reply is there is sent together
+        waiting = link.submit("BLPOP", "list", 0, wait=WAIT)
+        plugin.reply_timeout = SHORT
+        with pytest.raises(SourceUnavailableError, match="does not answer"):
+            await link.submit("ECHO", "late")
+        plugin.reply_timeout = WAIT
+        await redis.rpush("list", "x")
+        assert await waiting == [b"list", b"x"]
+        assert await link.submit("ECHO", "next") == b"next"
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n"], ids=["no reply", "not asked for"])
+async def test_what_redis_would_not_say_ends_the_connection(data: bytes, redis_server: RedisServer) -> None:
+    """No command is ever given what is not its reply."""
+    async with running_proxy(lambda: redis_server.port) as proxy:
+        plugin = RedisPlugin(proxy.url)
+        client = await plugin.execute("CLIENT", "ID")
+        proxy.interject(data)
+        await eventually(lambda: plugin.loop_state().commands._wire is None)
+        assert await plugin.execute("CLIENT", "ID") != client
+        await plugin.aclose()
+
+
+async def test_a_connection_that_can_not_be_used_is_a_typed_error(plugin: RedisPlugin) -> None:
+    """Such as one of a kind that has no stream."""
+    connection = await plugin.connect()
+    stream, connection._connection._writer = connection._connection._writer, object()
+    with pytest.raises(SourceRefusedError, match="no stream"):
+        connection.hand_over(lambda reply: None, lambda error: None)
+    connection._connection._writer = stream
+    stream.close()
+    with pytest.raises(SourceUnavailableError, match="closed the connection"):
+        connection.hand_over(lambda reply: None, lambda error: None)
+    await connection.aclose()
+
+
+@pytest.mark.parametrize("by", ["TLS", "a Unix socket"])
+async def test_it_is_reached_in_other_ways_than_tcp(by: str, tmp_path: Path) -> None:
+    """Small things and large ones pass; a server that goes is noticed."""
+    files, port = certificate_files(), free_port()
+    tls = {"port": port, "cert-file": files.certificate, "key-file": files.key, "ca-cert-file": files.authority}
+    tls["auth-clients"] = "no"
+    with unix_socket_path() as path:
+        if by == "TLS":
+            url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={files.authority}"
+            arguments = [
+                "--tls-port",
+                f"{port}",
+                *(part for name, value in tls.items() for part in (f"--tls-{name}", f"{value}")),
+            ]
+        else:
+            url, arguments = f"unix://{path}", ["--unixsocket", path]
+        with running_redis(tmp_path, *arguments, program=OF_SYSTEM) as server, anyio.fail_after(WAIT):
+            plugin = RedisPlugin(url)
+            assert await plugin.execute("SET", "large", "x" * 3_000_000) == b"OK"
+            replies = await asyncio.gather(*(plugin.execute("GET", "large") for _ in range(3)), plugin.execute("PING"))
+            assert [*map(len, replies)] == [3_000_000] * 3 + [4]
+            server.kill()
+            with pytest.raises(SourceUnavailableError):
+                await plugin.execute("PING")
+            await plugin.aclose()
 
 
 async def test_a_refused_command_does_not_hurt_the_others(plugin: RedisPlugin, redis: Redis) -> None:
@@ -108,9 +216,8 @@ async def test_a_redis_that_is_not_there_is_a_typed_error() -> None:
     await plugin.aclose()
 
 
-async def test_a_waiting_command_can_be_interrupted(plugin: RedisPlugin) -> None:
+async def test_a_waiting_command_can_be_interrupted(plugin: RedisPlugin, link: RedisLink) -> None:
     """It is answered as if its time was up, and its connection goes on."""
-    link = plugin.link()
     with anyio.fail_after(WAIT):
         for _ in range(5):
             waiting = link.submit("BLPOP", "nothing", 60.0, wait=60.0)
@@ -174,7 +281,7 @@ async def test_a_connection_that_was_forgotten_while_idle_is_made_anew(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stands between has dropped it without a word: the first call after a quiet night works."""
-    monkeypatch.setattr(redis_connection, "_CHECK_TIMEOUT", 0.2)
+    monkeypatch.setattr(_link, "_CHECK_TIMEOUT", 0.2)
     monkeypatch.setattr(redis_connection, "IDLE_LIMIT", 0.1)
     async with running_proxy(lambda: redis_server.port) as proxy:
         plugin = RedisPlugin(proxy.url)

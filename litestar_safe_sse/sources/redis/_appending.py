@@ -5,6 +5,7 @@ The script is the format's keeper: who appends in another language runs it too.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pkgutil import get_data
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,9 @@ if type(heard) == 'table' and heard.err then redis.pcall('PUBLISH', KEYS[1], '')
 
 _OTHERS = frozenset({"queue", "group"})
 """What the keys of queues begin with."""
+
+_KNOWN = 4096
+"""Topics of which the arguments are kept that are the same for each append."""
 
 _PARTS = (".finished", ".once", ".present", ".secret")
 """What follows a log's name in those of its keys that are no topics."""
@@ -105,7 +109,8 @@ class Appending:
         self._keys = keys
         self._lives = lives
         self._renderer = Renderer(max_bytes, enc_hook)
-        self._times = (str(lives.keys).encode(), str(round(REMEMBERED * 1000)).encode())
+        self._times = lives.keys, round(REMEMBERED * 1000)
+        self._of_topic = lru_cache(_KNOWN)(self._find_of_topic)
 
     def append(self, topic: str, message: object, idempotency_key: str | None) -> list[Argument]:
         """Returns the arguments of ``APPEND`` for one message; see :meth:`EventLog.append`."""
@@ -138,16 +143,22 @@ class Appending:
         return [2, self._keys.topic(check_topic(topic)), self._keys.end(topic)]
 
     def _arguments(self, topic: str, messages: Sequence[SSEMessage], idempotency_key: str | None) -> list[Argument]:
-        keys = [self._keys.topic(topic), self._keys.secret, self._keys.end(topic)]
+        keys, settings = self._of_topic(topic)
         if (key := check_key(idempotency_key)) is not None:
-            keys.append(self._keys.once(topic, key))
+            keys = (*keys, self._keys.once(topic, key).encode())
         # The secret is another one each time: if Redis has lost the log's, it must not be given the same one again.
         drawn = token_hex(16 + 4 * len(messages))
-        arguments: list[Argument] = [len(keys), *keys, *self._lives.of(topic), *self._times, drawn[:32]]
+        arguments: list[Argument] = [len(keys), *keys, *settings, drawn[:32]]
         for number, message in enumerate(messages, 4):
             fields = as_fields(message)
             arguments += drawn[8 * number : 8 * number + 8], len(fields), *fields
         return arguments
+
+    def _find_of_topic(self, topic: str) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Returns the keys and the settings of a topic, as they are sent."""
+        keys = self._keys.topic(topic), self._keys.secret, self._keys.end(topic)
+        settings = *self._lives.of(topic), *self._times
+        return tuple(key.encode() for key in keys), tuple(str(setting).encode() for setting in settings)
 
 
 def ids(topic: str, reply: bytes | str) -> list[str]:
@@ -158,8 +169,8 @@ def ids(topic: str, reply: bytes | str) -> list[str]:
 
 def last_id(topic: str, reply: bytes | str) -> str:
     """Returns the ID of the last event, or the only one, that a reply of ``APPEND`` stands for."""
-    text = reply.encode() if isinstance(reply, str) else bytes(reply)
-    identity, _, nonce = text.rpartition(b" ")[2].rpartition(b"-")
+    text = reply.encode() if isinstance(reply, str) else reply
+    identity, _, nonce = text[text.rfind(b" ") + 1 :].rpartition(b"-")
     return cursor([record(tag(topic), to_position(identity, nonce))])
 
 

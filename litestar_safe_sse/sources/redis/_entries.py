@@ -142,11 +142,15 @@ def to_extent(
 
 def as_fields(message: SSEMessage) -> list[str]:
     """Returns the fields of a message's entry."""
-    named = {"event": message.event, "data": message.data, "retry": message.retry, "comment": message.comment}
     fields: list[str] = []
-    for name, value in named.items():
-        if value is not None and value is not UNSET:
-            fields += name, str(value)
+    if message.event is not None:
+        fields += "event", message.event
+    if message.data is not UNSET:
+        fields += "data", str(message.data)
+    if message.retry is not None:
+        fields += "retry", str(message.retry)
+    if message.comment is not None:
+        fields += "comment", message.comment
     return fields
 
 

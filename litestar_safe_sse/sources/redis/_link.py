@@ -1,13 +1,14 @@
 """Commands on one connection, for any number of callers.
 
-Each command runs in the task of a ``RedisLink``, which reads the reply to its end whatever becomes of the one who
-asked: so no connection is ever left in the middle of a reply, no command is sent twice, and thousands of streams that
-leave at once share one connection to say so.
+What is asked while replies are still to come is sent together once they are there. Replies are read to their end
+whatever becomes of those who asked: so no connection is ever left in the middle of a reply, no command is sent twice,
+and thousands of streams that leave at once share one connection to say so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 from collections import deque
 from time import monotonic
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import anyio
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._answers import copy_of, fail
+from litestar_safe_sse.sources._answers import copy_of
 from litestar_safe_sse.sources._tasks import spawn
 from litestar_safe_sse.sources.redis._errors import needs_new_connection, translate
 from litestar_safe_sse.sources.redis.connection import pack
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from litestar_safe_sse.sources.redis._scripts import Script
+    from litestar_safe_sse.sources.redis._wire import Wire
     from litestar_safe_sse.sources.redis.connection import Command, RedisConnection
 
 __all__ = ("RedisLink",)
@@ -35,7 +37,13 @@ _BATCH = 256
 _RENEWAL = 1.0
 """Seconds between two connections that are given up since their server can't do the work."""
 
+_CHECK_TIMEOUT = 1.0
+"""Seconds that Redis has to give a sign of life on a connection that was idle."""
+
+_CLOSED = "the connection to Redis has been closed"
 _NO_ANSWER = "Redis does not answer; is it overloaded, or the network gone?"
+
+_PING = pack(("PING",))
 
 
 class Call(NamedTuple):
@@ -56,18 +64,22 @@ class Call(NamedTuple):
     def answer(self, replies: Sequence[Any]) -> Exception | None:
         """Gives the caller what is for it; returns the error of Redis that it is, if it is one."""
         error = next((reply for reply in replies if isinstance(reply, Exception)), None)
-        if not self.reply.done():
-            if self.each:
-                self.reply.set_result([_read(reply) for reply in replies])
-            elif error is None:
-                self.reply.set_result(replies[-1])
-            else:
-                self.reply.set_exception(_read(error))
+        if self.each and not self.reply.done():
+            self.reply.set_result([_read(reply) for reply in replies])
+        elif error is not None:
+            self._raise(_read(error))
+        elif not self.reply.done():
+            self.reply.set_result(replies[-1])
         return error
 
     def fail(self, error: SourceUnavailableError | SourceRefusedError) -> None:
         """Gives the caller an error of its own."""
-        fail(self.reply, copy_of(error))
+        self._raise(copy_of(error))
+
+    def _raise(self, error: Exception) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(error)
+            self.reply.exception()  # looked at, since nobody may be waiting for it any more
 
 
 class Connector(Protocol):
@@ -85,7 +97,7 @@ class Connector(Protocol):
 
 
 class RedisLink:
-    """Commands on one connection, opened when it is needed, by a task that lives while there is something to do.
+    """Commands on one connection, which is opened when it is needed.
 
     Args:
         connector: Where connections come from.
@@ -93,12 +105,20 @@ class RedisLink:
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._connection: RedisConnection | None = None
+        self._wire: Wire | None = None
         self._client_id: int | None = None
         self._calls: deque[Call] = deque()
         """What has not been sent yet."""
+        self._sent: deque[Call] = deque()
+        """What has been, and is not answered yet."""
+        self._replies: list[Any] = []
+        """Those that are there to the first of these."""
+        self._due = math.inf
+        """By when the rest of them have to be, by the loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._fires = math.inf
+        """When that does: at the next deadline, or before."""
+        self._opening: asyncio.Task[None] | None = None
         self._renewed = -math.inf
         self._renew = False
         self._known_scripts: set[str] = set()
@@ -138,16 +158,13 @@ class RedisLink:
         packed = [pack(command) for command in commands]
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
-        reply.add_done_callback(_look_at)
-        if self._closed:
-            reply.set_exception(SourceUnavailableError("the connection to Redis has been closed"))
-            return reply
         call = Call(packed, reply, loop.time() + wait + self._connector.reply_timeout, each)
+        if self._closed:
+            call.fail(SourceUnavailableError(_CLOSED))
+            return reply
         self._calls.append(call)
-        if self._timer is None:
-            self._timer = loop.call_at(call.deadline, self._expire)
-        if self._task is None:
-            self._task = spawn(self._work(), "SSE commands to Redis")
+        self._watch(call.deadline)
+        self._send()
         return reply
 
     def submit_script(
@@ -178,7 +195,7 @@ class RedisLink:
 
     async def interrupt(self) -> None:
         """Has the command that makes Redis wait answered now, as if its time was up (``CLIENT UNBLOCK``)."""
-        while self._task is not None and self._client_id is not None:
+        while (self._sent or self._calls) and self._client_id is not None:
             try:
                 # 0: it has not reached Redis yet, or its reply is on its way already.
                 if await self._connector.execute("CLIENT", "UNBLOCK", self._client_id):
@@ -189,89 +206,119 @@ class RedisLink:
     async def aclose(self) -> None:
         """Waits for the replies that are still to come, then closes the connection."""
         self._closed = True
-        if self._task is not None:
-            await asyncio.wait([self._task])
-        self._stop_timer()
-        await self._drop()
+        if outstanding := [*self._sent, *self._calls]:
+            # Waits behind them all: what was asked is carried out even if nobody waits for it any more.
+            last: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._calls.append(Call([_PING], last, max(call.deadline for call in outstanding), each=False))
+            await asyncio.wait([last])
+        self.abort()
 
     def abort(self) -> None:
         """Closes the connection without waiting for replies."""
         self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+        self._drop(SourceUnavailableError(_CLOSED))
+        self._fail_calls(SourceUnavailableError(_CLOSED))
         self._stop_timer()
-        if self._task is not None:
-            self._task.cancel()
 
-    def _expire(self) -> None:
-        """Fails the calls whose time is up before they were sent: whatever is sent before them may take its time."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        waiting = deque(call for call in self._calls if call.deadline > now)
-        expired = [call for call in self._calls if call.deadline <= now]
-        self._calls = waiting
-        self._timer = None
-        if waiting:
-            self._timer = loop.call_at(min(call.deadline for call in waiting), self._expire)
-        self._fail(expired, SourceUnavailableError(_NO_ANSWER))
+    def _send(self) -> None:
+        """Sends what waits, unless replies are still to come."""
+        if self._sent or not self._calls or self._opening is not None:
+            return
+        if self._wire is None or self._renew or not self._wire.is_fresh:
+            self._opening = spawn(self._open(), "SSE commands to Redis")
+            return
+        while self._calls and len(self._sent) < _BATCH:
+            self._sent.append(self._calls.popleft())
+        self._wire.write([packed for call in self._sent for packed in call.packed])
+        self._expect(self._sent[0].deadline)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _receive(self, reply: Any) -> None:
+        """Takes a reply; what is wrong with it is one caller's affair alone."""
+        if not self._sent:
+            self._drop(SourceUnavailableError("Redis has answered what it was not asked"))
+            return
+        call = self._sent[0]
+        self._replies.append(reply)
+        if len(self._replies) < len(call.packed):
+            return
+        replies, self._replies = self._replies, []
+        self._sent.popleft()
+        error = call.answer(replies)
+        if error is not None and needs_new_connection(error) and monotonic() - self._renewed >= _RENEWAL:
+            self._renewed = monotonic()
+            self._renew = True
+        if self._sent:
+            self._expect(self._sent[0].deadline)
+            return
+        self._due = math.inf
+        self._send()
 
-    async def _work(self) -> None:
-        sent: list[Call] = []
+    def _lose(self, error: SourceUnavailableError | SourceRefusedError) -> None:
+        """Goes on without the connection, which is lost."""
+        self._drop(error)
+        self._send()
+
+    def _drop(self, error: SourceUnavailableError | SourceRefusedError) -> None:
+        """Gives the connection up, and with it what has been sent."""
+        wire, self._wire = self._wire, None
+        sent, self._sent = self._sent, deque()
+        self._replies = []
+        self._due = math.inf
+        self._renew = False
+        self._known_scripts.clear()
+        if wire is not None:
+            wire.abort()
+        _fail(sent, error)
+
+    async def _open(self) -> None:
+        """Makes sure of a connection that can be used, for what waits."""
         try:
-            while self._calls:
-                connection = await self._connected()
-                if connection is not None and self._calls:
-                    sent = [self._calls.popleft() for _ in range(min(len(self._calls), _BATCH))]
-                    await self._carry_out(sent, connection)
+            if self._wire is not None and (self._renew or not await self._is_alive(self._wire)):
+                self._drop(SourceUnavailableError(_NO_ANSWER))
+            if self._wire is None:
+                await self._connect()
         except BaseException as error:
-            await self._drop()
             failure = SourceUnavailableError(
                 f"the connection to Redis has been closed ({type(error).__name__}: {error})"
             )
             failure.__cause__ = error
-            self._fail([*sent, *self._calls], failure)
-            self._calls.clear()
+            self._fail_calls(failure)
             raise
         finally:
-            self._task = None
+            self._opening = None
+        self._send()
 
-    async def _carry_out(self, calls: list[Call], connection: RedisConnection) -> None:
-        """Sends calls and reads their replies; what is wrong with one of them is that caller's affair alone."""
-        renew = False
+    async def _is_alive(self, wire: Wire) -> bool:
+        """Returns whether a connection can be used; one that was idle for long is asked for a sign of life.
+
+        A firewall, a NAT or a load balancer may have forgotten it without a word.
+        """
+        if wire.is_fresh:
+            return True
+        loop = asyncio.get_running_loop()
+        sign: asyncio.Future[Any] = loop.create_future()
+        self._sent.append(Call([_PING], sign, loop.time() + _CHECK_TIMEOUT, each=False))
+        wire.write([_PING])
+        await asyncio.wait([sign], timeout=_CHECK_TIMEOUT)
+        return self._wire is wire and not self._sent  # whatever the answer is
+
+    async def _connect(self) -> None:
+        """Opens a connection; fails the calls that wait if there is none to be had."""
+        asked = {id(call): call for call in self._calls}  # who asks later is not answered by what was tried before
+        connection: RedisConnection | None = None
         try:
-            with anyio.CancelScope(deadline=min(call.deadline for call in calls)) as scope:
-                await connection.send([packed for call in calls for packed in call.packed])
-                for call in calls:
-                    scope.deadline = call.deadline
-                    replies = [await connection.receive() for _ in call.packed]
-                    error = call.answer(replies)
-                    renew = renew or (error is not None and needs_new_connection(error))
-            if scope.cancelled_caught:
-                raise SourceUnavailableError(_NO_ANSWER)
+            connection = await self._connector.connect()
+            self._client_id = await self._ask_for_client_id(connection)
+            self._wire = connection.hand_over(self._receive, self._lose)
         except (SourceUnavailableError, SourceRefusedError) as error:
-            await self._drop()
-            self._fail(calls, error)
-        if renew and monotonic() - self._renewed >= _RENEWAL:
-            self._renewed = monotonic()
-            await self._drop()
-
-    async def _connected(self) -> RedisConnection | None:
-        """Returns the connection, opened if need be; ``None`` if it can't be, which fails the calls that wait."""
-        if self._connection is not None and (self._renew or not await self._connection.is_alive()):
-            await self._drop()
-        if self._connection is None:
-            asked = {id(call): call for call in self._calls}  # who asks later is not answered by what was tried before
-            try:
-                self._connection = await self._connector.connect()
-                self._client_id = await self._ask_for_client_id(self._connection)
-            except (SourceUnavailableError, SourceRefusedError) as error:
-                await self._drop()
-                self._fail(asked.values(), error)
-                self._calls = deque(call for call in self._calls if id(call) not in asked)
-        return self._connection
+            self._known_scripts.clear()
+            _fail(asked.values(), error)
+            self._calls = deque(call for call in self._calls if id(call) not in asked)
+        finally:
+            if connection is not None and self._wire is None:
+                await connection.aclose()
 
     async def _ask_for_client_id(self, connection: RedisConnection) -> int | None:
         """Returns what :meth:`interrupt` needs; ``None`` where the permission is missing."""
@@ -281,16 +328,49 @@ class RedisLink:
             return reply if isinstance(reply, int) else None
         raise SourceUnavailableError(_NO_ANSWER)
 
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        self._renew = False
-        self._known_scripts.clear()
-        if connection is not None:
-            await connection.aclose()
+    def _fail_calls(self, error: SourceUnavailableError) -> None:
+        calls, self._calls = self._calls, deque()
+        _fail(calls, error)
 
-    def _fail(self, calls: Iterable[Call], error: SourceUnavailableError | SourceRefusedError) -> None:
-        for call in calls:
-            call.fail(error)
+    def _expect(self, deadline: float) -> None:
+        self._due = deadline
+        self._watch(deadline)
+
+    def _watch(self, deadline: float) -> None:
+        """Has it noticed that a deadline has passed."""
+        if self._fires <= deadline:
+            return
+        self._stop_timer()
+        self._fires = deadline
+        # In a context of its own: that of a caller would be held as long as there are calls.
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._expire, context=contextvars.Context())
+
+    def _expire(self) -> None:
+        """Fails the calls whose time is up; a connection on which the next reply is late is given up.
+
+        What is before a call may take its time: if that has been sent, its reply is still to be read.
+        """
+        now = asyncio.get_running_loop().time()
+        self._fires = math.inf
+        failure = SourceUnavailableError(_NO_ANSWER)
+        if self._due <= now:
+            self._drop(failure)
+        _fail((call for call in (*self._sent, *self._calls) if call.deadline <= now), failure)
+        self._calls = deque(call for call in self._calls if call.deadline > now)
+        following = [call.deadline for call in (*self._sent, *self._calls) if call.deadline > now]
+        if following:
+            self._watch(min(following))
+        self._send()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._fires = math.inf
+
+
+def _fail(calls: Iterable[Call], error: SourceUnavailableError | SourceRefusedError) -> None:
+    for call in calls:
+        call.fail(error)
 
 
 def _read(reply: Any) -> Any:
@@ -300,9 +380,3 @@ def _read(reply: Any) -> Any:
     error = translate(reply)
     error.__cause__ = reply
     return error
-
-
-def _look_at(reply: asyncio.Future[Any]) -> None:
-    """Looks at a failure that nobody may be waiting for any more."""
-    if not reply.cancelled():
-        reply.exception()

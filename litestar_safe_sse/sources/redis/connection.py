@@ -5,10 +5,10 @@ The sources do not borrow from the client's pool, so that no connection is ever 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Mapping
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,6 +17,7 @@ from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._errors import translate
+from litestar_safe_sse.sources.redis._wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     Command = tuple[str | bytes | float, ...]
     RedisClient = Redis | RedisCluster
+    Unusable = SourceUnavailableError | SourceRefusedError
     RedisAddress = str | RedisClient | Callable[[], RedisClient]
 
 __all__ = ("IDLE_LIMIT", "RedisConnection", "connect", "make_connection", "pack")
@@ -34,9 +36,6 @@ _OF_RESP3 = ("maint", "orig_", "oss_cluster")
 
 IDLE_LIMIT = 5.0
 """Seconds without a command after which a connection is checked before the next; ``health_check_interval`` if given."""
-
-_CHECK_TIMEOUT = 1.0
-"""Seconds that Redis has to give that sign of life."""
 
 _KEEPALIVE = {
     getattr(socket, name): seconds
@@ -48,6 +47,10 @@ _KEEPALIVE = {
 
 _MISTAKES = TypeError, ValueError, AttributeError
 """What no waiting mends."""
+
+
+_SIZES = [b"$%d\r\n" % size for size in range(256)]
+"""What stands before an argument that is short."""
 
 
 async def connect(client: RedisClient, key: str, within: float) -> RedisConnection:
@@ -92,41 +95,16 @@ class RedisConnection:
 
     Args:
         connection: A connection of redis-py.
-        idle_limit: Seconds without a command after which it is to be checked.
+        idle_limit: Seconds without a command after which what it is handed over to checks it.
     """
 
     def __init__(self, connection: Any, idle_limit: float) -> None:
         self._connection = connection
         self._idle_limit = idle_limit
-        self._used = monotonic()
 
     async def open(self) -> None:
         """Connects, and does what the client's settings ask for."""
         await self._connection.connect()
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the other side is known to have closed it."""
-        reader = getattr(self._connection, "_reader", None)  # redis-py 5 can't be asked by anything public
-        return reader is None or bool(reader.at_eof())
-
-    async def is_alive(self) -> bool:
-        """Returns whether it can be used; one that has been idle for long is asked for a sign of life.
-
-        A firewall, a NAT or a load balancer may have forgotten it without a word.
-        """
-        if self.is_gone:
-            return False
-        if monotonic() - self._used < self._idle_limit:
-            return True
-        with anyio.move_on_after(_CHECK_TIMEOUT):
-            try:
-                await self.send([pack(("PING",))])
-                await self.receive()
-            except SourceUnavailableError:
-                return False
-            return True
-        return False
 
     async def send(self, packed: Iterable[bytes]) -> None:
         """Sends commands; their replies have to be received in the same order.
@@ -137,7 +115,6 @@ class RedisConnection:
         Raises:
             SourceUnavailableError: The connection is lost.
         """
-        self._used = monotonic()
         try:
             await self._connection.send_packed_command(packed, check_health=False)
         except (_redis_py.errors.RedisError, OSError) as error:
@@ -160,6 +137,28 @@ class RedisConnection:
         except (_redis_py.errors.RedisError, OSError) as error:
             raise translate(error) from error
 
+    def hand_over(self, on_reply: Callable[[Any], None], on_lost: Callable[[Unusable], None]) -> Wire:
+        """Gives the connection away, while no reply is to come; this is of no use afterwards.
+
+        Args:
+            on_reply: As in :class:`Wire`.
+            on_lost: As in :class:`Wire`.
+
+        Raises:
+            SourceUnavailableError: It has been lost.
+            SourceRefusedError: redis-py has no stream as we know it.
+        """
+        writer = getattr(self._connection, "_writer", None)
+        if not isinstance(writer, asyncio.StreamWriter):
+            raise SourceRefusedError(
+                f"{type(self._connection).__name__} has no stream of asyncio's to be used; give a client whose "
+                "connections have one"
+            )
+        if writer.is_closing():
+            raise SourceUnavailableError("Redis has closed the connection as soon as it was open")
+        self._connection._writer = self._connection._reader = None
+        return Wire(writer, self._idle_limit, on_reply, on_lost)
+
     async def aclose(self) -> None:
         """Closes it without waiting for what is still to come."""
         await self._connection.disconnect(nowait=True)
@@ -173,18 +172,22 @@ def pack(command: Command) -> bytes:
     """
     parts = [b"*%d\r\n" % len(command)]
     for argument in command:
-        if type(argument) is bytes:
-            data = argument
-        elif isinstance(argument, str):
-            data = check_text("command", argument).encode()
-        elif isinstance(argument, (int, float)) and not isinstance(argument, bool):
-            data = repr(argument).encode()
-        elif isinstance(argument, (bytes, bytearray, memoryview)):
-            data = bytes(argument)
-        else:
-            raise InvalidFieldError("command", f"must be of str, bytes, int and float, not {type(argument).__name__}")
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+        data = argument if type(argument) is bytes else _to_bytes(argument)
+        size = len(data)
+        parts += _SIZES[size] if size < len(_SIZES) else b"$%d\r\n" % size, data, b"\r\n"
     return b"".join(parts)
+
+
+def _to_bytes(argument: object) -> bytes:
+    if type(argument) is str and argument.isascii():
+        return argument.encode()
+    if isinstance(argument, str):
+        return check_text("command", argument).encode()
+    if isinstance(argument, (int, float)) and not isinstance(argument, bool):
+        return repr(argument).encode()
+    if isinstance(argument, (bytes, bytearray, memoryview)):
+        return bytes(argument)
+    raise InvalidFieldError("command", f"must be of str, bytes, int and float, not {type(argument).__name__}")
 
 
 async def _new_connection(client: Any, key: str) -> RedisConnection:

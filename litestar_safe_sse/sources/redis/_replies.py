@@ -1,0 +1,105 @@
+"""Replies of Redis, out of what arrives: https://redis.io/docs/latest/develop/reference/protocol-spec/, RESP2.
+
+redis-py's own parsers wait for a stream, in a task that has to be woken for each reply.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar_safe_sse.sources.redis import _redis_py
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ("Replies",)
+
+_SIMPLE, _ERROR, _NUMBER, _BULK, _ARRAY = b"+-:$*"
+
+
+class Replies:
+    """Takes bytes as they arrive, and gives whole replies."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._needed = 1
+        """Bytes that there have to be before it is worth to look for a reply again."""
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """Yields the replies that are whole by now; an error of Redis is one of redis-py's exceptions.
+
+        Raises:
+            InvalidResponse: It is no reply of Redis.
+        """
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size < self._needed:
+            return
+        whole, at = b"".join(self._parts), 0
+        self._needed = 1
+        try:
+            while at < len(whole):
+                reply, at = _parse(whole, at)
+                yield reply
+        except _IncompleteError as error:
+            self._needed = error.needed - at
+        self._parts = [whole[at:]]
+        self._size = len(whole) - at
+
+
+class _IncompleteError(Exception):
+    """The end of a reply is still to come.
+
+    Args:
+        needed: Bytes that there have to be, at least.
+    """
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(needed)
+        self.needed = needed
+
+
+def _parse(data: bytes, at: int) -> tuple[Any, int]:
+    """Returns the reply that begins at a place, and where the next one does."""
+    end = data.find(b"\r\n", at)
+    if end < 0:
+        raise _IncompleteError(len(data) + 1)
+    kind, head, after = data[at], data[at + 1 : end], end + 2
+    if kind == _BULK:
+        return _parse_bulk(data, after, _integer(head))
+    if kind == _ARRAY:
+        return _parse_array(data, after, _integer(head))
+    if kind == _NUMBER:
+        return _integer(head), after
+    if kind == _SIMPLE:
+        return head, after
+    if kind == _ERROR:
+        return _redis_py.to_error(head.decode(errors="replace")), after
+    raise _redis_py.errors.InvalidResponse(f"no reply of Redis begins with {data[at : at + 20]!r}")
+
+
+def _parse_bulk(data: bytes, at: int, size: int) -> tuple[bytes | None, int]:
+    if size < 0:
+        return None, at
+    end = at + size
+    if len(data) < end + 2:
+        raise _IncompleteError(end + 2)
+    return data[at:end], end + 2
+
+
+def _parse_array(data: bytes, at: int, count: int) -> tuple[list[Any] | None, int]:
+    if count < 0:
+        return None, at
+    items = []
+    for _ in range(count):
+        item, at = _parse(data, at)
+        items.append(item)
+    return items, at
+
+
+def _integer(head: bytes) -> int:
+    try:
+        return int(head)
+    except ValueError as error:
+        raise _redis_py.errors.InvalidResponse(f"no reply of Redis has {head[:20]!r} for a number") from error
