@@ -244,6 +244,23 @@ class SignalLink(Link):
         return self.previous(number, frame)
 
 
+class EarlySignalLink(Link):
+    """Stands in front of the handler of a signal, and raises again, when the loop runs, what came while none listened.
+
+    Between the application's start-up and the first request, Granian's loop does not run, and uvloop listens to signals
+    only while it does.
+    """
+
+    def __init__(self, number: int, notifier: Notifier) -> None:
+        super().__init__(SignalPlace(number), notifier)
+
+    def __call__(self, number: int, frame: FrameType | None) -> Any:
+        loop: Any = self.notifier.runtime.key
+        if not loop.is_running() and not _is_listened_for():
+            self.notifier.call_soon(partial(signal.raise_signal, number))
+        return self.previous(number, frame)
+
+
 class TerminationDelay(Link):
     """Stands in the place of SIGTERM's default action, and puts that off."""
 
@@ -492,15 +509,23 @@ def repeat_early_signal(site: Site) -> Iterator[Hook]:
     It is forked with its parent's handler of signals, and while it imports the application, that one takes note for the
     parent's copy in this process, where nobody looks. The worker would never stop, nor its parent, which waits for it.
     """
-    if _is_granian_worker(site):
-        parents = locals_of_callers("granian.server.common", "self")
-        if any(getattr(parent, "interrupt_signal", None) is True for parent in parents):
-            site.notifier.call_soon(partial(signal.raise_signal, signal.SIGTERM))
-    yield from ()
+    if not _is_granian_worker(site):
+        return
+    parents = locals_of_callers("granian.server.common", "self")
+    if any(getattr(parent, "interrupt_signal", None) is True for parent in parents):
+        site.notifier.call_soon(partial(signal.raise_signal, signal.SIGTERM))
+    yield from (EarlySignalLink(number, site.notifier) for number in SIGNALS if callable(signal.getsignal(number)))
 
 
 def _is_granian_worker(site: Site) -> bool:
     return "granian.server.mp" in site.modules and sys.platform != "win32"
+
+
+def _is_listened_for() -> bool:
+    """Returns whether signals wake a loop (``signal.set_wakeup_fd``)."""
+    descriptor = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(descriptor)
+    return descriptor != -1
 
 
 def _ignore_signals_soon(turns: int = _TURNS_OF_A_SIGNAL) -> None:

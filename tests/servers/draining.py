@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 from litestar import Litestar, Request, get
 from litestar.background_tasks import BackgroundTask
+from litestar.logging import LoggingConfig
 
 from litestar_safe_sse import SafeServerSentEvent, SafeSSEConfig, SafeSSEPlugin, StreamContext
 from tests.bounds import NEVER, SHORT
@@ -113,9 +114,13 @@ CONFIG = SafeSSEConfig(
     cleanup_timeout=float(os.environ.get("CLEANUP_TIMEOUT", "30")),
 )
 
+AT_ONCE = LoggingConfig(handlers={"queue_listener": {"class": "logging.StreamHandler", "formatter": "standard"}})
+"""Litestar's own has a thread write, for which servers do not wait at their end: Uvicorn raises the signal anew."""
+
 app = Litestar(
     [background, page, slow, job],
     plugins=[SafeSSEPlugin(CONFIG)],
+    logging_config=AT_ONCE,
     on_startup=[on_startup],
     openapi_config=None,
     on_shutdown=[on_shutdown],

@@ -12,10 +12,13 @@ import pytest
 
 from tests.bounds import START, WAIT
 from tests.ports import free_port
-from tests.servers.kinds import ServerKind, parameters
+from tests.servers.kinds import ServerKind, kinds, parameters
 from tests.servers.processes import RunningServer
 
 OF_WORKERS = ("uvicorn-h1-httptools-uvloop", "granian-h1-asyncio", "granian-h2-uvloop", "hypercorn-h1-asyncio")
+
+
+GRANIAN = ("granian-h1-asyncio", "granian-h2-uvloop")
 
 
 class HalfStartedServer(RunningServer):
@@ -26,9 +29,9 @@ class HalfStartedServer(RunningServer):
         self.wait((self.directory / "waiting").exists, START)
 
     def wait_for_the_first(self) -> None:
-        """Waits for the end of the worker that was up, by which the other one has been told too."""
+        """Waits for the end of a worker that was up, by which the other one has been told too."""
         up = {record["pid"] for record in self.records.named("startup")}
-        self.wait(lambda: up.isdisjoint(process.pid for process in self.others()), WAIT)
+        self.wait(lambda: not up.issubset(process.pid for process in self.others()), WAIT)
 
     def wait(self, condition: Callable[[], bool], within: float) -> None:
         assert asyncio.run(self.records.until(condition, within)), self.output()
@@ -38,11 +41,23 @@ class HalfStartedServer(RunningServer):
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_server_whose_worker_still_starts_exits(kind: ServerKind, number: signal.Signals, tmp_path: Path) -> None:
     """The worker takes note of the signal, whether it was sent before or behind its start."""
-    server = HalfStartedServer(kind, tmp_path, ("127.0.0.1", free_port()))
-    with (tmp_path / "lock").open("w") as lock:
+    stop_half_started(kind, number, tmp_path, {"SAFE_SSE_HELD": str(tmp_path)})
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in kinds(*GRANIAN)])
+def test_server_whose_worker_is_not_listening_yet_exits(kind: ServerKind, tmp_path: Path) -> None:
+    """Its loop does not run between the application's start-up and the first request, and uvloop loses signals then."""
+    held = {"SAFE_SSE_HELD": str(tmp_path), "SAFE_SSE_HELD_READY": "1"}
+    stop_half_started(kind, signal.SIGTERM, tmp_path, held)
+
+
+def stop_half_started(kind: ServerKind, number: signal.Signals, directory: Path, held: dict[str, str]) -> None:
+    """Sends a signal to a server of which one worker is held back, then lets that go: the server has to exit."""
+    server = HalfStartedServer(kind, directory, ("127.0.0.1", free_port()))
+    with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of which the worker is in want that comes second
         try:
-            server.start(workers=2, app="tests.servers.held_app:app", environment={"SAFE_SSE_HELD": str(tmp_path)})
+            server.start(workers=2, app="tests.servers.held_app:app", environment=held)
             server.signal(number)
             server.wait_for_the_first()
             lock.close()
