@@ -41,7 +41,7 @@ REDIS_PY = ("5.0.1", "6.4.*", "7.4.*", "8.*")
 """They have classes for other codes each, and strip these codes."""
 
 PYTEST = ("python", "-m", "pytest", "--numprocesses", "auto", "--dist", "loadgroup")
-WAITING = ("--numprocesses", "6")
+WAITING = ("--numprocesses", "8")
 """For tests of which most wait, for servers or for time to pass (``scripts/test``)."""
 BESIDE = ("--numprocesses", "3")
 """The same, for a session that CI runs beside another."""
