@@ -161,6 +161,8 @@ class Renderer:
         Raises:
             InvalidFieldError: The item can't be sent, is too big, or has what the log itself gives.
         """
+        if type(item) is str and item.isascii() and len(item) <= self._max_bytes:
+            return SSEMessage(item)  # as most are, and there is nothing to be wrong with
         message = _message(item)
         if message.id is not None:
             raise InvalidFieldError("id", "must be left out: the log gives its events their IDs")

@@ -63,7 +63,7 @@ class Call(NamedTuple):
 
     def answer(self, replies: Sequence[Any]) -> Exception | None:
         """Gives the caller what is for it; returns the error of Redis that it is, if it is one."""
-        error = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        error = next(filter(_is_error, replies), None)
         if self.each and not self.reply.done():
             self.reply.set_result([_read(reply) for reply in replies])
         elif error is not None:
@@ -373,9 +373,13 @@ def _fail(calls: Iterable[Call], error: SourceUnavailableError | SourceRefusedEr
         call.fail(error)
 
 
+def _is_error(reply: Any) -> bool:
+    return isinstance(reply, Exception)
+
+
 def _read(reply: Any) -> Any:
     """Returns a reply as it is, or the error of ours that it is."""
-    if not isinstance(reply, Exception):
+    if not _is_error(reply):
         return reply
     error = translate(reply)
     error.__cause__ = reply

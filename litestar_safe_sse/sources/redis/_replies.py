@@ -23,7 +23,7 @@ class Replies:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
-        self._needed = 1
+        self._needed = 0
         """Bytes that there have to be before it is worth to look for a reply again."""
 
     def feed(self, data: bytes) -> Iterator[Any]:
@@ -32,20 +32,19 @@ class Replies:
         Raises:
             InvalidResponse: It is no reply of Redis.
         """
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size < self._needed:
-            return
-        whole, at = b"".join(self._parts), 0
-        self._needed = 1
+        if self._parts:
+            self._parts.append(data)
+            self._size += len(data)
+            if self._size < self._needed:
+                return
+            data, self._parts = b"".join(self._parts), []
+        at = 0
         try:
-            while at < len(whole):
-                reply, at = _parse(whole, at)
+            while at < len(data):
+                reply, at = _parse(data, at)
                 yield reply
         except _IncompleteError as error:
-            self._needed = error.needed - at
-        self._parts = [whole[at:]]
-        self._size = len(whole) - at
+            self._parts, self._size, self._needed = [data[at:]], len(data) - at, error.needed - at
 
 
 class _IncompleteError(Exception):

@@ -84,6 +84,7 @@ class RedisEventLog(FanOutLog):
         self._keys = Keys(self._redis.prefix, name)
         self._lives = Lives(max_events, expire_after, history, forget_keys_after)
         self._appending = Appending(self._keys, self._lives, max_bytes, enc_hook)
+        self._shared = "event log", self._keys.secret, self._lives.identity
 
     async def append(self, topic: str, message: object, *, idempotency_key: str | None = None) -> str:
         """See :meth:`EventLog.append`. Appends that coincide share a round trip."""
@@ -138,10 +139,10 @@ class RedisEventLog(FanOutLog):
             raise refusal(topic, error, error.__cause__) from error
 
     def _fan_out(self) -> LogReader:
-        def make() -> LogReader:
-            return LogReader(self._redis, self._keys, self._lives)
+        return self._redis.share(self._shared, self._make_reader)
 
-        return self._redis.share(("event log", self._keys.secret, self._lives.identity), make)
+    def _make_reader(self) -> LogReader:
+        return LogReader(self._redis, self._keys, self._lives)
 
     def _attendance(self) -> RedisAttendance:
         key = self._keys.present
