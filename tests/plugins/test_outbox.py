@@ -55,7 +55,7 @@ def environment(database: str, redis: RedisServer) -> dict[str, str]:
 
 @pytest.fixture
 def server(environment: dict[str, str]) -> Iterator[ServerProcess]:
-    with running("outbox:app", EXAMPLES, **environment) as server:
+    with running("outbox:app", EXAMPLES, without_models=False, **environment) as server:
         yield server
 
 
@@ -222,7 +222,7 @@ def test_an_event_that_is_appended_by_the_session_is_committed_with_it(tmp_path:
     """By the log's function in PostgreSQL, without an outbox; what is rolled back is never sent."""
     with running_postgres(tmp_path) as postgres:
         environment = {"POSTGRES_URL": postgres.url, "PYTHONPATH": f"{EXAMPLES}:{HERE.parents[1]}"}
-        with running("committed_feed:app", EXAMPLES, **environment) as server:
+        with running("committed_feed:app", EXAMPLES, without_models=False, **environment) as server:
             with httpx.Client(base_url=server.url, timeout=WAIT) as client, client.stream("GET", "/orders") as response:
                 events = EventSource(response).iter_sse()
                 assert next(events).event == "subscribed"
