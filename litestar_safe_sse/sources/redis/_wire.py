@@ -74,9 +74,9 @@ class Wire(asyncio.Protocol):
         except _redis_py.errors.InvalidResponse as error:
             self._lose(error)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """Tells of the end; called by the event loop."""
-        self._lose(error or _redis_py.errors.ConnectionError("Connection closed by server."))
+        self._lose(exc or _redis_py.errors.ConnectionError("Connection closed by server."))
 
     def _lose(self, error: Exception) -> None:
         if not self._is_over:
