@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -68,6 +69,7 @@ class Sync:
     def __init__(self, probe: Probe) -> None:
         self.note = probe.note
         self.in_loop = current_runtime().call_threadsafe
+        self.thread = threading.get_ident()
 
     def __next__(self) -> str:
         return "one"
@@ -77,10 +79,16 @@ class Sync:
             while True:
                 yield self.__next__()
         finally:
-            self.in_loop(lambda: self.note("generator closed"))
+            self.tell("generator closed")
 
     def close(self) -> None:
-        self.in_loop(lambda: self.note("closed"))
+        self.tell("closed")
+
+    def tell(self, what: str) -> None:
+        if threading.get_ident() == self.thread:  # by the loop it would come on any later turn
+            self.note(what)
+        else:
+            self.in_loop(lambda: self.note(what))
 
 
 def plain(make: Callable[[Probe], Any]) -> Callable[[Probe, StreamContext], Any]:
