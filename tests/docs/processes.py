@@ -64,6 +64,7 @@ class ServerProcess:
 
     @property
     def output(self) -> str:
+        """What it printed, in which to look for texts: of two processes, one may write within a line of the other."""
         return "\n".join(self.lines)
 
     def until(self, condition: Callable[[], object], within: float = WAIT) -> None:
@@ -72,8 +73,8 @@ class ServerProcess:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.01)
 
-    def wait_for_line(self, line: str) -> None:
-        self.until(lambda: line in self.lines)
+    def wait_for(self, text: str) -> None:
+        self.until(lambda: text in self.output)
 
     def terminate(self) -> None:
         """Sends SIGTERM, and waits for the end."""

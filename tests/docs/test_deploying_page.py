@@ -26,6 +26,6 @@ def test_command_starts_the_quickstart_and_a_signal_cleans_up(command: list[str]
         with stream(server, "/readings") as (response, events):
             assert response.status_code == 200
             assert next(events).event == "reading"
-            assert "connection closed" not in server.lines
+            assert "connection closed" not in server.output
             server.terminate()
-        assert server.lines.count("connection closed") == server.lines.count("connected") == 1
+        assert server.output.count("connection closed") == server.output.count("connected") == 1

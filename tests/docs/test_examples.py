@@ -69,10 +69,10 @@ def test_connection_is_closed_when_the_client_leaves(server: ServerProcess, abor
     """What the handler opened for the stream is closed, its awaits included."""
     with stream(server, "/readings") as (response, events):
         assert next(events).event == "reading"
-        assert "connection closed" not in server.lines
+        assert "connection closed" not in server.output
         abort(response)
-    server.wait_for_line("connection closed")
-    assert server.lines.count("connected") == server.lines.count("connection closed") == 1
+    server.wait_for("connection closed")
+    assert server.output.count("connected") == server.output.count("connection closed") == 1
 
 
 @example("quickstart")
@@ -81,7 +81,7 @@ def test_connections_are_closed_when_the_server_stops(server: ServerProcess) -> 
     with stream(server, "/readings") as (_, first), stream(server, "/readings") as (_, second):
         assert next(first).event == next(second).event == "reading"
         server.terminate()
-    assert server.lines.count("connected") == server.lines.count("connection closed") == 2
+    assert server.output.count("connected") == server.output.count("connection closed") == 2
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def test_tokens_are_relayed_to_the_end(load: Load, model: ServerProcess) -> None
             ("done", ""),
         ]
         assert stream.complete
-    model.wait_for_line("finished")
+    model.wait_for("finished")
 
 
 def test_model_is_hung_up_on_when_the_client_leaves(load: Load, model: ServerProcess) -> None:
@@ -119,7 +119,7 @@ def test_model_is_hung_up_on_when_the_client_leaves(load: Load, model: ServerPro
         assert stream.next().data == "token 0"
         stream.disconnect()
         assert (stream.close_reason, stream.cleanups) == (CloseReason.CLIENT_DISCONNECTED, [])
-        model.wait_for_line("hung up")
+        model.wait_for("hung up")
 
 
 def test_model_is_hung_up_on_when_the_client_is_killed() -> None:
@@ -127,7 +127,7 @@ def test_model_is_hung_up_on_when_the_client_is_killed() -> None:
     with chat() as (server, model), stream(server, "/chat?prompt=endless") as (response, events):
         assert next(events).data == "token 0"
         reset(response)
-        model.wait_for_line("hung up")
+        model.wait_for("hung up")
 
 
 def test_model_is_hung_up_on_when_the_server_stops() -> None:
@@ -135,7 +135,7 @@ def test_model_is_hung_up_on_when_the_server_stops() -> None:
     with chat() as (server, model), stream(server, "/chat?prompt=endless") as (_, events):
         assert next(events).data == "token 0"
         server.terminate()
-        model.wait_for_line("hung up")
+        model.wait_for("hung up")
 
 
 def test_refusal_of_the_model_is_a_proper_response(load: Load, model: ServerProcess) -> None:
@@ -197,7 +197,7 @@ def test_broken_answer_says_so(server: ServerProcess) -> None:
             ("ingredient", "water"),
             ("problem", '{"title":"The answer broke off."}'),
         ]
-    server.wait_for_line("LookupError: the salt is gone")
+    server.wait_for("LookupError: the salt is gone")
     server.close()
     server.lines.clear()  # its traceback is no accident
 
@@ -330,5 +330,5 @@ def test_blocking_driver_is_closed_when_the_client_is_killed(server: ServerProce
         rows = [json.loads(next(events).data) for _ in range(1000)]
         assert rows[-1] == {"number": 1000, "square": 1_000_000}
         reset(response)
-    server.wait_for_line("closing the connection")
+    server.wait_for("closing the connection")
     assert "ProgrammingError" not in server.output

@@ -36,7 +36,7 @@ def test_quickstart_cleans_up_when_its_client_aborts(tmp_path: Path, abort: Call
             assert next(events).data == "tick"
             assert "closed" not in server.output
             abort(response)
-        server.wait_for_line("closed: client_disconnected")
+        server.wait_for("closed: client_disconnected")
 
 
 def test_quickstart_cleans_up_when_the_server_is_stopped(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_quickstart_cleans_up_when_the_server_is_stopped(tmp_path: Path) -> None
             assert next(events).data == "tick"
             server.terminate()
             assert list(events) == []
-        assert "closed: shutdown" in server.lines
+        assert "closed: shutdown" in server.output
 
 
 def test_generator_is_a_handler(load: Load, tmp_path: Path) -> None:

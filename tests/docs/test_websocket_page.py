@@ -70,7 +70,7 @@ def test_page_comes_back_to_a_server_that_was_restarted(server: ServerProcess) -
         page.evaluate("stop()")
         seen = page.evaluate("seen")
     assert seen == list(range(1, len(seen) + 1))
-    server.wait_for_line("closed: client_disconnected")
+    server.wait_for("closed: client_disconnected")
 
 
 def test_table_of_codes_is_that_of_the_code() -> None:
