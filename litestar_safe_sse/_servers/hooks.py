@@ -251,9 +251,6 @@ class EarlySignalLink(Link):
     only while it does.
     """
 
-    def __init__(self, number: int, notifier: Notifier) -> None:
-        super().__init__(SignalPlace(number), notifier)
-
     def __call__(self, number: int, frame: FrameType | None) -> Any:
         loop: Any = self.notifier.runtime.key
         if not loop.is_running() and not _is_listened_for():
@@ -433,10 +430,13 @@ def _of_calling_lifespan(servers: list[Any]) -> list[Any]:
 
 def hook_signals(notifier: Notifier) -> Iterator[Hook]:
     """Hooks into the handlers of the signals that stop a server."""
-    for number in SIGNALS:
-        # None, SIG_DFL and SIG_IGN can't be called.
-        if _is_in_main_thread() and callable(signal.getsignal(number)):
-            yield SignalLink(SignalPlace(number), notifier)
+    yield from (SignalLink(place, notifier) for place in _handled_signals())
+
+
+def _handled_signals() -> list[SignalPlace]:
+    """Returns where a server has a handler that can be called, as None, SIG_DFL and SIG_IGN can't be."""
+    handled = [number for number in SIGNALS if callable(signal.getsignal(number))]
+    return [SignalPlace(number) for number in handled] if _is_in_main_thread() else []
 
 
 def hook_trigger(notifier: Notifier) -> Iterator[Hook]:
@@ -514,7 +514,7 @@ def repeat_early_signal(site: Site) -> Iterator[Hook]:
     parents = locals_of_callers("granian.server.common", "self")
     if any(getattr(parent, "interrupt_signal", None) is True for parent in parents):
         site.notifier.call_soon(partial(signal.raise_signal, signal.SIGTERM))
-    yield from (EarlySignalLink(number, site.notifier) for number in SIGNALS if callable(signal.getsignal(number)))
+    yield from (EarlySignalLink(place, site.notifier) for place in _handled_signals())
 
 
 def _is_granian_worker(site: Site) -> bool:

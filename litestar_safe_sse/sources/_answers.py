@@ -23,3 +23,4 @@ def fail(answer: asyncio.Future[Any], error: Exception) -> None:
     """Has who waits for an answer raise an error, unless it is there or no longer waited for."""
     if not answer.done():
         answer.set_exception(error)
+        answer.exception()  # looked at: nobody may be waiting any more by the time that asyncio would complain

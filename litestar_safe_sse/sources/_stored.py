@@ -173,7 +173,7 @@ class Renderer:
         if data is not UNSET:
             data = check_text("data", as_text(data, self._json))
         rendered = SSEMessage(data, event, None, message.retry, message.comment)
-        size = sum(_bytes_of(text) for text in (data, event, message.comment) if isinstance(text, str))
+        size = sum(len(text.encode()) for text in (data, event, message.comment) if isinstance(text, str))
         if size > self._max_bytes:
             raise InvalidFieldError(
                 "data", f"must be at most {self._max_bytes} bytes, or a reference to them, not {size} bytes"
@@ -224,10 +224,6 @@ def check_key(key: object) -> str | None:
             "idempotency_key", f"must be from 1 to {_MAX_KEY} bytes, or None for no key, not {len(name.encode())} bytes"
         )
     return name
-
-
-def _bytes_of(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def _message(item: object) -> SSEMessage:

@@ -45,7 +45,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A running server of the kind that the test is parametrised by."""
+    """A running server of the kind that the test is parametrised by, as ``starting`` of its module says, if it does."""
     kind: ServerKind = request.param
-    with running(kind, tmp_path_factory.mktemp(kind.name)) as server:
+    start = getattr(request.module, "starting", running)
+    with start(kind, tmp_path_factory.mktemp(kind.name)) as server:
         yield server

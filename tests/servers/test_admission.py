@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -39,17 +38,10 @@ KINDS = parameters(*ALL, long=["hypercorn-h1-trio"])
 each_server = pytest.mark.parametrize("server", KINDS, indirect=True)
 
 
-def admitting(kind: ServerKind, directory: Path) -> AbstractContextManager[RunningServer]:
+def starting(kind: ServerKind, directory: Path) -> AbstractContextManager[RunningServer]:
+    """A server at which each test comes with users of its own."""
     extra = GRACEFUL if kind.server == "hypercorn" and not kind.trio else ()
     return running(kind, directory, app="tests.servers.admitting:app", extra=extra)
-
-
-@pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server at which each test comes with users of its own."""
-    kind: ServerKind = request.param
-    with admitting(kind, tmp_path_factory.mktemp(kind.name)) as server:
-        yield server
 
 
 def paths(name: str, count: int, user: str, **more: str) -> list[str]:
@@ -156,5 +148,5 @@ def test_a_drain_is_spread(kind: ServerKind, tmp_path: Path) -> None:
         for visitor in visitors:
             visitor.wire.close()
 
-    with admitting(kind, tmp_path) as server:
+    with starting(kind, tmp_path) as server:
         asyncio.run(stop(server))

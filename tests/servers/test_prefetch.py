@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -50,20 +50,12 @@ async def open_gate(server: RunningServer, key: str) -> None:
 
 
 def run(scenario: Callable[[RunningServer], Awaitable[None]], kind: ServerKind, directory: Path, *extra: str) -> None:
-    with prefetching(kind, directory, *extra) as server:
+    with starting(kind, directory, *extra) as server:
         asyncio.run(scenario(server))  # type: ignore[arg-type]
 
 
-def prefetching(kind: ServerKind, directory: Path, *extra: str) -> AbstractContextManager[RunningServer]:
+def starting(kind: ServerKind, directory: Path, *extra: str) -> AbstractContextManager[RunningServer]:
     return running(kind, directory, app="tests.servers.prefetching:app", extra=extra)
-
-
-@pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server that is left in each way, and not stopped."""
-    kind: ServerKind = request.param
-    with prefetching(kind, tmp_path_factory.mktemp(kind.name)) as server:
-        yield server
 
 
 @pytest.mark.parametrize(

@@ -41,22 +41,22 @@ class HalfStartedServer(RunningServer):
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_server_whose_worker_still_starts_exits(kind: ServerKind, number: signal.Signals, tmp_path: Path) -> None:
     """The worker takes note of the signal, whether it was sent before or behind its start."""
-    stop_half_started(kind, number, tmp_path, {"SAFE_SSE_HELD": str(tmp_path)})
+    stop_half_started(kind, number, tmp_path)
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in kinds(*GRANIAN)])
 def test_server_whose_worker_is_not_listening_yet_exits(kind: ServerKind, tmp_path: Path) -> None:
     """Its loop does not run between the application's start-up and the first request, and uvloop loses signals then."""
-    held = {"SAFE_SSE_HELD": str(tmp_path), "SAFE_SSE_HELD_READY": "1"}
-    stop_half_started(kind, signal.SIGTERM, tmp_path, held)
+    stop_half_started(kind, signal.SIGTERM, tmp_path, SAFE_SSE_HELD_READY="1")
 
 
-def stop_half_started(kind: ServerKind, number: signal.Signals, directory: Path, held: dict[str, str]) -> None:
+def stop_half_started(kind: ServerKind, number: signal.Signals, directory: Path, **environment: str) -> None:
     """Sends a signal to a server of which one worker is held back, then lets that go: the server has to exit."""
     server = HalfStartedServer(kind, directory, ("127.0.0.1", free_port()))
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of which the worker is in want that comes second
         try:
+            held = {"SAFE_SSE_HELD": str(directory), **environment}
             server.start(workers=2, app="tests.servers.held_app:app", environment=held)
             server.signal(number)
             server.wait_for_the_first()

@@ -134,15 +134,11 @@ async def test_it_is_reached_in_other_ways_than_tcp(by: str, tmp_path: Path) -> 
     """Small things and large ones pass; a server that goes is noticed."""
     files, port = certificate_files(), free_port()
     tls = {"port": port, "cert-file": files.certificate, "key-file": files.key, "ca-cert-file": files.authority}
-    tls["auth-clients"] = "no"
     with unix_socket_path() as path:
         if by == "TLS":
             url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={files.authority}"
-            arguments = [
-                "--tls-port",
-                f"{port}",
-                *(part for name, value in tls.items() for part in (f"--tls-{name}", f"{value}")),
-            ]
+            arguments = [part for name, value in tls.items() for part in (f"--tls-{name}", f"{value}")]
+            arguments += "--tls-auth-clients", "no"
         else:
             url, arguments = f"unix://{path}", ["--unixsocket", path]
         with running_redis(tmp_path, *arguments, program=OF_SYSTEM) as server, anyio.fail_after(WAIT):

@@ -78,7 +78,6 @@ class Appender:
     def submit(self, topic: str, messages: Sequence[SSEMessage], key: str | None) -> asyncio.Future[list[Position]]:
         """Has messages stored at most once; to cancel the future is to ignore the answer."""
         answer: asyncio.Future[list[Position]] = asyncio.get_running_loop().create_future()
-        answer.add_done_callback(lambda answer: None if answer.cancelled() else answer.exception())
         if topic not in self._waiting:
             self._waiting[topic] = deque()
             task = spawn(self._work(topic), "SSE appends to PostgreSQL")

@@ -99,7 +99,6 @@ class LogReader(FanOut):
         """See :meth:`FanOut.look`; those who ask at the same time are answered by one query."""
         self._lives.learn(wanted)
         asked: asyncio.Future[dict[str, Extent]] = asyncio.get_running_loop().create_future()
-        asked.add_done_callback(lambda asked: None if asked.cancelled() else asked.exception())
         self._asked[asked] = dict(wanted)
         if self._looking is None:
             self._looking = spawn(self._look_for_all(), "SSE event log in PostgreSQL: where to begin")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from litestar_safe_sse.exceptions import SourceUnavailableError
+from litestar_safe_sse.sources._answers import fail
 from litestar_safe_sse.sources._tasks import spawn
 from litestar_safe_sse.sources.postgres import _asyncpg
 from litestar_safe_sse.sources.postgres._errors import CLOSED, NO_ANSWER, moved_on, translate
@@ -117,9 +118,8 @@ class PostgresConnections:
             SourceRefusedError: PostgreSQL answered with an error.
         """
         answer: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
-        answer.add_done_callback(_look_at)
         if self._closed:
-            answer.set_exception(SourceUnavailableError(CLOSED))
+            fail(answer, SourceUnavailableError(CLOSED))
             return answer
         until = self.deadline() if until is None else until
         task = spawn(self._answer(answer, until, query, arguments), "SSE command to PostgreSQL")
@@ -149,8 +149,7 @@ class PostgresConnections:
     def _ended(self, answer: asyncio.Future[list[Record]], task: asyncio.Future[None]) -> None:
         """Notes that a task has come to its end, maybe before it had begun."""
         self._tasks.discard(task)
-        if not answer.done():
-            answer.set_exception(SourceUnavailableError(CLOSED))
+        fail(answer, SourceUnavailableError(CLOSED))
 
     async def _answer(
         self, answer: asyncio.Future[list[Record]], until: float, query: str, arguments: Sequence[object]
@@ -163,9 +162,11 @@ class PostgresConnections:
             finally:
                 self._free.release()
         except TimeoutError as error:
-            _fail(answer, SourceUnavailableError(NO_ANSWER), error)
+            late = SourceUnavailableError(NO_ANSWER)
+            late.__cause__ = error
+            fail(answer, late)
         except Exception as error:
-            _fail(answer, error, error.__cause__)
+            fail(answer, error)
         else:
             if not answer.done():
                 answer.set_result(rows)
@@ -196,7 +197,7 @@ class PostgresConnections:
         if monotonic() >= until:
             raise TimeoutError  # before anything is sent
         late = SourceUnavailableError(NO_ANSWER)
-        timer = asyncio.get_running_loop().call_later(until - monotonic(), _fail, answer, late, None)
+        timer = asyncio.get_running_loop().call_later(until - monotonic(), fail, answer, late)
         try:
             connection = await self._connected()
         finally:
@@ -264,15 +265,3 @@ async def _is_alive(connection: Connection[Any]) -> bool:
         connection.terminate()
         raise
     return True
-
-
-def _fail(answer: asyncio.Future[list[Record]], error: Exception, cause: BaseException | None) -> None:
-    if not answer.done():
-        error.__cause__ = cause
-        answer.set_exception(error)
-
-
-def _look_at(answer: asyncio.Future[list[Record]]) -> None:
-    """Looks at a failure that nobody may be waiting for any more."""
-    if not answer.cancelled():
-        answer.exception()

@@ -169,8 +169,8 @@ def ids(topic: str, reply: bytes | str) -> list[str]:
 
 def last_id(topic: str, reply: bytes | str) -> str:
     """Returns the ID of the last event, or the only one, that a reply of ``APPEND`` stands for."""
-    text = reply.encode() if isinstance(reply, str) else reply
-    identity, _, nonce = text[text.rfind(b" ") + 1 :].rpartition(b"-")
+    text = reply.encode() if isinstance(reply, str) else bytes(reply)
+    identity, _, nonce = text.rpartition(b" ")[2].rpartition(b"-")
     return cursor([record(tag(topic), to_position(identity, nonce))])
 
 

@@ -12,7 +12,10 @@ import re
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.redis import _redis_py
 
-__all__ = ("code_of", "needs_new_connection", "translate")
+__all__ = ("Failure", "code_of", "needs_new_connection", "translate")
+
+Failure = SourceUnavailableError | SourceRefusedError
+"""What is made of an error: the next attempt may succeed, or it won't."""
 
 _MOVED_ON = frozenset({"ASK", "LOADING", "MASTERDOWN", "MOVED", "READONLY", "UNBLOCKED"})
 """Codes of a server that is not, or no longer, the one to ask: a new connection may lead to another."""
@@ -55,7 +58,7 @@ def needs_new_connection(error: Exception) -> bool:
     return code_of(error) in _MOVED_ON and _NO_KEY not in str(error)
 
 
-def translate(error: Exception) -> SourceUnavailableError | SourceRefusedError:
+def translate(error: Exception) -> Failure:
     """Returns the error of ours for one of redis-py's."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, (_redis_py.errors.AuthenticationError, _redis_py.errors.AuthorizationError)):

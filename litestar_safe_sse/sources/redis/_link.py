@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import anyio
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._answers import copy_of
+from litestar_safe_sse.sources._answers import copy_of, fail
 from litestar_safe_sse.sources._tasks import spawn
 from litestar_safe_sse.sources.redis._errors import needs_new_connection, translate
 from litestar_safe_sse.sources.redis.connection import pack
@@ -25,6 +25,7 @@ from litestar_safe_sse.sources.redis.connection import pack
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from litestar_safe_sse.sources.redis._errors import Failure
     from litestar_safe_sse.sources.redis._scripts import Script
     from litestar_safe_sse.sources.redis._wire import Wire
     from litestar_safe_sse.sources.redis.connection import Command, RedisConnection
@@ -67,19 +68,14 @@ class Call(NamedTuple):
         if self.each and not self.reply.done():
             self.reply.set_result([_read(reply) for reply in replies])
         elif error is not None:
-            self._raise(_read(error))
+            fail(self.reply, _read(error))
         elif not self.reply.done():
             self.reply.set_result(replies[-1])
         return error
 
-    def fail(self, error: SourceUnavailableError | SourceRefusedError) -> None:
+    def fail(self, error: Failure) -> None:
         """Gives the caller an error of its own."""
-        self._raise(copy_of(error))
-
-    def _raise(self, error: Exception) -> None:
-        if not self.reply.done():
-            self.reply.set_exception(error)
-            self.reply.exception()  # looked at, since nobody may be waiting for it any more
+        fail(self.reply, copy_of(error))
 
 
 class Connector(Protocol):
@@ -113,11 +109,9 @@ class RedisLink:
         """What has been, and is not answered yet."""
         self._replies: list[Any] = []
         """Those that are there to the first of these."""
-        self._due = math.inf
-        """By when the rest of them have to be, by the loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
         self._fires = math.inf
-        """When that does: at the next deadline, or before."""
+        """When that does, which uvloop's can't be asked: at the next deadline, or before."""
         self._opening: asyncio.Task[None] | None = None
         self._renewed = -math.inf
         self._renew = False
@@ -232,7 +226,6 @@ class RedisLink:
         while self._calls and len(self._sent) < _BATCH:
             self._sent.append(self._calls.popleft())
         self._wire.write([packed for call in self._sent for packed in call.packed])
-        self._expect(self._sent[0].deadline)
 
     def _receive(self, reply: Any) -> None:
         """Takes a reply; what is wrong with it is one caller's affair alone."""
@@ -250,22 +243,20 @@ class RedisLink:
             self._renewed = monotonic()
             self._renew = True
         if self._sent:
-            self._expect(self._sent[0].deadline)
-            return
-        self._due = math.inf
-        self._send()
+            self._watch(self._sent[0].deadline)  # which may have passed while others were waited for
+        else:
+            self._send()
 
-    def _lose(self, error: SourceUnavailableError | SourceRefusedError) -> None:
+    def _lose(self, error: Failure) -> None:
         """Goes on without the connection, which is lost."""
         self._drop(error)
         self._send()
 
-    def _drop(self, error: SourceUnavailableError | SourceRefusedError) -> None:
+    def _drop(self, error: Failure) -> None:
         """Gives the connection up, and with it what has been sent."""
         wire, self._wire = self._wire, None
         sent, self._sent = self._sent, deque()
         self._replies = []
-        self._due = math.inf
         self._renew = False
         self._known_scripts.clear()
         if wire is not None:
@@ -332,10 +323,6 @@ class RedisLink:
         calls, self._calls = self._calls, deque()
         _fail(calls, error)
 
-    def _expect(self, deadline: float) -> None:
-        self._due = deadline
-        self._watch(deadline)
-
     def _watch(self, deadline: float) -> None:
         """Has it noticed that a deadline has passed."""
         if self._fires <= deadline:
@@ -353,7 +340,7 @@ class RedisLink:
         now = asyncio.get_running_loop().time()
         self._fires = math.inf
         failure = SourceUnavailableError(_NO_ANSWER)
-        if self._due <= now:
+        if self._sent and self._sent[0].deadline <= now:
             self._drop(failure)
         _fail((call for call in (*self._sent, *self._calls) if call.deadline <= now), failure)
         self._calls = deque(call for call in self._calls if call.deadline > now)
@@ -368,7 +355,7 @@ class RedisLink:
             self._fires = math.inf
 
 
-def _fail(calls: Iterable[Call], error: SourceUnavailableError | SourceRefusedError) -> None:
+def _fail(calls: Iterable[Call], error: Failure) -> None:
     for call in calls:
         call.fail(error)
 

@@ -13,7 +13,7 @@ from litestar_safe_sse.sources.redis._replies import Replies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
+    from litestar_safe_sse.sources.redis._errors import Failure
 
 __all__ = ("Wire",)
 
@@ -33,7 +33,7 @@ class Wire(asyncio.Protocol):
         writer: asyncio.StreamWriter,
         idle_limit: float,
         on_reply: Callable[[Any], None],
-        on_lost: Callable[[SourceUnavailableError | SourceRefusedError], None],
+        on_lost: Callable[[Failure], None],
     ) -> None:
         self._writer = writer  # to be kept: it would close the transport if it went
         self._transport = writer.transport

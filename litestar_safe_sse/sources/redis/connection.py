@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis, RedisCluster
 
+    from litestar_safe_sse.sources.redis._errors import Failure
+
     Command = tuple[str | bytes | float, ...]
     RedisClient = Redis | RedisCluster
-    Unusable = SourceUnavailableError | SourceRefusedError
     RedisAddress = str | RedisClient | Callable[[], RedisClient]
 
 __all__ = ("IDLE_LIMIT", "RedisConnection", "connect", "make_connection", "pack")
@@ -137,7 +138,7 @@ class RedisConnection:
         except (_redis_py.errors.RedisError, OSError) as error:
             raise translate(error) from error
 
-    def hand_over(self, on_reply: Callable[[Any], None], on_lost: Callable[[Unusable], None]) -> Wire:
+    def hand_over(self, on_reply: Callable[[Any], None], on_lost: Callable[[Failure], None]) -> Wire:
         """Gives the connection away, while no reply is to come; this is of no use afterwards.
 
         Args:
@@ -179,8 +180,6 @@ def pack(command: Command) -> bytes:
 
 
 def _to_bytes(argument: object) -> bytes:
-    if type(argument) is str and argument.isascii():
-        return argument.encode()
     if isinstance(argument, str):
         return check_text("command", argument).encode()
     if isinstance(argument, (int, float)) and not isinstance(argument, bool):
