@@ -65,6 +65,8 @@ NOT_ALONE = "--deselect=tests/core/test_alone.py"
 """What runs without Litestar on one Python does so on all."""
 NOT_STALLED = "--deselect=tests/core/test_stalls.py"
 """These block the loop, and take their time."""
+NO_PYTESTS = "--deselect=tests/litestar/test_pytest_plugin.py"
+"""These start a run of pytest each."""
 TESTING = [f"tests/litestar/test_{name}.py" for name in ("open_stream", "open_websocket", "pytest_plugin")]
 """What users test with runs on the Python that they have, under the plugins of pytest that they have."""
 CONNECTING = "tests/sources/test_leaving_while_connecting.py"
@@ -81,7 +83,7 @@ def install(session: nox.Session, *groups: str, constraints: Path | None = None)
 def fast(session: nox.Session) -> None:
     """The tests that take about a minute and need nothing but Python."""
     install(session, "test-core")
-    session.run(*PYTEST, *WAITING, *(session.posargs or (*IN_PROCESS, NOT_ALONE, NOT_STALLED)))
+    session.run(*PYTEST, *WAITING, *(session.posargs or (*IN_PROCESS, NOT_ALONE, NOT_STALLED, NO_PYTESTS)))
 
 
 @nox.session
