@@ -19,6 +19,7 @@ from benchmarks.sections.redis_scale import a_log
 from benchmarks.tables import Table, percentile
 from litestar_safe_sse.sources import RedisEventLog
 from litestar_safe_sse.sources.redis._appending import APPEND
+from litestar_safe_sse.sources.redis._commands import plain
 
 __all__ = ("redis_appends",)
 
@@ -72,7 +73,7 @@ def appends(options: Options) -> Table:
 
 async def _append(url: str, tasks: int) -> list[float]:
     async with a_log(url) as log, Redis.from_url(url) as redis:
-        script = [APPEND.digest, *log._appending.append("t", "x" * 50, None)]
+        script = [APPEND.digest, *plain(log._appending.append("t", "x" * 50, None))]
         works: list[Callable[[], Awaitable[object]]] = [
             lambda: log.append("t", "x" * 50),
             lambda: redis.xadd("bare", {"data": "x" * 50}, maxlen=10_000),

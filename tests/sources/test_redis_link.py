@@ -304,27 +304,6 @@ async def test_an_idle_connection_is_kept_alive(redis_url: str) -> None:
     await plugin.aclose()
 
 
-@pytest.mark.parametrize(
-    ("command", "packed"),
-    [
-        (("GET", "é"), b"*2\r\n$3\r\nGET\r\n$2\r\n\xc3\xa9\r\n"),
-        ((b"a\r\n", 7, 0.5), b"*3\r\n$3\r\na\r\n\r\n$1\r\n7\r\n$3\r\n0.5\r\n"),
-        ((memoryview(b"m"), bytearray(b"b")), b"*2\r\n$1\r\nm\r\n$1\r\nb\r\n"),
-    ],
-    ids=["str", "numbers", "buffers"],
-)
-def test_commands_are_packed_as_redis_reads_them(command: Any, packed: bytes) -> None:
-    """Every kind of argument, with its length in bytes."""
-    assert redis_connection.pack(command) == packed
-
-
-@pytest.mark.parametrize("argument", [None, True, {}, "\ud800", ["a"]], ids=ascii)
-def test_what_is_no_argument_is_refused(argument: Any) -> None:
-    """As an error of its own."""
-    with pytest.raises(InvalidFieldError, match="must be"):
-        redis_connection.pack(("SET", "a", argument))
-
-
 async def test_a_script_is_sent_once_by_each_connection(own_redis: RedisServer) -> None:
     """Then its digest will do; a server that has forgotten it is sent it again, and the call succeeds."""
     plugin = RedisPlugin(own_redis.url)

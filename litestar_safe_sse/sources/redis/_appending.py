@@ -15,6 +15,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, 
 from litestar_safe_sse.sources._cursor import cursor, record, tag
 from litestar_safe_sse.sources._lives import Lives
 from litestar_safe_sse.sources._stored import REMEMBERED, Renderer, check_key, check_topic, end_of
+from litestar_safe_sse.sources.redis._commands import Argument, Framed, frame, plain
 from litestar_safe_sse.sources.redis._entries import as_fields, to_position
 from litestar_safe_sse.sources.redis._errors import code_of
 from litestar_safe_sse.sources.redis._scripts import Script
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from litestar_safe_sse._core.messages import SSEMessage
-
-Argument = str | bytes | int
 
 __all__ = ("APPEND", "DELETE", "Appending", "Keys", "ids", "last_id", "refusal")
 
@@ -132,7 +131,7 @@ class Appending:
         if getattr(pipeline, "watching", False) and not getattr(pipeline, "explicit_transaction", False):
             raise InvalidFieldError("pipeline", "must not be watching keys only: call its multi() first")
         arguments = self.append(topic, message, idempotency_key)
-        pipeline.execute_command("EVAL", APPEND.text, *arguments)  # whole: what is queued can't be tried again
+        pipeline.execute_command("EVAL", APPEND.text, *plain(arguments))  # whole: what is queued can't be tried again
 
     def finish(self, topic: str) -> list[Argument]:
         """Returns the arguments of ``APPEND`` for the last event of a topic."""
@@ -143,22 +142,28 @@ class Appending:
         return [2, self._keys.topic(check_topic(topic)), self._keys.end(topic)]
 
     def _arguments(self, topic: str, messages: Sequence[SSEMessage], idempotency_key: str | None) -> list[Argument]:
-        keys, settings = self._of_topic(topic)
-        if (key := check_key(idempotency_key)) is not None:
-            keys = (*keys, self._keys.once(topic, key).encode())
+        head = self._of_topic(topic)
+        key = check_key(idempotency_key)
+        arguments: list[Argument] = [head] if key is None else _with_key(head, self._keys.once(topic, key))
         # The secret is another one each time: if Redis has lost the log's, it must not be given the same one again.
-        drawn = token_hex(16 + 4 * len(messages))
-        arguments: list[Argument] = [len(keys), *keys, *settings, drawn[:32]]
+        drawn = token_hex(16 + 4 * len(messages)).encode()
+        arguments.append(drawn[:32])
         for number, message in enumerate(messages, 4):
             fields = as_fields(message)
             arguments += drawn[8 * number : 8 * number + 8], len(fields), *fields
         return arguments
 
-    def _find_of_topic(self, topic: str) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        """Returns the keys and the settings of a topic, as they are sent."""
+    def _find_of_topic(self, topic: str) -> Framed:
+        """Returns the number of the keys, the keys and the settings of a topic."""
         keys = self._keys.topic(topic), self._keys.secret, self._keys.end(topic)
-        settings = *self._lives.of(topic), *self._times
-        return tuple(key.encode() for key in keys), tuple(str(setting).encode() for setting in settings)
+        return frame(len(keys), *keys, *self._lives.of(topic), *self._times)
+
+
+def _with_key(of_topic: Framed, key: str) -> list[Argument]:
+    """Returns the keys and the settings of a topic with one more key."""
+    number, *keys_and_settings = of_topic.arguments
+    count = int(number)
+    return [count + 1, *keys_and_settings[:count], key, *keys_and_settings[count:]]
 
 
 def ids(topic: str, reply: bytes | str) -> list[str]:

@@ -14,8 +14,8 @@ import anyio
 
 from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources._tasks import spawn
+from litestar_safe_sse.sources.redis._commands import pack
 from litestar_safe_sse.sources.redis._errors import translate
-from litestar_safe_sse.sources.redis.connection import pack
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Iterator

@@ -140,17 +140,17 @@ def to_extent(
     return Extent(begin, newest, why_lost(wanted, begin, stored=stored, accepted=accepted), finished)
 
 
-def as_fields(message: SSEMessage) -> list[str]:
+def as_fields(message: SSEMessage) -> list[bytes]:
     """Returns the fields of a message's entry."""
-    fields: list[str] = []
+    fields: list[bytes] = []
     if message.event is not None:
-        fields += "event", message.event
+        fields += b"event", message.event.encode()
     if message.data is not UNSET:
-        fields += "data", str(message.data)
+        fields += b"data", str(message.data).encode()
     if message.retry is not None:
-        fields += "retry", str(message.retry)
+        fields += b"retry", b"%d" % message.retry
     if message.comment is not None:
-        fields += "comment", message.comment
+        fields += b"comment", message.comment.encode()
     return fields
 
 

@@ -19,16 +19,17 @@ import anyio
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._answers import copy_of, fail
 from litestar_safe_sse.sources._tasks import spawn
+from litestar_safe_sse.sources.redis._commands import pack
 from litestar_safe_sse.sources.redis._errors import needs_new_connection, translate
-from litestar_safe_sse.sources.redis.connection import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from litestar_safe_sse.sources.redis._commands import Argument, Command
     from litestar_safe_sse.sources.redis._errors import Failure
     from litestar_safe_sse.sources.redis._scripts import Script
     from litestar_safe_sse.sources.redis._wire import Wire
-    from litestar_safe_sse.sources.redis.connection import Command, RedisConnection
+    from litestar_safe_sse.sources.redis.connection import RedisConnection
 
 __all__ = ("RedisLink",)
 
@@ -64,7 +65,7 @@ class Call(NamedTuple):
 
     def answer(self, replies: Sequence[Any]) -> Exception | None:
         """Gives the caller what is for it; returns the error of Redis that it is, if it is one."""
-        error = next(filter(_is_error, replies), None)
+        error = _first_error(replies)
         if self.each and not self.reply.done():
             self.reply.set_result([_read(reply) for reply in replies])
         elif error is not None:
@@ -119,7 +120,7 @@ class RedisLink:
         """Those that the server has been sent on this connection."""
         self._closed = False
 
-    def submit(self, *command: str | bytes | float, wait: float = 0.0) -> asyncio.Future[Any]:
+    def submit(self, *command: Argument, wait: float = 0.0) -> asyncio.Future[Any]:
         """Sends a command at most once, in the order of the calls.
 
         Args:
@@ -132,7 +133,7 @@ class RedisLink:
         Raises:
             InvalidFieldError: An argument can't be sent.
         """
-        return self.submit_all([command], wait=wait)
+        return self._ask([pack(command)], wait, each=False)
 
     def submit_all(self, commands: Sequence[Command], *, wait: float = 0.0, each: bool = False) -> asyncio.Future[Any]:
         """Sends commands one after the other, with none of other callers in between.
@@ -149,21 +150,9 @@ class RedisLink:
         Raises:
             InvalidFieldError: An argument can't be sent; nothing of it has been.
         """
-        packed = [pack(command) for command in commands]
-        loop = asyncio.get_running_loop()
-        reply: asyncio.Future[Any] = loop.create_future()
-        call = Call(packed, reply, loop.time() + wait + self._connector.reply_timeout, each)
-        if self._closed:
-            call.fail(SourceUnavailableError(_CLOSED))
-            return reply
-        self._calls.append(call)
-        self._watch(call.deadline)
-        self._send()
-        return reply
+        return self._ask([pack(command) for command in commands], wait, each)
 
-    def submit_script(
-        self, script: Script, *arguments: str | bytes | float, whole: bool = False
-    ) -> asyncio.Future[Any]:
+    def submit_script(self, script: Script, *arguments: Argument, whole: bool = False) -> asyncio.Future[Any]:
         """Sends a script by its digest, and whole if this connection has not sent it yet.
 
         Args:
@@ -181,7 +170,19 @@ class RedisLink:
             reply = self.submit("EVAL", script.text, *arguments)
             self._known_scripts.add(script.digest)
             return reply
-        return self.submit("EVALSHA", script.digest, *arguments)
+        return self.submit(script.call, *arguments)
+
+    def _ask(self, packed: list[bytes], wait: float, each: bool) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Any] = loop.create_future()
+        call = Call(packed, reply, loop.time() + wait + self._connector.reply_timeout, each)
+        if self._closed:
+            call.fail(SourceUnavailableError(_CLOSED))
+            return reply
+        self._calls.append(call)
+        self._watch(call.deadline)
+        self._send()
+        return reply
 
     def renew(self) -> None:
         """Has the next command sent on a new connection: the one there is may lead to a server of the past."""
@@ -360,13 +361,16 @@ def _fail(calls: Iterable[Call], error: Failure) -> None:
         call.fail(error)
 
 
-def _is_error(reply: Any) -> bool:
-    return isinstance(reply, Exception)
+def _first_error(replies: Sequence[Any]) -> Exception | None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            return reply
+    return None
 
 
 def _read(reply: Any) -> Any:
     """Returns a reply as it is, or the error of ours that it is."""
-    if not _is_error(reply):
+    if not isinstance(reply, Exception):
         return reply
     error = translate(reply)
     error.__cause__ = reply

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources._lives import Lives
     from litestar_safe_sse.sources._stored import Extent, StoredEvent
     from litestar_safe_sse.sources.redis._appending import Keys
-    from litestar_safe_sse.sources.redis.connection import Command
+    from litestar_safe_sse.sources.redis._commands import Command
     from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
     _Wanted = tuple[tuple[str, Position | None], ...]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from hashlib import sha1
 from typing import NamedTuple
 
+from litestar_safe_sse.sources.redis._commands import Framed, frame
+
 __all__ = ("Script",)
 
 
@@ -14,12 +16,15 @@ class Script(NamedTuple):
     Attributes:
         text: Its text.
         digest: Its SHA-1, by which Redis knows it once it has been sent.
+        call: What runs it then, but for its arguments.
     """
 
     text: str
     digest: str
+    call: Framed
 
     @classmethod
     def of(cls, text: str) -> Script:
         """Returns the script of a text."""
-        return cls(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+        digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+        return cls(text, digest, frame("EVALSHA", digest))

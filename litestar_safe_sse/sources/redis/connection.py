@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from litestar_safe_sse.config import check_text
-from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
+from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._errors import translate
 from litestar_safe_sse.sources.redis._wire import Wire
@@ -26,11 +25,10 @@ if TYPE_CHECKING:
 
     from litestar_safe_sse.sources.redis._errors import Failure
 
-    Command = tuple[str | bytes | float, ...]
     RedisClient = Redis | RedisCluster
     RedisAddress = str | RedisClient | Callable[[], RedisClient]
 
-__all__ = ("IDLE_LIMIT", "RedisConnection", "connect", "make_connection", "pack")
+__all__ = ("IDLE_LIMIT", "RedisConnection", "connect", "make_connection")
 
 _OF_RESP3 = ("maint", "orig_", "oss_cluster")
 """How the arguments begin of maintenance notifications, which want RESP3."""
@@ -48,10 +46,6 @@ _KEEPALIVE = {
 
 _MISTAKES = TypeError, ValueError, AttributeError
 """What no waiting mends."""
-
-
-_SIZES = [b"$%d\r\n" % size for size in range(256)]
-"""What stands before an argument that is short."""
 
 
 async def connect(client: RedisClient, key: str, within: float) -> RedisConnection:
@@ -163,30 +157,6 @@ class RedisConnection:
     async def aclose(self) -> None:
         """Closes it without waiting for what is still to come."""
         await self._connection.disconnect(nowait=True)
-
-
-def pack(command: Command) -> bytes:
-    """Returns a command as it is sent: https://redis.io/docs/latest/develop/reference/protocol-spec/.
-
-    Raises:
-        InvalidFieldError: An argument is nothing that Redis can be sent.
-    """
-    parts = [b"*%d\r\n" % len(command)]
-    for argument in command:
-        data = argument if type(argument) is bytes else _to_bytes(argument)
-        size = len(data)
-        parts += _SIZES[size] if size < len(_SIZES) else b"$%d\r\n" % size, data, b"\r\n"
-    return b"".join(parts)
-
-
-def _to_bytes(argument: object) -> bytes:
-    if isinstance(argument, str):
-        return check_text("command", argument).encode()
-    if isinstance(argument, (int, float)) and not isinstance(argument, bool):
-        return repr(argument).encode()
-    if isinstance(argument, (bytes, bytearray, memoryview)):
-        return bytes(argument)
-    raise InvalidFieldError("command", f"must be of str, bytes, int and float, not {type(argument).__name__}")
 
 
 async def _new_connection(client: Any, key: str) -> RedisConnection:

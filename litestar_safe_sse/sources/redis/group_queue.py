@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from litestar_safe_sse.context import StreamContext
-    from litestar_safe_sse.sources.redis.connection import Command, RedisAddress
+    from litestar_safe_sse.sources.redis._commands import Command
+    from litestar_safe_sse.sources.redis.connection import RedisAddress
     from litestar_safe_sse.sources.statistics import QueueStatistics
 
 __all__ = ("QueueItem", "RedisGroupQueue")

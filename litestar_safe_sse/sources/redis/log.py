@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from litestar_safe_sse.sources._door import Authorize
     from litestar_safe_sse.sources._presence import Who
     from litestar_safe_sse.sources.event_log import HistoryOf
-    from litestar_safe_sse.sources.redis._appending import Argument
+    from litestar_safe_sse.sources.redis._commands import Argument
     from litestar_safe_sse.sources.redis._scripts import Script
     from litestar_safe_sse.sources.redis.connection import RedisAddress
 

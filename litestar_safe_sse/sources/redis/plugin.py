@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from litestar.config.app import AppConfig
 
+    from litestar_safe_sse.sources.redis._commands import Argument, Command
     from litestar_safe_sse.sources.redis._scripts import Script
-    from litestar_safe_sse.sources.redis.connection import Command, RedisAddress, RedisClient, RedisConnection
+    from litestar_safe_sse.sources.redis.connection import RedisAddress, RedisClient, RedisConnection
 
 __all__ = ("REPLY_TIMEOUT", "RedisPlugin", "check_prefix")
 
@@ -131,7 +132,7 @@ class RedisPlugin(InitPlugin):
         """Sends a command as :meth:`execute` does, at once and in the order of the calls; need not be awaited."""
         return self.loop_state().commands.submit(*command)
 
-    async def run(self, script: Script, *arguments: str | bytes | float) -> Any:
+    async def run(self, script: Script, *arguments: Argument) -> Any:
         """Runs a script at most once, as :meth:`execute` sends a command.
 
         Args:

@@ -17,15 +17,16 @@ from litestar_safe_sse.config import check_text
 from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, SourceUnavailableError
 from litestar_safe_sse.sources._subscription import TURN, Key, Mailbox, Overflow, Subscription, give_turn, make_mailbox
 from litestar_safe_sse.sources._tasks import Backoff, Outage, spawn
+from litestar_safe_sse.sources.redis._commands import pack
 from litestar_safe_sse.sources.redis._errors import translate
 from litestar_safe_sse.sources.redis._items import encode_item
-from litestar_safe_sse.sources.redis.connection import pack
 from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from litestar_safe_sse.sources.redis.connection import Command, RedisAddress, RedisConnection
+    from litestar_safe_sse.sources.redis._commands import Command
+    from litestar_safe_sse.sources.redis.connection import RedisAddress, RedisConnection
     from litestar_safe_sse.sources.statistics import SourceStatistics
 
 __all__ = ("GAP", "Gap", "PubSubMessage", "PubSubSubscription", "RedisPubSub")

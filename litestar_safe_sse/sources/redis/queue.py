@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from litestar_safe_sse.context import StreamContext
-    from litestar_safe_sse.sources.redis.connection import Command, RedisAddress
+    from litestar_safe_sse.sources.redis.connection import RedisAddress
     from litestar_safe_sse.sources.statistics import QueueStatistics
 
 __all__ = ("RedisQueue",)
@@ -185,7 +185,7 @@ class _Popper(RedisDispenser[bytes]):
             return 1
 
 
-async def _write(redis: RedisPlugin, command: Command, key: str, expire: float | None) -> Any:
+async def _write(redis: RedisPlugin, command: tuple[str | bytes | float, ...], key: str, expire: float | None) -> Any:
     if expire is None:
         return await redis.execute(*command)
     return (await redis.transact(command, ("PEXPIRE", key, math.ceil(expire * 1000))))[0]

@@ -10,6 +10,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError, MissingExtraError
 from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, Lives
 from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, ids, last_id, refusal
+from litestar_safe_sse.sources.redis._commands import plain
 from litestar_safe_sse.sources.redis._errors import code_of, translate
 from litestar_safe_sse.sources.redis.connection import IDLE_LIMIT
 from litestar_safe_sse.sources.redis.plugin import REPLY_TIMEOUT, check_prefix
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from litestar_safe_sse.sources.event_log import HistoryOf
-    from litestar_safe_sse.sources.redis._appending import Argument
+    from litestar_safe_sse.sources.redis._commands import Argument
     from litestar_safe_sse.sources.redis._scripts import Script
 
 __all__ = ("SyncRedisEventLog",)
@@ -115,11 +116,11 @@ class SyncRedisEventLog:
     def _run(self, topic: str, script: Script, arguments: Sequence[Argument]) -> Any:
         try:
             try:
-                return self._client.execute_command("EVALSHA", script.digest, *arguments)
+                return self._client.execute_command("EVALSHA", script.digest, *plain(arguments))
             except _redis_py.errors.ResponseError as error:
                 if code_of(error) != "NOSCRIPT":
                     raise
-            return self._client.execute_command("EVAL", script.text, *arguments)
+            return self._client.execute_command("EVAL", script.text, *plain(arguments))
         except _redis_py.errors.ResponseError as error:
             raise refusal(topic, translate(error), error) from error
         except (_redis_py.errors.RedisError, OSError) as error:
