@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from litestar_safe_sse._runtime.current import current_runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from litestar_safe_sse._runtime.base import Wake
 
 __all__ = ("Bell",)
+
+_AT_ONCE = 16
+"""Those who are woken in one turn of the loop: what they do is not to hold up all else that it has to do."""
 
 
 class Bell:
@@ -27,8 +33,7 @@ class Bell:
     def ring(self) -> None:
         """Wakes those who wait now; whoever comes later waits for the next time."""
         wakes, self._wakes = self._wakes, {}
-        for wake in wakes:
-            wake.set()
+        _wake(iter(wakes))
 
     async def wait(self) -> None:
         """Waits until it rings."""
@@ -38,3 +43,11 @@ class Bell:
             await wake.wait()
         finally:
             self._wakes.pop(wake, None)
+
+
+def _wake(wakes: Iterator[Wake]) -> None:
+    group = [*islice(wakes, _AT_ONCE)]
+    for wake in group:
+        wake.set()
+    if len(group) == _AT_ONCE:
+        current_runtime().call_soon(lambda: _wake(wakes))

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,18 @@ async def test_an_idle_connection_is_kept_alive(redis_url: str) -> None:
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
     await connection.aclose()
     await plugin.aclose()
+
+
+async def test_a_connection_does_not_look_its_version_up(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py reads and parses a file for that, which would hold up the loop at each new connection."""
+    plugin = RedisPlugin(redis_url)
+    looked_up: list[str] = []
+    await plugin.execute("PING")
+    monkeypatch.setattr(metadata, "version", looked_up.append)
+    connection = await plugin.connect()
+    await connection.aclose()
+    await plugin.aclose()
+    assert not looked_up
 
 
 async def test_a_script_is_sent_once_by_each_connection(own_redis: RedisServer) -> None:

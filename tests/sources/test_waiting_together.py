@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -227,3 +228,27 @@ async def test_all_who_wait_are_woken() -> None:
             assert sorted(woken) == [0, 2]
             woken.clear()
     assert bell._wakes == {}
+
+
+@on_both
+async def test_the_others_have_their_turn_while_many_are_woken() -> None:
+    """What all those do that waited for the same is not one long turn of the loop; each is woken once."""
+    bell = Bell()
+    woken: list[int] = []
+    seen = [0]
+
+    async def wait(number: int) -> None:
+        await bell.wait()
+        woken.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(MANY):
+            tasks.start_soon(wait, number)
+        await anyio.wait_all_tasks_blocked()
+        bell.ring()
+        with anyio.fail_after(WAIT):
+            while len(woken) < MANY:
+                await anyio.lowlevel.checkpoint()
+                seen.append(len(woken))
+    assert max(after - before for before, after in pairwise(seen)) <= MANY // 3
+    assert sorted(woken) == [*range(MANY)]

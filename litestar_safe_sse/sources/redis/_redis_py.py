@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,4 +23,25 @@ else:
     to_error: Callable[[str], Exception] = DefaultParser.parse_error
     """Makes an exception of what Redis says."""
 
-__all__ = ("IS_INSTALLED", "Connection", "NoBackoff", "Redis", "RedisCluster", "Retry", "errors", "to_error")
+try:
+    from redis.driver_info import DriverInfo  # redis-py 7.1
+except ImportError:
+    DriverInfo = None  # type: ignore[assignment, misc]
+
+__all__ = (
+    "IS_INSTALLED",
+    "Connection",
+    "NoBackoff",
+    "Redis",
+    "RedisCluster",
+    "Retry",
+    "errors",
+    "introduction",
+    "to_error",
+)
+
+
+@lru_cache(maxsize=1)
+def introduction() -> dict[str, Any]:
+    """Returns by what argument a connection says what it is, where it would look that up in a file each time."""
+    return {} if DriverInfo is None else {"driver_info": DriverInfo()}

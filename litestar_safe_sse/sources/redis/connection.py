@@ -177,6 +177,8 @@ def make_connection(home: Any) -> RedisConnection:
         home: A pool, or a node of a cluster, whose connections it is like.
     """
     ours = {name: value for name, value in home.connection_kwargs.items() if not name.startswith(_OF_RESP3)}
+    if not ours.keys() & {"driver_info", "lib_name", "lib_version"}:
+        ours.update(_redis_py.introduction())
     if issubclass(home.connection_class, _redis_py.Connection):  # TCP, with or without TLS
         given = ours.get("socket_keepalive_options")
         ours["socket_keepalive"] = True
