@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -19,8 +20,9 @@ from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, 
 from litestar_safe_sse.sources import RedisEventLog, RedisGroupQueue, RedisPlugin, RedisPubSub, RedisQueue
 from litestar_safe_sse.sources.redis import _link
 from litestar_safe_sse.sources.redis import connection as redis_connection
-from litestar_safe_sse.sources.redis._link import RedisLink
+from litestar_safe_sse.sources.redis._link import Call, RedisLink
 from litestar_safe_sse.sources.redis._scripts import Script
+from litestar_safe_sse.sources.redis.connection import RedisConnection
 from tests.bounds import SHORT, WAIT
 from tests.loops import ASYNCIO, UVLOOP
 from tests.ports import free_port
@@ -229,7 +231,10 @@ async def test_a_waiting_command_can_be_interrupted(plugin: RedisPlugin, link: R
             await link.submit("PING")
 
 
-@pytest.mark.parametrize("bad", ["push", "add", "publish", "append", "execute"])
+@pytest.mark.parametrize(
+    "bad",
+    ["push", "add", "publish", "append", "execute", "nothing", "subscribe", "client reply", "transact", "each"],
+)
 async def test_a_call_that_cannot_be_sent_fails_alone(bad: str, plugin: RedisPlugin, redis: Redis) -> None:
     """Before anything is sent: those who call at the same time do not notice, and no connection is lost."""
     log, queue, group, pubsub = (
@@ -247,6 +252,11 @@ async def test_a_call_that_cannot_be_sent_fails_alone(bad: str, plugin: RedisPlu
         "publish": lambda: pubsub.publish("a", text),
         "append": lambda: log.append("a", text),
         "execute": lambda: plugin.execute("SET", "key", None),  # type: ignore[arg-type]
+        "nothing": plugin.execute,
+        "subscribe": lambda: plugin.execute("subscribe", "a", "b"),
+        "client reply": lambda: plugin.execute(b"CLIENT", "reply", "off"),
+        "transact": lambda: plugin.transact(("SET", "key", "1"), ("MULTI",)),
+        "each": lambda: plugin.execute_each(("SET", "key", "1"), ("SELECT", 1)),
     }
     outcomes = await asyncio.gather(
         calls[bad](), log.append("b", "x"), queue.push("ok"), pubsub.publish("b", "x"), return_exceptions=True
@@ -256,6 +266,7 @@ async def test_a_call_that_cannot_be_sent_fails_alone(bad: str, plugin: RedisPlu
     assert await redis.lrange(queue.key, 0, -1) == [b"ok"]
     assert await plugin.execute("CLIENT", "ID") == client
     assert await plugin.client.exists("key", group.key) == 0
+    assert await plugin.execute_each() == []
 
 
 async def test_a_call_has_its_time_from_when_it_was_made(own_redis: RedisServer) -> None:
@@ -305,6 +316,125 @@ async def test_an_idle_connection_is_kept_alive(redis_url: str) -> None:
     await plugin.aclose()
 
 
+@pytest.mark.parametrize("interval", [-1, 1e-6])
+async def test_a_connection_that_was_idle_just_now_is_used(interval: float, redis_url: str) -> None:
+    """However short the time is after which it is checked: it has shown that it is alive."""
+    plugin = RedisPlugin(redis_url, health_check_interval=interval)
+    with anyio.fail_after(WAIT):
+        for number in (b"1", b"2"):
+            assert await plugin.execute("ECHO", number) == number
+    await plugin.aclose()
+
+
+async def test_a_script_that_was_forgotten_runs_in_its_turn(plugin: RedisPlugin, redis: Redis) -> None:
+    """Ahead of what was called later, whether that was sent with it or not."""
+    script = Script.of("return redis.call('RPUSH', KEYS[1], ARGV[1])")
+    await plugin.run(script, 1, "list", 0)
+    for first in (1, 11):
+        await redis.script_flush()
+        if first == 11:
+            plugin.submit("PING")  # what is called until it is answered is sent together
+        await asyncio.gather(*(plugin.run(script, 1, "list", first + number) for number in range(10)))
+    assert [int(item) for item in await redis.lrange("list", 0, -1)] == [*range(21)]
+
+
+async def test_a_script_that_was_forgotten_has_no_more_time(
+    link: RedisLink, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Than any other call: it counts from when it was made."""
+    script = Script.of("return 1")
+    await link.submit_script(script, 0)
+    await redis.script_flush()
+    sent_whole: list[float] = []
+
+    def with_whole(call: Call, script: Script) -> Call:
+        sent_whole.append(call.deadline)
+        return original(call, script)
+
+    original = Call.with_whole
+    monkeypatch.setattr(Call, "with_whole", with_whole)
+    reply = link.submit_script(script, 0)
+    deadline = link._sent[0].deadline
+    assert await reply == 1
+    assert sent_whole == [deadline]
+
+
+async def test_what_is_called_before_it_is_renewed_needs_one_connection(link: RedisLink, redis: Redis) -> None:
+    """The first one is new enough."""
+    before = (await redis.info("stats"))["total_connections_received"]
+    link.renew()
+    assert await link.submit("PING") == b"PONG"
+    assert (await redis.info("stats"))["total_connections_received"] == before + 1
+
+
+async def test_a_connection_that_is_lost_is_not_interrupted(
+    plugin: RedisPlugin, link: RedisLink, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was known by may be another's by now."""
+    await link.submit("PING")
+    await plugin.execute("CONFIG", "RESETSTAT")
+    await redis.client_kill_filter(_id=str(link._client_id))
+    await eventually(lambda: link._wire is None)
+    monkeypatch.setattr(plugin, "connect", anyio.sleep_forever)
+    link.submit("PING").cancel()
+    with anyio.fail_after(WAIT):
+        await link.interrupt()
+    assert "cmdstat_client|unblock" not in await redis.info("commandstats")
+
+
+async def test_who_opens_the_connection_may_be_cancelled(link: RedisLink) -> None:
+    """By who cancels all tasks, before it has begun: its callers are told, and the next one is served."""
+    call = link.submit("PING")
+    assert link._opening is not None
+    link._opening.cancel()
+    with anyio.fail_after(WAIT):
+        with pytest.raises(SourceUnavailableError, match="CancelledError"):
+            await call
+        assert await link.submit("PING") == b"PONG"
+
+
+async def test_a_connection_that_opens_after_the_end_is_closed(
+    plugin: RedisPlugin, link: RedisLink, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a library has lost the cancellation."""
+    connect, begun = plugin.connect, asyncio.Event()
+
+    async def deaf() -> RedisConnection:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await anyio.sleep_forever()
+        return await connect()
+
+    monkeypatch.setattr(plugin, "connect", deaf)
+    call = link.submit("PING")
+    await begun.wait()
+    link.abort()
+    with pytest.raises(SourceUnavailableError, match="has been closed"):
+        await call
+    await eventually(lambda: link._opening is None)
+    assert link._wire is None
+    await eventually(lambda: has_at_most(redis, 0))
+
+
+async def test_one_client_is_made_though_it_is_closed_while_it_connects() -> None:
+    """What waits for a connection that is refused is told so, and tries no other."""
+    made: list[Redis] = []
+
+    def make() -> Redis:
+        made.append(Redis(port=free_port()))
+        return made[-1]
+
+    plugin = RedisPlugin(make)
+    call = asyncio.ensure_future(plugin.execute("PING"))
+    await asyncio.sleep(0)
+    with anyio.fail_after(WAIT):
+        await plugin.aclose()
+        with pytest.raises(SourceUnavailableError):
+            await call
+    assert len(made) == 1
+    assert plugin._states == {}
+
+
 async def test_a_connection_does_not_look_its_version_up(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """redis-py reads and parses a file for that, which would hold up the loop at each new connection."""
     plugin = RedisPlugin(redis_url)
@@ -328,5 +458,5 @@ async def test_a_script_is_sent_once_by_each_connection(own_redis: RedisServer) 
         answers = await asyncio.gather(*(plugin.run(script, 0, number) for number in range(3)))
         assert answers == [1, 2, 3]
         calls = await admin.info("commandstats")
-    assert calls["cmdstat_eval"]["calls"] == 4
+    assert calls["cmdstat_eval"]["calls"] == 2
     await plugin.aclose()

@@ -33,7 +33,7 @@ def test_what_is_no_argument_is_refused(argument: Any) -> None:
 
 def test_what_is_framed_is_sent_as_if_it_was_not() -> None:
     """The arguments are counted one by one, and redis-py is given them so."""
-    command = ("EVAL", frame("é", 7, b"x" * 300), frame(), "end", frame("a"))
+    command = ("EVAL", frame("é", 7, b"x" * 300), "end", frame("a"))
     assert pack(command) == pack(("EVAL", "é", 7, b"x" * 300, "end", "a"))
     assert list(plain(command)) == ["EVAL", "é".encode(), b"7", b"x" * 300, "end", b"a"]
 

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import math
 from collections import deque
+from itertools import takewhile
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -20,7 +21,7 @@ from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableEr
 from litestar_safe_sse.sources._answers import copy_of, fail
 from litestar_safe_sse.sources._tasks import spawn
 from litestar_safe_sse.sources.redis._commands import pack
-from litestar_safe_sse.sources.redis._errors import needs_new_connection, translate
+from litestar_safe_sse.sources.redis._errors import code_of, needs_new_connection, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,6 +43,9 @@ _RENEWAL = 1.0
 _CHECK_TIMEOUT = 1.0
 """Seconds that Redis has to give a sign of life on a connection that was idle."""
 
+_AGAIN = 0.01
+"""Seconds between two attempts to interrupt a command."""
+
 _CLOSED = "the connection to Redis has been closed"
 _NO_ANSWER = "Redis does not answer; is it overloaded, or the network gone?"
 
@@ -56,23 +60,36 @@ class Call(NamedTuple):
         reply: The last one's reply, or those of all.
         deadline: By when it has to be there, by the loop's clock.
         each: Whether it is those of all.
+        script: The script that it runs by its digest; ``None`` if it runs none, or one that is sent whole.
+        arguments: Those of the script.
+        is_again: Whether it has been sent before, to a server that had forgotten the script.
     """
 
     packed: list[bytes]
     reply: asyncio.Future[Any]
     deadline: float
-    each: bool
+    each: bool = False
+    script: Script | None = None
+    arguments: Sequence[Argument] = ()
+    is_again: bool = False
 
-    def answer(self, replies: Sequence[Any]) -> Exception | None:
-        """Gives the caller what is for it; returns the error of Redis that it is, if it is one."""
-        error = _first_error(replies)
+    def with_whole(self, script: Script) -> Call:
+        """Returns the same call with its script sent whole, and kept by the server from then on."""
+        return self._replace(packed=[pack(("EVAL", script.text, *self.arguments))], script=None)
+
+    def answer(self, replies: Sequence[Any], error: Exception | None) -> None:
+        """Gives the caller what is for it.
+
+        Args:
+            replies: The reply to each command.
+            error: The first of them that is an error of Redis.
+        """
         if self.each and not self.reply.done():
             self.reply.set_result([_read(reply) for reply in replies])
         elif error is not None:
             fail(self.reply, _read(error))
         elif not self.reply.done():
             self.reply.set_result(replies[-1])
-        return error
 
     def fail(self, error: Failure) -> None:
         """Gives the caller an error of its own."""
@@ -133,7 +150,7 @@ class RedisLink:
         Raises:
             InvalidFieldError: An argument can't be sent.
         """
-        return self._ask([pack(command)], wait, each=False)
+        return self._ask([pack(command)], wait)
 
     def submit_all(self, commands: Sequence[Command], *, wait: float = 0.0, each: bool = False) -> asyncio.Future[Any]:
         """Sends commands one after the other, with none of other callers in between.
@@ -150,15 +167,14 @@ class RedisLink:
         Raises:
             InvalidFieldError: An argument can't be sent; nothing of it has been.
         """
-        return self._ask([pack(command) for command in commands], wait, each)
+        return self._ask([pack(command) for command in commands], wait, each=each)
 
-    def submit_script(self, script: Script, *arguments: Argument, whole: bool = False) -> asyncio.Future[Any]:
-        """Sends a script by its digest, and whole if this connection has not sent it yet.
+    def submit_script(self, script: Script, *arguments: Argument) -> asyncio.Future[Any]:
+        """Sends a script by its digest; and whole if this connection has not sent it yet, or the server forgot it.
 
         Args:
             script: The script.
             *arguments: The number of keys, the keys, and what else it is given.
-            whole: Whether it is to be sent whole, since the server has forgotten it.
 
         Returns:
             The future of its reply.
@@ -166,16 +182,12 @@ class RedisLink:
         Raises:
             InvalidFieldError: An argument can't be sent.
         """
-        if whole or script.digest not in self._known_scripts:
-            reply = self.submit("EVAL", script.text, *arguments)
-            self._known_scripts.add(script.digest)
-            return reply
-        return self.submit(script.call, *arguments)
+        return self._ask([pack((script.call, *arguments))], 0.0, each=False, script=script, arguments=arguments)
 
-    def _ask(self, packed: list[bytes], wait: float, each: bool) -> asyncio.Future[Any]:
+    def _ask(self, packed: list[bytes], wait: float, **how: Any) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
-        call = Call(packed, reply, loop.time() + wait + self._connector.reply_timeout, each)
+        call = Call(packed, reply, loop.time() + wait + self._connector.reply_timeout, **how)
         if self._closed:
             call.fail(SourceUnavailableError(_CLOSED))
             return reply
@@ -192,9 +204,9 @@ class RedisLink:
         """Has the command that makes Redis wait answered now, as if its time was up (``CLIENT UNBLOCK``)."""
         while (self._sent or self._calls) and self._client_id is not None:
             try:
-                # 0: it has not reached Redis yet, or its reply is on its way already.
                 if await self._connector.execute("CLIENT", "UNBLOCK", self._client_id):
                     return
+                await asyncio.sleep(_AGAIN)  # it has not reached Redis yet, or its reply is on its way already
             except (SourceUnavailableError, SourceRefusedError):
                 return  # it will be answered when its time is up
 
@@ -204,7 +216,7 @@ class RedisLink:
         if outstanding := [*self._sent, *self._calls]:
             # Waits behind them all: what was asked is carried out even if nobody waits for it any more.
             last: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            self._calls.append(Call([_PING], last, max(call.deadline for call in outstanding), each=False))
+            self._calls.append(Call([_PING], last, max(call.deadline for call in outstanding)))
             await asyncio.wait([last])
         self.abort()
 
@@ -223,10 +235,18 @@ class RedisLink:
             return
         if self._wire is None or self._renew or not self._wire.is_fresh:
             self._opening = spawn(self._open(), "SSE commands to Redis")
+            self._opening.add_done_callback(self._opened, context=contextvars.Context())
             return
+        self._write(self._wire)
+
+    def _write(self, wire: Wire) -> None:
         while self._calls and len(self._sent) < _BATCH:
-            self._sent.append(self._calls.popleft())
-        self._wire.write([packed for call in self._sent for packed in call.packed])
+            call = self._calls.popleft()
+            if call.script is not None and call.script.digest not in self._known_scripts:
+                self._known_scripts.add(call.script.digest)
+                call = call.with_whole(call.script)
+            self._sent.append(call)
+        wire.write([packed for call in self._sent for packed in call.packed])
 
     def _receive(self, reply: Any) -> None:
         """Takes a reply; what is wrong with it is one caller's affair alone."""
@@ -239,7 +259,11 @@ class RedisLink:
             return
         replies, self._replies = self._replies, []
         self._sent.popleft()
-        error = call.answer(replies)
+        error = _first_error(replies)
+        if error is not None and call.script is not None and code_of(error) == "NOSCRIPT":
+            self._send_again(call, call.script)
+        else:
+            call.answer(replies, error)
         if error is not None and needs_new_connection(error) and monotonic() - self._renewed >= _RENEWAL:
             self._renewed = monotonic()
             self._renew = True
@@ -248,9 +272,17 @@ class RedisLink:
         else:
             self._send()
 
+    def _send_again(self, call: Call, script: Script) -> None:
+        """Has a call sent again that has not been carried out, ahead of what has not been sent at all."""
+        self._known_scripts.discard(script.digest)
+        waiting = sum(1 for _ in takewhile(lambda other: other.is_again, self._calls))
+        self._calls.insert(waiting, call._replace(is_again=True))
+
     def _lose(self, error: Failure) -> None:
         """Goes on without the connection, which is lost."""
         self._drop(error)
+        if self._closed:
+            self._fail_calls(error)
         self._send()
 
     def _drop(self, error: Failure) -> None:
@@ -258,7 +290,7 @@ class RedisLink:
         wire, self._wire = self._wire, None
         sent, self._sent = self._sent, deque()
         self._replies = []
-        self._renew = False
+        self._client_id = None
         self._known_scripts.clear()
         if wire is not None:
             wire.abort()
@@ -266,21 +298,28 @@ class RedisLink:
 
     async def _open(self) -> None:
         """Makes sure of a connection that can be used, for what waits."""
-        try:
-            if self._wire is not None and (self._renew or not await self._is_alive(self._wire)):
-                self._drop(SourceUnavailableError(_NO_ANSWER))
-            if self._wire is None:
-                await self._connect()
-        except BaseException as error:
+        if self._wire is not None and (self._renew or not await self._is_alive(self._wire)):
+            self._drop(SourceUnavailableError(_NO_ANSWER))
+        if self._wire is None:
+            self._renew = False
+            await self._connect()
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        """Sends what waits, unless the task has failed, or been cancelled, maybe before it had begun."""
+        self._opening = None
+        error = asyncio.CancelledError() if opening.cancelled() else opening.exception()
+        if error is not None:
             failure = SourceUnavailableError(
                 f"the connection to Redis has been closed ({type(error).__name__}: {error})"
             )
             failure.__cause__ = error
             self._fail_calls(failure)
-            raise
-        finally:
-            self._opening = None
-        self._send()
+        elif self._closed and not self._calls:
+            self.abort()  # it has been before, and the task's cancellation was lost
+        elif self._wire is not None and self._calls:
+            self._write(self._wire)
+        else:
+            self._send()
 
     async def _is_alive(self, wire: Wire) -> bool:
         """Returns whether a connection can be used; one that was idle for long is asked for a sign of life.
@@ -291,7 +330,7 @@ class RedisLink:
             return True
         loop = asyncio.get_running_loop()
         sign: asyncio.Future[Any] = loop.create_future()
-        self._sent.append(Call([_PING], sign, loop.time() + _CHECK_TIMEOUT, each=False))
+        self._sent.append(Call([_PING], sign, loop.time() + _CHECK_TIMEOUT))
         wire.write([_PING])
         await asyncio.wait([sign], timeout=_CHECK_TIMEOUT)
         return self._wire is wire and not self._sent  # whatever the answer is
@@ -305,7 +344,8 @@ class RedisLink:
             self._client_id = await self._ask_for_client_id(connection)
             self._wire = connection.hand_over(self._receive, self._lose)
         except (SourceUnavailableError, SourceRefusedError) as error:
-            self._known_scripts.clear()
+            if self._closed:
+                self._fail_calls(error)
             _fail(asked.values(), error)
             self._calls = deque(call for call in self._calls if id(call) not in asked)
         finally:
@@ -320,7 +360,7 @@ class RedisLink:
             return reply if isinstance(reply, int) else None
         raise SourceUnavailableError(_NO_ANSWER)
 
-    def _fail_calls(self, error: SourceUnavailableError) -> None:
+    def _fail_calls(self, error: Failure) -> None:
         calls, self._calls = self._calls, deque()
         _fail(calls, error)
 

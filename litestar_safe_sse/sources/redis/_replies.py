@@ -5,7 +5,7 @@ redis-py's own parsers wait for a stream, in a task that has to be woken for eac
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from litestar_safe_sse.sources.redis import _redis_py
 
@@ -24,7 +24,9 @@ class Replies:
         self._parts: list[bytes] = []
         self._size = 0
         self._needed = 0
-        """Bytes that there have to be before it is worth to look for a reply again."""
+        """Bytes that there have to be before it is worth to look for the end of an item again."""
+        self._arrays: list[_Array] = []
+        """Those that are not whole yet, the inner ones last."""
 
     def feed(self, data: bytes) -> Iterator[Any]:
         """Yields the replies that are whole by now; an error of Redis is one of redis-py's exceptions.
@@ -41,14 +43,41 @@ class Replies:
         at = 0
         try:
             while at < len(data):
-                reply, at = _parse(data, at)
-                yield reply
+                item, at = _parse(data, at)
+                if type(item) is _Array:
+                    self._arrays.append(item)
+                elif not self._arrays:
+                    yield item
+                elif (whole := self._put(item)) is not None:
+                    yield whole
         except _IncompleteError as error:
             self._parts, self._size, self._needed = [data[at:]], len(data) - at, error.needed - at
 
+    def _put(self, item: Any) -> list[Any] | None:
+        """Puts an item in its array; returns the outermost one if that is whole now."""
+        while self._arrays:
+            items, size = self._arrays[-1]
+            items.append(item)
+            if len(items) < size:
+                return None
+            item = self._arrays.pop().items
+        return item  # type: ignore[no-any-return]
+
+
+class _Array(NamedTuple):
+    """An array whose items are still to come.
+
+    Attributes:
+        items: Those that are there.
+        size: How many there will be.
+    """
+
+    items: list[Any]
+    size: int
+
 
 class _IncompleteError(Exception):
-    """The end of a reply is still to come.
+    """The end of an item is still to come.
 
     Args:
         needed: Bytes that there have to be, at least.
@@ -60,7 +89,7 @@ class _IncompleteError(Exception):
 
 
 def _parse(data: bytes, at: int) -> tuple[Any, int]:
-    """Returns the reply that begins at a place, and where the next one does."""
+    """Returns the item that begins at a place, and where the next one does; an array's items are next ones."""
     end = data.find(b"\r\n", at)
     if end < 0:
         raise _IncompleteError(len(data) + 1)
@@ -68,13 +97,13 @@ def _parse(data: bytes, at: int) -> tuple[Any, int]:
     if kind == _BULK:
         return _parse_bulk(data, after, _integer(head))
     if kind == _ARRAY:
-        return _parse_array(data, after, _integer(head))
+        return _begin_array(_integer(head)), after
     if kind == _NUMBER:
         return _integer(head), after
     if kind == _SIMPLE:
         return head, after
     if kind == _ERROR:
-        return _redis_py.to_error(head.decode(errors="replace")), after
+        return _to_error(head.decode(errors="replace")), after
     raise _redis_py.errors.InvalidResponse(f"no reply of Redis begins with {data[at : at + 20]!r}")
 
 
@@ -87,14 +116,10 @@ def _parse_bulk(data: bytes, at: int, size: int) -> tuple[bytes | None, int]:
     return data[at:end], end + 2
 
 
-def _parse_array(data: bytes, at: int, count: int) -> tuple[list[Any] | None, int]:
-    if count < 0:
-        return None, at
-    items = []
-    for _ in range(count):
-        item, at = _parse(data, at)
-        items.append(item)
-    return items, at
+def _begin_array(size: int) -> _Array | list[Any] | None:
+    if size > 0:
+        return _Array([], size)
+    return [] if size == 0 else None
 
 
 def _integer(head: bytes) -> int:
@@ -102,3 +127,10 @@ def _integer(head: bytes) -> int:
         return int(head)
     except ValueError as error:
         raise _redis_py.errors.InvalidResponse(f"no reply of Redis has {head[:20]!r} for a number") from error
+
+
+def _to_error(text: str) -> Exception:
+    try:
+        return _redis_py.to_error(text)
+    except ValueError:  # MOVED and ASK, of which it wants to know where to
+        return _redis_py.errors.ResponseError(text)

@@ -23,7 +23,7 @@ class Wire(asyncio.Protocol):
 
     Args:
         writer: Whose transport it takes over.
-        idle_limit: Seconds without a command after which it is to be checked.
+        idle_limit: Seconds without a command or a reply after which it is to be checked.
         on_reply: Called with each reply, undecoded; an error of Redis is one of redis-py's exceptions.
         on_lost: Called with the reason when it is lost, unless :meth:`abort` was called before.
     """
@@ -66,6 +66,7 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hands over what has arrived; called by the event loop."""
+        self._used = monotonic()
         try:
             for reply in self._replies.feed(data):
                 self._on_reply(reply)

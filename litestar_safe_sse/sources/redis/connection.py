@@ -183,8 +183,8 @@ def make_connection(home: Any) -> RedisConnection:
         given = ours.get("socket_keepalive_options")
         ours["socket_keepalive"] = True
         ours["socket_keepalive_options"] = given if given and isinstance(given, Mapping) else _KEEPALIVE
-    interval = ours.pop("health_check_interval", 0) or IDLE_LIMIT
+    interval = ours.pop("health_check_interval", 0)
     connection: Any = home.connection_class(**{**ours, "protocol": 2})
     connection.retry = _redis_py.Retry(_redis_py.NoBackoff(), 0)
     connection.socket_timeout = None
-    return RedisConnection(connection, interval)
+    return RedisConnection(connection, interval if interval > 0 else IDLE_LIMIT)

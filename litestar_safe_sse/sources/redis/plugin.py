@@ -20,7 +20,8 @@ from litestar_safe_sse.exceptions import (
     SourceUnavailableError,
 )
 from litestar_safe_sse.sources.redis import _redis_py
-from litestar_safe_sse.sources.redis._errors import code_of, translate
+from litestar_safe_sse.sources.redis._commands import check_can_share
+from litestar_safe_sse.sources.redis._errors import translate
 from litestar_safe_sse.sources.redis._link import RedisLink
 from litestar_safe_sse.sources.redis.connection import connect, make_connection
 from litestar_safe_sse.sources.statistics import Tally
@@ -117,7 +118,8 @@ class RedisPlugin(InitPlugin):
         A caller that is cancelled does not take the command back.
 
         Args:
-            *command: The command and its arguments, which should not make Redis wait.
+            *command: The command and its arguments, which should not make Redis wait. What changes the connection, or
+                is not answered once (``SUBSCRIBE``, ``MULTI``, ``SELECT``, …), is for :attr:`client`.
 
         Returns:
             The reply as it comes by RESP2, undecoded.
@@ -125,11 +127,13 @@ class RedisPlugin(InitPlugin):
         Raises:
             SourceUnavailableError: Redis can't be reached; the command may have been carried out all the same.
             SourceRefusedError: Redis answered with an error.
+            InvalidFieldError: An argument can't be sent, or the command not on a shared connection.
         """
         return await self.submit(*command)
 
     def submit(self, *command: str | bytes | float) -> asyncio.Future[Any]:
         """Sends a command as :meth:`execute` does, at once and in the order of the calls; need not be awaited."""
+        check_can_share(command)
         return self.loop_state().commands.submit(*command)
 
     async def run(self, script: Script, *arguments: Argument) -> Any:
@@ -146,13 +150,7 @@ class RedisPlugin(InitPlugin):
             SourceUnavailableError: As :meth:`execute` does.
             SourceRefusedError: As :meth:`execute` does.
         """
-        commands = self.loop_state().commands
-        try:
-            return await commands.submit_script(script, *arguments)
-        except SourceRefusedError as error:
-            if code_of(error.__cause__) != "NOSCRIPT":
-                raise
-        return await commands.submit_script(script, *arguments, whole=True)
+        return await self.loop_state().commands.submit_script(script, *arguments)
 
     def renew(self) -> None:
         """Has the sources' short commands use a new connection from now on, since Redis may be elsewhere now."""
@@ -168,6 +166,8 @@ class RedisPlugin(InitPlugin):
             SourceUnavailableError: As :meth:`execute` does.
             SourceRefusedError: Redis answered one of them with an error; the others may have been carried out.
         """
+        for command in commands:
+            check_can_share(command)
         replies = await self.loop_state().commands.submit_all([("MULTI",), *commands, ("EXEC",)])
         for reply in replies:
             if isinstance(reply, _redis_py.errors.RedisError):
@@ -183,11 +183,13 @@ class RedisPlugin(InitPlugin):
         Raises:
             SourceUnavailableError: Redis can't be reached, or can't carry out one of them at the moment.
         """
-        replies = await self.loop_state().commands.submit_all(commands, each=True)
+        for command in commands:
+            check_can_share(command)
+        replies = await self.loop_state().commands.submit_all(commands, each=True) if commands else []
         for reply in replies:
             if isinstance(reply, SourceUnavailableError):
                 raise reply
-        return replies  # type: ignore[no-any-return]
+        return replies
 
     def link(self) -> RedisLink:
         """A connection of its own for a source that has Redis wait; the source has to close it."""
