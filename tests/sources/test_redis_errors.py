@@ -90,6 +90,7 @@ def test_a_server_that_is_another_one_now_needs_a_new_connection() -> None:
         (OSError("No route to host"), SourceUnavailableError),
         (AuthenticationError("invalid username-password pair"), SourceRefusedError),
         (delivered("ERR max number of clients reached"), SourceUnavailableError),
+        (delivered("ERR max number of clients + cluster connections reached"), SourceUnavailableError),
     ],
     ids=repr,
 )

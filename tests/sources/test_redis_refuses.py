@@ -177,6 +177,45 @@ async def _says(admin: Redis, text: str) -> bool:
     return text in str(await admin.execute_command("CLUSTER", "INFO"))
 
 
+@pytest.mark.parametrize("cluster", ["no", "yes"])
+async def test_a_redis_that_has_no_room_for_a_client_is_waited_for(cluster: str, tmp_path: Path) -> None:
+    """Also by an account with a password, which is the first that it is told; a node of a cluster has other words."""
+    with running_redis(tmp_path, "--cluster-enabled", cluster) as server:
+        async with Redis.from_url(server.url, single_connection_client=True) as admin:
+            if cluster == "yes":
+                await admin.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+                await eventually(lambda: _says(admin, "cluster_state:ok"))
+            await admin.config_set("requirepass", "secret")
+            await admin.config_set("maxclients", 1)
+            plugin = RedisPlugin(server.url, password="secret")
+            log = RedisEventLog(plugin)
+            with anyio.fail_after(WAIT), pytest.raises(SourceUnavailableError):
+                await log.append("a", "refused")
+            live = log.subscribe("a", start="oldest")
+            first = asyncio.ensure_future(take(live, 1))
+            await eventually(lambda: _has_refused(admin, 3))
+            assert not first.done()
+            await admin.config_set("maxclients", 100)
+            await _append_until_taken(log, "a", "one")
+            assert data(await first) == ["one"]
+            await live.aclose()
+            await plugin.aclose()
+
+
+async def _has_refused(admin: Redis, times: int) -> bool:
+    return bool((await admin.info("stats"))["rejected_connections"] >= times)
+
+
+async def _append_until_taken(log: RedisEventLog, topic: str, message: str) -> None:
+    with anyio.fail_after(WAIT):
+        while True:
+            try:
+                await log.append(topic, message)
+            except SourceUnavailableError:
+                continue
+            return
+
+
 async def test_each_reply_answers_its_own_call(own_redis: RedisServer, plugin: RedisPlugin) -> None:
     """A message that was delivered is not reported as failed since another call was refused at the same time."""
     log, pubsub, queue = RedisEventLog(plugin), RedisPubSub(plugin), RedisQueue(plugin, "jobs")
@@ -215,13 +254,7 @@ async def test_a_fail_over_behind_one_address_is_followed(tmp_path: Path) -> Non
                 primary = second
                 async with log.subscribe("a", start="oldest") as late:
                     assert data(await take(late, 1)) == ["one"]
-                    with anyio.fail_after(WAIT):
-                        while True:
-                            try:
-                                await log.append("a", "two")
-                            except SourceUnavailableError:
-                                continue
-                            break
+                    await _append_until_taken(log, "a", "two")
                     assert data(await take(late, 1)) == data(await take(live, 1)) == ["two"]
                 ((_, fields),) = await new.xrevrange("{sse}:log:a", count=1)  # type: ignore[misc]
                 assert fields[b"data"] == b"two"  # type: ignore[index]

@@ -40,6 +40,9 @@ _CODES = {
 _CODE = re.compile(r"(?:^|[ :]-)([A-Z]{2,})\b")
 """A code at the beginning; or behind a ``-``, as in ``@user_script: 12: -OOM command not allowed``."""
 
+_FULL = re.compile(r"(?:ERR )?max number of clients\b")
+"""How a server begins that has no room for one more client; a node of a cluster counts its own connections, too."""
+
 _NO_KEY = "key no longer exists"
 """What ``UNBLOCKED`` says if it is about the key, and not about the server."""
 
@@ -64,7 +67,7 @@ def translate(error: Exception) -> Failure:
     if isinstance(error, (_redis_py.errors.AuthenticationError, _redis_py.errors.AuthorizationError)):
         return SourceRefusedError(f"Redis refuses the connection ({text}); check its user name and password")
     if isinstance(error, _redis_py.errors.ResponseError):
-        if code_of(error) in _PASSING and _NO_KEY not in text:
+        if (code_of(error) in _PASSING and _NO_KEY not in text) or _FULL.match(str(error)):
             return SourceUnavailableError(f"Redis can't carry out a command at the moment ({text})")
         return SourceRefusedError(f"Redis refuses a command ({text}); check the key's type and the permissions")
     return SourceUnavailableError(f"Redis can't be reached ({text}); check its address, and whether it is up")
