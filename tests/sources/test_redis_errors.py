@@ -59,6 +59,24 @@ def test_what_passes_is_found_in_the_error_of_a_script(code: str) -> None:
         assert isinstance(translate(delivered(text)), SourceUnavailableError)
 
 
+@pytest.mark.parametrize("code", sorted(TEXTS.keys() - {"ASK", "MOVED", "UNBLOCKED"}))  # no reason that EXEC gives
+def test_what_passes_is_found_in_a_transaction_that_is_discarded(code: str) -> None:
+    """What has come in between the commands and ``EXEC`` is said by that, of which redis-py strips its own code."""
+    error = delivered(f"EXECABORT Transaction discarded because of: {code} {TEXTS[code]}")
+    for each in (error, type(error)(f"EXECABORT {error}")):
+        assert isinstance(translate(each), SourceUnavailableError)
+        assert code_of(each) == code
+        assert needs_new_connection(each) == needs_new_connection(delivered(f"{code} {TEXTS[code]}"))
+
+
+@pytest.mark.parametrize("why", ["of: NOPERM this user has no permissions", "of previous errors.", "of: ERR no"])
+def test_a_transaction_that_would_be_discarded_again_is_a_refusal(why: str) -> None:
+    """Nothing is waited for."""
+    error = delivered(f"EXECABORT Transaction discarded because {why}")
+    assert isinstance(translate(error), SourceRefusedError)
+    assert not needs_new_connection(error)
+
+
 @pytest.mark.parametrize("code", REFUSALS)
 def test_what_would_be_refused_again_is_a_refusal(code: str) -> None:
     """Nothing is waited for."""

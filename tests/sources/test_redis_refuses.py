@@ -12,9 +12,11 @@ from typing import Any
 import anyio
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from litestar_safe_sse.exceptions import SourceUnavailableError
 from litestar_safe_sse.sources import RedisEventLog, RedisGroupQueue, RedisPlugin, RedisPubSub, RedisQueue
+from litestar_safe_sse.sources.redis._errors import translate
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer, running_redis
 from tests.sources.clients import Visit, eventually
@@ -120,6 +122,18 @@ async def test_streams_stay_open_while_redis_refuses_to_write(
         for visit, item in zip(visits, "ab", strict=True):
             await visit.until_data(item)
             await visit.leave_and_end()
+
+
+@REFUSING
+async def test_a_transaction_that_is_discarded_may_be_tried_again(how: str, own_redis: RedisServer) -> None:
+    """Redis refuses only ``EXEC``, since what was queued was taken still."""
+    async with Redis.from_url(own_redis.url, single_connection_client=True) as client:
+        await client.execute_command("MULTI")
+        await client.execute_command("RPUSH", "a", "b")
+        async with refusing(how, own_redis):
+            with pytest.raises(ResponseError) as refused:
+                await client.execute_command("EXEC")
+    assert isinstance(translate(refused.value), SourceUnavailableError)
 
 
 async def test_what_is_acknowledged_makes_room(own_redis: RedisServer, plugin: RedisPlugin) -> None:

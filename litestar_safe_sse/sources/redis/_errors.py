@@ -37,8 +37,10 @@ _CODES = {
 }
 """The codes that redis-py strips, by the name of the class: releases differ in which classes there are."""
 
-_CODE = re.compile(r"(?:^|[ :]-)([A-Z]{2,})\b")
-"""A code at the beginning; or behind a ``-``, as in ``@user_script: 12: -OOM command not allowed``."""
+_CODE = re.compile(r"(?:^(?:EXECABORT )?Transaction discarded because of: |^|[ :]-)([A-Z]{2,})\b")
+"""A code at the beginning, or that for which ``EXEC`` has discarded a transaction; or one behind a ``-``, as in
+``@user_script: 12: -OOM command not allowed``.
+"""
 
 _FULL = re.compile(r"(?:ERR )?max number of clients\b")
 """How a server begins that has no room for one more client; a node of a cluster counts its own connections, too."""
