@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from redis import BlockingConnectionPool
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from litestar_safe_sse.exceptions import SourceUnavailableError
-from litestar_safe_sse.sources import RedisEventLog, RedisGroupQueue, RedisPlugin, RedisPubSub, RedisQueue
+from litestar_safe_sse.sources import (
+    RedisEventLog,
+    RedisGroupQueue,
+    RedisPlugin,
+    RedisPubSub,
+    RedisQueue,
+    SyncRedisEventLog,
+)
 from litestar_safe_sse.sources.redis._errors import translate
-from tests.bounds import WAIT
+from tests.bounds import NEVER, WAIT
 from tests.redis_server import RedisServer, running_redis
 from tests.sources.clients import Visit, eventually
 from tests.sources.proxies import running_proxy
@@ -273,6 +283,62 @@ async def test_a_fail_over_behind_one_address_is_followed(tmp_path: Path) -> Non
                 ((_, fields),) = await new.xrevrange("{sse}:log:a", count=1)  # type: ignore[misc]
                 assert fields[b"data"] == b"two"  # type: ignore[index]
             await plugin.aclose()
+
+
+def _blocking(url: str) -> SyncRedis:
+    return SyncRedis(connection_pool=BlockingConnectionPool.from_url(url))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [str, SyncRedis.from_url, _blocking, partial(SyncRedis.from_url, single_connection_client=True)],
+    ids=["url", "client", "blocking pool", "single connection"],
+)
+async def test_a_fail_over_is_followed_without_a_loop(make: Callable[[str], Any], tmp_path: Path) -> None:
+    """One call finds out, however many connections there are; one that is in use is left to who uses it."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with (
+        running_redis(tmp_path / "a", "--repl-diskless-sync-delay", "0") as first,
+        running_redis(tmp_path / "b", "--replicaof", "127.0.0.1", str(first.port)) as second,
+    ):
+        primary = first
+        async with running_proxy(lambda: primary.port) as proxy:
+            handed_in = await asyncio.to_thread(make, f"{proxy.url}?health_check_interval={round(NEVER)}")
+            log = SyncRedisEventLog(handed_in)
+            await asyncio.to_thread(_open, log._client, 3)
+            await asyncio.to_thread(log.append, "a", "one")
+            busy = await asyncio.to_thread(log._client.client)
+            async with Redis.from_url(first.url) as old, Redis.from_url(second.url) as new:
+                await eventually(lambda: _is_in_sync(old))
+                await new.replicaof("NO", "ONE")
+                await old.replicaof("127.0.0.1", second.port)
+                primary = second
+                with pytest.raises(SourceUnavailableError):
+                    await asyncio.to_thread(log.append, "a", "refused")
+                await asyncio.to_thread(_append_by_all, log, 4)
+                assert await new.xlen("{sse}:log:a") == 5
+            assert (await asyncio.to_thread(busy.info, "replication"))["role"] == "slave"
+            busy.close()
+            log.close()
+            if not isinstance(handed_in, str):
+                handed_in.close()
+                handed_in.connection_pool.disconnect()
+
+
+def _open(client: SyncRedis, connections: int) -> None:
+    """Has a pool hold some connections."""
+    with ExitStack() as using:
+        for _ in range(connections):
+            using.enter_context(client.client())
+
+
+def _append_by_all(log: SyncRedisEventLog, connections: int) -> None:
+    """Appends an event by each of so many connections at least, unless the client has but one."""
+    with ExitStack() as using:
+        for _ in range(connections):
+            log.append("a", "two")
+            using.enter_context(log._client.client())
 
 
 async def test_after_a_fail_over_nobody_is_sent_to_the_past(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from litestar_safe_sse.sources._lives import FORGET_KEYS_AFTER, Lives
 from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, ids, last_id, refusal
 from litestar_safe_sse.sources.redis._commands import plain
-from litestar_safe_sse.sources.redis._errors import code_of, translate
+from litestar_safe_sse.sources.redis._errors import code_of, needs_new_connection, translate
 from litestar_safe_sse.sources.redis.connection import IDLE_LIMIT
 from litestar_safe_sse.sources.redis.plugin import REPLY_TIMEOUT, check_prefix
 
@@ -33,7 +34,8 @@ class SyncRedisEventLog:
     """Appends to the topics of a :class:`RedisEventLog` of the same Redis, prefix and name, without an event loop.
 
     What it appends is streamed, resumed and kept as what the other one appends. It may be used by several threads, and
-    is made after a fork or before.
+    is made after a fork or before. Where Redis says that it is no longer the one to append to, as after a fail-over
+    behind one address, idle connections are given up, so that the next call may get to the one that is.
 
     Args:
         redis: A URL, or a client of redis-py, which is the application's own to close, and whose retries are its own,
@@ -115,16 +117,40 @@ class SyncRedisEventLog:
 
     def _run(self, topic: str, script: Script, arguments: Sequence[Argument]) -> Any:
         try:
-            try:
-                return self._client.execute_command("EVALSHA", script.digest, *plain(arguments))
-            except _redis_py.errors.ResponseError as error:
-                if code_of(error) != "NOSCRIPT":
-                    raise
-            return self._client.execute_command("EVAL", script.text, *plain(arguments))
-        except _redis_py.errors.ResponseError as error:
-            raise refusal(topic, translate(error), error) from error
+            return self._send(script, arguments)
         except (_redis_py.errors.RedisError, OSError) as error:
-            raise translate(error) from error
+            if needs_new_connection(error):
+                _give_up_connections(self._client)
+            raise refusal(topic, translate(error), error) from error
+
+    def _send(self, script: Script, arguments: Sequence[Argument]) -> Any:
+        try:
+            return self._client.execute_command("EVALSHA", script.digest, *plain(arguments))
+        except _redis_py.errors.ResponseError as error:
+            if code_of(error) != "NOSCRIPT":
+                raise
+        return self._client.execute_command("EVAL", script.text, *plain(arguments))
+
+
+def _give_up_connections(client: Any) -> None:
+    """Has a client connect anew, since its connections may lead to a server of the past.
+
+    Those that other threads use are left to them: who uses one of them here is told the same, and comes here too.
+    """
+    from redis import BlockingConnectionPool, RedisCluster
+
+    if isinstance(client, RedisCluster):  # which asks the cluster where to go
+        return
+    pool = client.connection_pool
+    if isinstance(pool, BlockingConnectionPool):  # older releases of which give up all, or none
+        with pool.pool.mutex:
+            for connection in filter(None, pool.pool.queue):
+                connection.disconnect()
+    else:
+        pool.disconnect(inuse_connections=False)
+    if client.connection is not None:  # its only one, which is never idle
+        with getattr(client, "single_connection_lock", nullcontext()):  # of newer releases
+            client.connection.disconnect()
 
 
 def _client(redis: Any, options: dict[str, Any]) -> Any:
