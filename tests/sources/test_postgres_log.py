@@ -235,6 +235,18 @@ async def test_what_goes_wrong_in_a_transaction_is_typed(log: PostgresEventLog, 
     assert [type(failure) for failure in failures if failure] == [SourceUnavailableError]
 
 
+@pytest.mark.parametrize("code", ["25P03", "25P04", "57014", "57P05", "40P01", "53100"])
+async def test_what_passes_is_unavailable(code: str, log: PostgresEventLog, client: Any) -> None:
+    """Such as the time-outs of a transaction, which are told here by a trigger: one is of PostgreSQL 17."""
+    says = f"BEGIN RAISE EXCEPTION 'timeout' USING ERRCODE = '{code}'; END"
+    await client.execute(f"CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql AS $${says}$$")
+    await client.execute("CREATE TRIGGER refuse BEFORE INSERT ON sse_log_events EXECUTE FUNCTION pg_temp.refuse()")
+    with anyio.fail_after(WAIT), pytest.raises(SourceUnavailableError, match="at the moment"):
+        await log.append("a", "refused")
+    await client.execute("DROP TRIGGER refuse ON sse_log_events")
+    await log.append("a", "taken")
+
+
 async def test_appends_of_one_caller_stay_in_order(log: PostgresEventLog) -> None:
     """Those that are not waited for, and those whose caller has left, too; what coincides shares a transaction."""
     async with log.subscribe("a") as subscription:

@@ -14,7 +14,7 @@ CLOSED = "the connection to PostgreSQL has been closed"
 
 NO_ANSWER = "PostgreSQL does not answer; is it overloaded, or the network gone, or an append waiting for a transaction?"
 
-_PASSING = ("08", "25006", "40", "53", "55P03", "57", "58")
+_PASSING = ("08", "25006", "25P03", "25P04", "40", "53", "55P03", "57", "58")
 """How codes begin of a server that is expected to answer differently later."""
 
 _MOVED_ON = ("25006", "57P")
