@@ -67,20 +67,25 @@ async def running(
         yield [plugin], lambda **options: log.subscribe("a", **options), publish
 
 
+LEAST: dict[str, Any] = {"buffer": 16, "overflow": "drop_oldest"}
+"""The smallest buffer that is documented to be enough."""
+
 ALSO_AS_CONTENT = ("pubsub", "redis")
 """As the content of a response the others differ from these as little as where they are iterated."""
 
 
 @pytest.mark.parametrize(
-    ("kind", "body"),
+    ("kind", "body", "options"),
     [
-        pytest.param(kind, body, id=f"{kind}-{name}", marks=long_if(not body and kind not in ALSO_AS_CONTENT))
+        pytest.param(kind, body, options, id=f"{kind}-{name}", marks=long_if(not body and kind not in ALSO_AS_CONTENT))
         for kind in ("pubsub", "channels-memory", "channels-redis", "memory", "redis")
-        for name, body in (("content", False), ("iterated", True))
+        for name, body, options in (("content", False, {}), ("iterated", True, {}), ("least", True, LEAST))
     ],
 )
-async def test_a_burst_reaches_fast_clients_whole(kind: str, body: bool, plugin: RedisPlugin, redis: Redis) -> None:
-    """Streamed to three, as the content of a response, or by a body that goes through ``iterate``."""
+async def test_a_burst_reaches_fast_clients_whole(
+    kind: str, body: bool, options: dict[str, Any], plugin: RedisPlugin, redis: Redis
+) -> None:
+    """Streamed to three, as content of a response, or by a body that goes through ``iterate``; in a small buffer."""
     async with running(kind, plugin, redis) as (plugins, subscribe, publish):
         live = 0
 
@@ -88,7 +93,7 @@ async def test_a_burst_reaches_fast_clients_whole(kind: str, body: bool, plugin:
         def feed(stream: StreamContext) -> SafeServerSentEvent:
             async def items() -> AsyncIterator[SSEMessage]:
                 nonlocal live
-                async with subscribe() as subscription:
+                async with subscribe(**options) as subscription:
                     live += 1
                     async for message in stream.iterate(subscription) if body else subscription:
                         yield message
