@@ -57,7 +57,7 @@ class HandOver(Generic[T]):
         settle: Seconds.
 
     Raises:
-        InvalidFieldError: If the stream is none.
+        InvalidFieldError: What is given is neither a stream nor ``None``.
     """
 
     def __init__(self, find: Callable[[], Dispenser[T]], stream: StreamContext | None, settle: float) -> None:

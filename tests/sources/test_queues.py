@@ -364,6 +364,12 @@ def test_what_is_no_stream_is_refused(kind: Any) -> None:
         kind("redis://localhost", "jobs").items("the stream")
 
 
+def test_a_group_has_to_be_told_which_stream_sends_its_items() -> None:
+    """An item is acknowledged when that has sent it, and there is nothing that has outside of a stream."""
+    with pytest.raises(InvalidFieldError, match="invalid stream: must be a StreamContext, not None"):
+        RedisGroupQueue("redis://localhost", "jobs").items(None)  # type: ignore[arg-type]
+
+
 async def test_a_queue_can_expire(redis_url: str, redis: Redis) -> None:
     """Each push puts the end off."""
     plugin = RedisPlugin(redis_url)

@@ -150,9 +150,13 @@ class RedisGroupQueue:
             An async iterator. Asking it for the next item says that the last one has been yielded.
 
         Raises:
-            InvalidFieldError: If the stream is none.
+            InvalidFieldError: What is given is no stream.
             SourceRefusedError: While iterating: the key holds something else, or the permission is missing.
         """
+        if stream is None:
+            raise InvalidFieldError(
+                "stream", "must be a StreamContext, not None: items are acknowledged when it sends them"
+            )
         return HandOver(self._reader, stream, self._settle)
 
     async def length(self) -> int:

@@ -120,7 +120,7 @@ class RedisQueue:
             An async iterator. Asking it for the next item says that the last one has been yielded.
 
         Raises:
-            InvalidFieldError: If the stream is none.
+            InvalidFieldError: What is given is neither a stream nor ``None``.
             SourceRefusedError: While iterating: the key holds something else, or the permission is missing.
         """
         return HandOver(self._popper, stream, self._settle)
