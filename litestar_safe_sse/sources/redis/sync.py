@@ -176,7 +176,8 @@ def _fresh(client: Any) -> Any:
     To ask it for a sign of life first, as redis-py does, would need a second attempt, which it makes for commands too.
     """
     pool = client.connection_pool
-    limit = pool.connection_kwargs.pop("health_check_interval", 0) or IDLE_LIMIT
+    interval = pool.connection_kwargs.pop("health_check_interval", 0)
+    limit = interval if interval > 0 else IDLE_LIMIT
     base: Any = pool.connection_class
 
     class FreshConnection(base):  # type: ignore[misc]
