@@ -36,7 +36,7 @@ async def test_max_lifetime_of_a_response(trace: Trace) -> None:
     @get("/")
     async def handler(stream: StreamContext) -> SafeServerSentEvent:
         cleaned(trace, stream)
-        return SafeServerSentEvent(endless(trace), max_lifetime=0.02)
+        return SafeServerSentEvent(endless(trace), max_lifetime=0.3)
 
     async with serving(handler) as (app, streams):
         response = await request(app)

@@ -182,7 +182,7 @@ class RedisLink:
         Raises:
             InvalidFieldError: An argument can't be sent.
         """
-        return self._ask([pack((script.call, *arguments))], 0.0, each=False, script=script, arguments=arguments)
+        return self._ask([pack((script.call, *arguments))], 0.0, script=script, arguments=arguments)
 
     def _ask(self, packed: list[bytes], wait: float, **how: Any) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
