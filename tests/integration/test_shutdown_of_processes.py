@@ -164,7 +164,11 @@ def test_repeated_signals_leave_granian_draining(launch: Launch, kind: Kind) -> 
 
 
 @posix_only
-@pytest.mark.xfail(reason="Granian 2.8: WorkerSignal.set blocks at the third signal", raises=subprocess.TimeoutExpired)
+@pytest.mark.xfail(
+    reason="Granian 2.8: WorkerSignal.set blocks at the third signal",
+    raises=subprocess.TimeoutExpired,
+    strict=False,  # a busy machine makes one of two signals
+)
 def test_repeated_signals_leave_bare_granian_serving(launch: Launch) -> None:
     """Granian by itself goes on serving an open response after three signals."""
     server = launch(GRANIAN, WATCHES="0")

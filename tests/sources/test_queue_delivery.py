@@ -102,37 +102,50 @@ class Clients:
             await asyncio.sleep(0.001)
 
     async def visit(self, lasting: float) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        self.visits += 1
-        try:
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+            self.visits += 1
+            connection = h11.Connection(h11.CLIENT)
+            request = h11.Request(method="GET", target="/", headers=[("host", "localhost")])
+            sock.send((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+            page = Page(self, connection)
             with anyio.move_on_after(lasting):
-                await self._read(reader, writer)
-        finally:
+                while page.take(sock):
+                    await anyio.wait_readable(sock)
+            page.take(sock)  # what has reached it, however late this process is
             if self.chance.random() < 0.5:  # a reset, or an orderly end
-                linger = struct.pack("ii", 1, 0)
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            writer.transport.abort()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = h11.Connection(h11.CLIENT)
-        request = h11.Request(method="GET", target="/", headers=[("host", "localhost")])
-        writer.write((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
-        text = b""
+
+class Page:
+    """What one client takes from its connection."""
+
+    def __init__(self, clients: Clients, connection: h11.Connection) -> None:
+        self._clients = clients
+        self._connection = connection
+        self._text = b""
+
+    def take(self, sock: socket.socket) -> bool:
+        """Takes what is there; returns whether there is more to come."""
         while True:
-            event = connection.next_event()
+            event = self._connection.next_event()
             if event is h11.NEED_DATA:
-                connection.receive_data(await reader.read(65536))
+                try:
+                    self._connection.receive_data(sock.recv(65536))
+                except BlockingIOError:
+                    return True
             elif isinstance(event, h11.Response):
                 pid = dict(event.headers)[b"x-pid"].decode()
-                self.pids[pid] = self.pids.get(pid, 0) + 1
+                self._clients.pids[pid] = self._clients.pids.get(pid, 0) + 1
             elif isinstance(event, h11.Data):
-                *blocks, text = (text + event.data).split(b"\r\n\r\n")
+                *blocks, self._text = (self._text + event.data).split(b"\r\n\r\n")
                 for line in b"\r\n".join(blocks).split(b"\r\n"):  # comments stand between the blocks
                     if line.startswith(b"data: "):
-                        self.received.add(line[6:].decode())
-                        self.deliveries += 1
+                        self._clients.received.add(line[6:].decode())
+                        self._clients.deliveries += 1
             else:
-                return
+                return False
 
 
 async def stored(redis: Any, kind: str) -> set[str]:
