@@ -65,6 +65,8 @@ NOT_ALONE = "--deselect=tests/core/test_alone.py"
 """What runs without Litestar on one Python does so on all."""
 NOT_STALLED = "--deselect=tests/core/test_stalls.py"
 """These block the loop, and take their time."""
+NO_UVLOOP = "-k=not uvloop"
+"""What runs on asyncio's own loop and on trio seldom fails on uvloop alone; ``test`` sees it."""
 NO_PYTESTS = "--deselect=tests/litestar/test_pytest_plugin.py"
 """These start a run of pytest each."""
 TESTING = [f"tests/litestar/test_{name}.py" for name in ("open_stream", "open_websocket", "pytest_plugin")]
@@ -81,9 +83,9 @@ def install(session: nox.Session, *groups: str, constraints: Path | None = None)
 
 @nox.session
 def fast(session: nox.Session) -> None:
-    """The tests that take about a minute and need nothing but Python."""
+    """The tests that take less than a minute and need nothing but Python."""
     install(session, "test-core")
-    session.run(*PYTEST, *WAITING, *(session.posargs or (*IN_PROCESS, NOT_ALONE, NOT_STALLED, NO_PYTESTS)))
+    session.run(*PYTEST, *WAITING, *(session.posargs or (*IN_PROCESS, NOT_ALONE, NOT_STALLED, NO_UVLOOP, NO_PYTESTS)))
 
 
 @nox.session
