@@ -20,7 +20,8 @@ from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, 
 from litestar_safe_sse.sources import RedisEventLog, RedisGroupQueue, RedisPlugin, RedisPubSub, RedisQueue
 from litestar_safe_sse.sources.redis import _link
 from litestar_safe_sse.sources.redis import connection as redis_connection
-from litestar_safe_sse.sources.redis._link import Call, RedisLink
+from litestar_safe_sse.sources.redis._calls import Call
+from litestar_safe_sse.sources.redis._link import RedisLink
 from litestar_safe_sse.sources.redis._scripts import Script
 from litestar_safe_sse.sources.redis.connection import RedisConnection
 from tests.bounds import SHORT, WAIT

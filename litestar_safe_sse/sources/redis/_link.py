@@ -13,15 +13,15 @@ import math
 from collections import deque
 from itertools import takewhile
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
 from litestar_safe_sse.exceptions import SourceRefusedError, SourceUnavailableError
-from litestar_safe_sse.sources._answers import copy_of, fail
 from litestar_safe_sse.sources._tasks import spawn
+from litestar_safe_sse.sources.redis._calls import Call, first_error
 from litestar_safe_sse.sources.redis._commands import pack
-from litestar_safe_sse.sources.redis._errors import code_of, needs_new_connection, translate
+from litestar_safe_sse.sources.redis._errors import code_of, needs_new_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,50 +50,6 @@ _CLOSED = "the connection to Redis has been closed"
 _NO_ANSWER = "Redis does not answer; is it overloaded, or the network gone?"
 
 _PING = pack(("PING",))
-
-
-class Call(NamedTuple):
-    """Commands that somebody waits for.
-
-    Attributes:
-        packed: The commands, as they are sent.
-        reply: The last one's reply, or those of all.
-        deadline: By when it has to be there, by the loop's clock.
-        each: Whether it is those of all.
-        script: The script that it runs by its digest; ``None`` if it runs none, or one that is sent whole.
-        arguments: Those of the script.
-        is_again: Whether it has been sent before, to a server that had forgotten the script.
-    """
-
-    packed: list[bytes]
-    reply: asyncio.Future[Any]
-    deadline: float
-    each: bool = False
-    script: Script | None = None
-    arguments: Sequence[Argument] = ()
-    is_again: bool = False
-
-    def with_whole(self, script: Script) -> Call:
-        """Returns the same call with its script sent whole, and kept by the server from then on."""
-        return self._replace(packed=[pack(("EVAL", script.text, *self.arguments))], script=None)
-
-    def answer(self, replies: Sequence[Any], error: Exception | None) -> None:
-        """Gives the caller what is for it.
-
-        Args:
-            replies: The reply to each command.
-            error: The first of them that is an error of Redis.
-        """
-        if self.each and not self.reply.done():
-            self.reply.set_result([_read(reply) for reply in replies])
-        elif error is not None:
-            fail(self.reply, _read(error))
-        elif not self.reply.done():
-            self.reply.set_result(replies[-1])
-
-    def fail(self, error: Failure) -> None:
-        """Gives the caller an error of its own."""
-        fail(self.reply, copy_of(error))
 
 
 class Connector(Protocol):
@@ -259,7 +215,7 @@ class RedisLink:
             return
         replies, self._replies = self._replies, []
         self._sent.popleft()
-        error = _first_error(replies)
+        error = first_error(replies)
         if error is not None and call.script is not None and code_of(error) == "NOSCRIPT":
             self._send_again(call, call.script)
         else:
@@ -399,19 +355,3 @@ class RedisLink:
 def _fail(calls: Iterable[Call], error: Failure) -> None:
     for call in calls:
         call.fail(error)
-
-
-def _first_error(replies: Sequence[Any]) -> Exception | None:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            return reply
-    return None
-
-
-def _read(reply: Any) -> Any:
-    """Returns a reply as it is, or the error of ours that it is."""
-    if not isinstance(reply, Exception):
-        return reply
-    error = translate(reply)
-    error.__cause__ = reply
-    return error
