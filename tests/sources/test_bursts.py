@@ -10,7 +10,6 @@ from typing import Any
 import anyio
 import pytest
 from litestar import Litestar, get
-from litestar.channels import ChannelsPlugin
 from litestar.channels.backends.memory import MemoryChannelsBackend
 from litestar.channels.backends.redis import RedisChannelsPubSubBackend
 from redis.asyncio import Redis
@@ -20,6 +19,7 @@ from litestar_safe_sse.sources import ChannelsSource, MemoryEventLog, RedisEvent
 from litestar_safe_sse.sources._subscription import Subscription
 from tests.bounds import WAIT
 from tests.servers.kinds import long_if
+from tests.sources.channels import Channels
 from tests.sources.clients import Visit, eventually
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +46,7 @@ async def running(
         yield [plugin], lambda **options: pubsub.subscribe("a", **options), publish
     elif kind.startswith("channels"):
         backend = MemoryChannelsBackend() if kind == "channels-memory" else RedisChannelsPubSubBackend(redis=redis)
-        channels = ChannelsPlugin(backend=backend, arbitrary_channels_allowed=True)
+        channels = Channels(backend=backend, arbitrary_channels_allowed=True)
 
         async def publish(messages: list[str]) -> None:
             for message in messages:

@@ -24,6 +24,7 @@ from litestar_safe_sse.exceptions import InvalidFieldError, SourceRefusedError, 
 from litestar_safe_sse.sources.channels import ChannelMessage, ChannelsSource
 from tests.bounds import WAIT
 from tests.redis_server import RedisServer
+from tests.sources.channels import Channels
 from tests.sources.clients import Visit, eventually
 
 pytestmark = pytest.mark.anyio
@@ -37,14 +38,14 @@ def anyio_backend() -> Any:
 @asynccontextmanager
 async def started(backend: Any, **options: Any) -> AsyncIterator[ChannelsPlugin]:
     options = options or {"arbitrary_channels_allowed": True}
-    async with ChannelsPlugin(backend, **options) as plugin:
+    async with Channels(backend, **options) as plugin:
         yield plugin
 
 
 @asynccontextmanager
 async def started_to_fail(backend: Any) -> AsyncIterator[ChannelsPlugin]:
     """Litestar raises again at its shutdown what has ended its receiver."""
-    plugin = ChannelsPlugin(backend, arbitrary_channels_allowed=True)
+    plugin = Channels(backend, arbitrary_channels_allowed=True)
     await plugin.__aenter__()
     try:
         yield plugin
@@ -73,6 +74,21 @@ def subscribers(plugin: ChannelsPlugin) -> int:
 async def take(subscription: Any, count: int) -> list[Any]:
     with anyio.fail_after(WAIT):
         return [await anext(subscription) for _ in range(count)]
+
+
+async def test_what_receives_is_ended_though_it_has_lost_a_cancellation() -> None:
+    """As redis-py may; or a test would wait for ever."""
+
+    class Deaf(MemoryChannelsBackend):
+        async def stream_events(self) -> AsyncGenerator[Any, None]:
+            with suppress(asyncio.CancelledError):
+                await anyio.sleep_forever()
+            await anyio.sleep_forever()
+            yield
+
+    with anyio.fail_after(WAIT):
+        async with started(Deaf()):
+            await anyio.wait_all_tasks_blocked()
 
 
 async def test_what_is_published_is_received(channels: ChannelsPlugin) -> None:

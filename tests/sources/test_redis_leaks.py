@@ -24,6 +24,7 @@ from litestar_safe_sse.sources.redis.plugin import RedisPlugin
 from litestar_safe_sse.sources.redis.pubsub import RedisPubSub
 from litestar_safe_sse.sources.redis.queue import RedisQueue
 from tests.bounds import WAIT
+from tests.sources.channels import Channels
 from tests.sources.clients import Visit, eventually
 from tests.suspensions import Suspensions
 
@@ -76,7 +77,7 @@ class Feed:
 async def feeding(redis_url: str, kind: str) -> AsyncIterator[tuple[Litestar, Feed]]:
     plugin = RedisPlugin(redis_url)
     client = Redis.from_url(redis_url)
-    channels = ChannelsPlugin(RedisChannelsPubSubBackend(redis=client), arbitrary_channels_allowed=True)
+    channels = Channels(RedisChannelsPubSubBackend(redis=client), arbitrary_channels_allowed=True)
     feed = Feed(plugin, kind, channels)
 
     @get("/")
