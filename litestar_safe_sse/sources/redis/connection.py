@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     RedisClient = Redis | RedisCluster
     RedisAddress = str | RedisClient | Callable[[], RedisClient]
 
-__all__ = ("IDLE_LIMIT", "RedisConnection", "connect", "make_connection")
+__all__ = ("RedisConnection", "connect", "make_connection", "take_idle_limit")
 
 _OF_RESP3 = ("maint", "orig_", "oss_cluster")
 """How the arguments begin of maintenance notifications, which want RESP3."""
@@ -183,8 +183,14 @@ def make_connection(home: Any) -> RedisConnection:
         given = ours.get("socket_keepalive_options")
         ours["socket_keepalive"] = True
         ours["socket_keepalive_options"] = given if given and isinstance(given, Mapping) else _KEEPALIVE
-    interval = ours.pop("health_check_interval", 0)
+    idle_limit = take_idle_limit(ours)
     connection: Any = home.connection_class(**{**ours, "protocol": 2})
     connection.retry = _redis_py.Retry(_redis_py.NoBackoff(), 0)
     connection.socket_timeout = None
-    return RedisConnection(connection, interval if interval > 0 else IDLE_LIMIT)
+    return RedisConnection(connection, idle_limit)
+
+
+def take_idle_limit(options: dict[str, Any]) -> float:
+    """Takes out of a connection's options the seconds without use after which it is checked; ours unless given."""
+    interval: float = options.pop("health_check_interval", 0)
+    return interval if interval > 0 else IDLE_LIMIT

@@ -13,7 +13,7 @@ from litestar_safe_sse.sources.redis import _redis_py
 from litestar_safe_sse.sources.redis._appending import APPEND, DELETE, Appending, Keys, ids, last_id, refusal
 from litestar_safe_sse.sources.redis._commands import plain
 from litestar_safe_sse.sources.redis._errors import code_of, needs_new_connection, translate
-from litestar_safe_sse.sources.redis.connection import IDLE_LIMIT
+from litestar_safe_sse.sources.redis.connection import take_idle_limit
 from litestar_safe_sse.sources.redis.plugin import REPLY_TIMEOUT, check_prefix
 
 if TYPE_CHECKING:
@@ -176,8 +176,7 @@ def _fresh(client: Any) -> Any:
     To ask it for a sign of life first, as redis-py does, would need a second attempt, which it makes for commands too.
     """
     pool = client.connection_pool
-    interval = pool.connection_kwargs.pop("health_check_interval", 0)
-    limit = interval if interval > 0 else IDLE_LIMIT
+    limit = take_idle_limit(pool.connection_kwargs)
     base: Any = pool.connection_class
 
     class FreshConnection(base):  # type: ignore[misc]
